@@ -1,0 +1,15 @@
+//! The words of Goldleaf as types: ids, sizes, names, digests.
+//!
+//! Pure: no I/O, no clock, no wire. Every crate uses these, so a value that exists is a valid one:
+//! each type has one gate in (`new` or `FromStr`) and decoding passes the same gate.
+#![forbid(unsafe_code)]
+
+mod digest;
+mod ids;
+mod names;
+mod sizes;
+
+pub use digest::{BadDigest, Digest};
+pub use ids::{BadId, ImageId, Incarnation, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId};
+pub use names::{BadName, Labels, Name};
+pub use sizes::{BadSize, BlockSize, Bytes, SECTOR, Sectors, ThinId, VolumeSize};
