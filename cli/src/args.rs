@@ -1,0 +1,435 @@
+//! The command line, checked while it is parsed.
+
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Thin volumes over golden images: each ready in milliseconds, none copying the image.
+#[derive(Debug, Parser)]
+#[command(
+    name = "goldleaf",
+    version,
+    after_help = "Examples:
+  goldleaf pool create fast --device /dev/nvme0n1
+  goldleaf image create debian-12 --file /var/lib/goldleaf/import/debian-12.qcow2
+  goldleaf volume create vm1 --size 20G --image debian-12 --activate
+  goldleaf snapshot create before-upgrade --source volume/vm1
+  goldleaf volume list -o json
+  source <(goldleaf completion bash)"
+)]
+pub struct Args {
+    /// Everything that all commands share.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Everything that all commands share.
+#[derive(Debug, ClapArgs)]
+pub struct Global {
+    /// URI of the control plane.
+    #[arg(
+        long,
+        global = true,
+        env = "GOLDLEAF_SERVER",
+        default_value = "http://127.0.0.1:4700"
+    )]
+    pub server: String,
+    /// How to print what comes back.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Longest wait for an answer: "30s", "5m". Long work that is followed is not limited.
+    #[arg(long, global = true, default_value = "60s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// A way of printing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// The wire's JSON, one object, or a list under "items".
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// Only names, one a line.
+    Name,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pools: where volumes keep what was written to them.
+    #[command(subcommand, visible_alias = "pools")]
+    Pool(Pool),
+    /// Images: immutable content that volumes begin as.
+    #[command(subcommand, visible_alias = "images")]
+    Image(Image),
+    /// Volumes: thin devices that may begin as an image.
+    #[command(subcommand, visible_aliases = ["volumes", "vol"])]
+    Volume(Volume),
+    /// Snapshots: volumes as they were at one instant.
+    #[command(subcommand, visible_aliases = ["snapshots", "snap"])]
+    Snapshot(Snapshot),
+    /// Nodes: hosts with an agent.
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(Node),
+    /// Prints a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which items of a list.
+#[derive(Debug, ClapArgs)]
+pub struct Selection {
+    /// Only items with this label; may be given again.
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// Labels to set.
+#[derive(Debug, ClapArgs)]
+pub struct SetLabels {
+    /// A label to set; may be given again.
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+}
+
+/// One resource.
+#[derive(Debug, ClapArgs)]
+pub struct Target {
+    /// Its name or id.
+    pub target: String,
+}
+
+/// What to do with pools.
+#[derive(Debug, Subcommand)]
+pub enum Pool {
+    /// Makes a pool on blank devices.
+    #[command(after_help = "Examples:
+  goldleaf pool create fast --device /dev/nvme0n1 --metadata-device /dev/nvme1n1
+  goldleaf pool create try --file /var/lib/goldleaf/pools/try.pool=20G")]
+    Create(PoolCreate),
+    /// Lists pools.
+    List(Selection),
+    /// Shows one pool.
+    Get(Target),
+    /// Brings a closed pool back.
+    Open(Target),
+    /// Releases a pool's devices cleanly.
+    Close(Target),
+    /// Deletes an empty pool and wipes its labels.
+    Delete(Target),
+    /// Prints pools as they change.
+    Watch(Selection),
+}
+
+/// A pool to be.
+#[derive(Debug, ClapArgs)]
+pub struct PoolCreate {
+    /// Its name.
+    pub name: String,
+    /// A block device on the node; may be given again.
+    #[arg(long = "device", required_unless_present = "files")]
+    pub devices: Vec<String>,
+    /// A sparse file to make in the node's pool folder, for trying out; may be given again.
+    #[arg(long = "file", value_name = "PATH=SIZE", value_parser = file_and_size)]
+    pub files: Vec<(String, u64)>,
+    /// A device for the metadata alone.
+    #[arg(long)]
+    pub metadata_device: Option<String>,
+    /// What the pool allocates at a time: 64K to 1G, a multiple of 64K.
+    #[arg(long, value_parser = size, default_value = "64K")]
+    pub block_size: u64,
+    /// What writers meet when the pool is full.
+    #[arg(long, value_enum, default_value_t = WhenFull::Error)]
+    pub when_full: WhenFull,
+    /// The node, if there are several.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Labels.
+    #[command(flatten)]
+    pub labels: SetLabels,
+}
+
+/// What writers meet when a pool is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenFull {
+    /// Their writes fail at once.
+    Error,
+    /// Their writes wait for room.
+    Queue,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Brings an image to a node.
+    #[command(after_help = "Examples:
+  goldleaf image create debian-12 --file /var/lib/goldleaf/import/debian-12.qcow2
+  goldleaf image create debian-12 --url https://mirror.example/debian-12.raw --sha256 5f0c...")]
+    Create(ImageCreate),
+    /// Lists images.
+    List(Selection),
+    /// Shows one image.
+    Get(Target),
+    /// Reads every copy's content again and compares it with the digest.
+    Verify(Target),
+    /// Forgets a name, and the content with its last name.
+    Delete(Target),
+    /// Prints images as they change.
+    Watch(Selection),
+}
+
+/// An image to be.
+#[derive(Debug, ClapArgs)]
+pub struct ImageCreate {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub source: ImageSource,
+    /// How it is stored there.
+    #[arg(long, value_enum, default_value_t = ImageFormat::Detect)]
+    pub format: ImageFormat,
+    /// SHA-256 of the source as it comes; required with --url.
+    #[arg(
+        long,
+        value_name = "HEX",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub sha256: String,
+    /// SHA-256 of the raw content, if known.
+    #[arg(
+        long,
+        value_name = "HEX",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub digest: String,
+    /// The node, if there are several.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Return at once; `image watch` follows the work.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Labels.
+    #[command(flatten)]
+    pub labels: SetLabels,
+}
+
+/// Where an image is.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct ImageSource {
+    /// A file on the node, under a folder that its agent allows.
+    #[arg(long)]
+    pub file: Option<String>,
+    /// A block device on the node, used in place.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// http or https.
+    #[arg(long)]
+    pub url: Option<String>,
+}
+
+/// How an image is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImageFormat {
+    /// By its first bytes.
+    Detect,
+    /// As a disk reads it.
+    Raw,
+    /// QEMU's format.
+    Qcow2,
+}
+
+/// What to do with volumes.
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// Makes a volume, blank or over an image.
+    #[command(after_help = "Examples:
+  goldleaf volume create vm1 --size 20G --image debian-12 --activate
+  goldleaf volume create scratch --size 100G --pool fast")]
+    Create(VolumeCreate),
+    /// Makes a volume that begins as a volume or snapshot, without copying.
+    #[command(after_help = "Examples:
+  goldleaf volume clone vm2 --source volume/vm1 --activate
+  goldleaf volume clone old --source snapshot/before-upgrade --size 40G")]
+    Clone(VolumeClone),
+    /// Grows a volume.
+    Resize(VolumeResize),
+    /// Makes a volume's device appear on its node.
+    Activate(VolumeActivate),
+    /// Takes a volume's device away.
+    Deactivate(Target),
+    /// Deletes a volume that is not active.
+    Delete(Target),
+    /// Lists volumes.
+    List(Selection),
+    /// Shows one volume.
+    Get(Target),
+    /// Prints volumes as they change.
+    Watch(Selection),
+}
+
+/// A volume to be.
+#[derive(Debug, ClapArgs)]
+pub struct VolumeCreate {
+    /// Its name.
+    pub name: String,
+    /// Its size: bytes, or a number with K, M, G or T.
+    #[arg(long, value_parser = size)]
+    pub size: u64,
+    /// The image that shows through where nothing was written.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub image: String,
+    /// The pool; placement chooses unless said.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub pool: String,
+    /// Only pools of this node.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub node: String,
+    /// Make its device too.
+    #[arg(long)]
+    pub activate: bool,
+    /// Labels.
+    #[command(flatten)]
+    pub labels: SetLabels,
+}
+
+/// A clone to be.
+#[derive(Debug, ClapArgs)]
+pub struct VolumeClone {
+    /// Its name.
+    pub name: String,
+    /// What it begins as: an id, volume/NAME or snapshot/NAME.
+    #[arg(long)]
+    pub source: String,
+    /// Its size, if larger than the source's.
+    #[arg(long, value_parser = size, default_value = "0", hide_default_value = true)]
+    pub size: u64,
+    /// Make its device too.
+    #[arg(long)]
+    pub activate: bool,
+    /// Labels.
+    #[command(flatten)]
+    pub labels: SetLabels,
+}
+
+/// A larger size.
+#[derive(Debug, ClapArgs)]
+pub struct VolumeResize {
+    /// Its name or id.
+    pub target: String,
+    /// The new size.
+    #[arg(long, value_parser = size)]
+    pub size: u64,
+}
+
+/// A device to be.
+#[derive(Debug, ClapArgs)]
+pub struct VolumeActivate {
+    /// Its name or id.
+    pub target: String,
+    /// Refuse writes.
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Freezes a volume, or a snapshot once more.
+    #[command(after_help = "Example:
+  goldleaf snapshot create before-upgrade --source volume/vm1")]
+    Create(SnapshotCreate),
+    /// Lists snapshots.
+    List(Selection),
+    /// Shows one snapshot.
+    Get(Target),
+    /// Deletes a snapshot.
+    Delete(Target),
+    /// Prints snapshots as they change.
+    Watch(Selection),
+}
+
+/// A snapshot to be.
+#[derive(Debug, ClapArgs)]
+pub struct SnapshotCreate {
+    /// Its name.
+    pub name: String,
+    /// What to freeze: an id, volume/NAME or snapshot/NAME.
+    #[arg(long)]
+    pub source: String,
+    /// Labels.
+    #[command(flatten)]
+    pub labels: SetLabels,
+}
+
+/// What to do with nodes.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Lists nodes.
+    List(Selection),
+    /// Shows one node.
+    Get(Target),
+    /// Says what a node's host lacks, and how to get it. Exit code 1 if anything.
+    Preflight {
+        /// Its name or id, if there are several.
+        #[arg(default_value = "", hide_default_value = true)]
+        node: String,
+    },
+    /// Prints nodes as they change.
+    Watch(Selection),
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| e.to_string())
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn file_and_size(text: &str) -> Result<(String, u64), String> {
+    let (path, number) = text.rsplit_once('=').ok_or("want PATH=SIZE")?;
+    Ok((path.to_owned(), size(number)?))
+}
+
+/// Bytes, with K, M, G, T (and KiB...) for powers of 1024: a disk's sizes are binary.
+fn size(text: &str) -> Result<u64, String> {
+    let binary = match text.trim().strip_suffix(|c: char| "KMGTPkmgtp".contains(c)) {
+        Some(_) => format!("{}iB", text.trim()),
+        None => text.trim().to_owned(),
+    };
+    binary
+        .parse::<bytesize::ByteSize>()
+        .map(|b| b.as_u64())
+        .map_err(|_| "want bytes, or a number with K, M, G or T".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(size("20G"), Ok(20 << 30));
+        assert_eq!(size("64KiB"), Ok(64 << 10));
+        assert_eq!(size("21474836480"), Ok(20 << 30));
+        assert!(size("x").is_err() && size("").is_err());
+    }
+}

@@ -1,0 +1,78 @@
+//! The connection to the control plane, and one id for each request.
+
+use goldleaf_proto::v1 as api;
+use tonic::Request;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+/// Gives each request the id that the logs of all parts carry.
+#[derive(Clone, Debug)]
+pub struct Identified;
+
+impl Interceptor for Identified {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        if let Ok(value) = AsciiMetadataValue::try_from(id) {
+            request
+                .metadata_mut()
+                .insert(goldleaf_proto::REQUEST_ID_KEY, value);
+        }
+        Ok(request)
+    }
+}
+
+type Service = InterceptedService<Channel, Identified>;
+
+/// A client of every service.
+#[derive(Clone, Debug)]
+pub struct Client {
+    service: Service,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Unreachable`] with what to look at.
+    pub async fn connect(global: &Global) -> Result<Self, Failure> {
+        let unreachable = |error: tonic::transport::Error| Failure::Unreachable {
+            server: global.server.clone(),
+            source: error,
+        };
+        let channel = Endpoint::from_shared(global.server.clone())
+            .map_err(unreachable)?
+            .connect_timeout(global.timeout)
+            .connect()
+            .await
+            .map_err(unreachable)?;
+        Ok(Self {
+            service: InterceptedService::new(channel, Identified),
+        })
+    }
+
+    /// Pools.
+    pub fn pools(&self) -> api::pool_service_client::PoolServiceClient<Service> {
+        api::pool_service_client::PoolServiceClient::new(self.service.clone())
+    }
+
+    /// Images.
+    pub fn images(&self) -> api::image_service_client::ImageServiceClient<Service> {
+        api::image_service_client::ImageServiceClient::new(self.service.clone())
+    }
+
+    /// Volumes and snapshots.
+    pub fn volumes(&self) -> api::volume_service_client::VolumeServiceClient<Service> {
+        api::volume_service_client::VolumeServiceClient::new(self.service.clone())
+    }
+
+    /// Nodes.
+    pub fn nodes(&self) -> api::node_service_client::NodeServiceClient<Service> {
+        api::node_service_client::NodeServiceClient::new(self.service.clone())
+    }
+}

@@ -1,0 +1,75 @@
+//! `goldleaf pool`.
+
+use goldleaf_proto::v1 as api;
+
+use super::{Call, all, delete, get, labels, watch};
+use crate::args::{Pool, PoolCreate, WhenFull};
+use crate::failure::Failure;
+use crate::output;
+
+pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
+    let mut pools = call.client.pools();
+    match command {
+        Pool::Create(wanted) => call.show(pools.create(request(wanted))).await,
+        Pool::List(selection) => {
+            let items = all(selection, |page| {
+                let mut pools = call.client.pools();
+                async move {
+                    let answer = call.answer(pools.list(page)).await?;
+                    Ok((answer.pools, answer.next_page_token))
+                }
+            })
+            .await?;
+            output::many(call.global.output, &items)
+        }
+        Pool::Get(t) => call.show(pools.get(get(t.target))).await,
+        Pool::Open(t) => {
+            call.show(pools.open(api::OpenPoolRequest { pool: t.target }))
+                .await
+        }
+        Pool::Close(t) => {
+            call.show(pools.close(api::ClosePoolRequest { pool: t.target }))
+                .await
+        }
+        Pool::Delete(t) => {
+            call.gone(&t.target.clone(), pools.delete(delete(t.target)))
+                .await
+        }
+        Pool::Watch(selection) => {
+            call.follow(pools.watch(watch(selection)), |e| (e.kind, e.pool))
+                .await
+        }
+    }
+}
+
+fn request(wanted: PoolCreate) -> api::CreatePoolRequest {
+    let device = |path| api::PoolDevice {
+        path,
+        create_file_bytes: 0,
+    };
+    let files = wanted
+        .files
+        .into_iter()
+        .map(|(path, create_file_bytes)| api::PoolDevice {
+            path,
+            create_file_bytes,
+        });
+    let when_full = match wanted.when_full {
+        WhenFull::Error => api::WhenFull::Error,
+        WhenFull::Queue => api::WhenFull::Queue,
+    };
+    api::CreatePoolRequest {
+        name: wanted.name,
+        node: wanted.node.unwrap_or_default(),
+        devices: wanted
+            .devices
+            .into_iter()
+            .map(device)
+            .chain(files)
+            .collect(),
+        metadata_device: wanted.metadata_device.map(device),
+        block_size_bytes: wanted.block_size,
+        when_full: when_full.into(),
+        labels: labels(wanted.labels),
+    }
+}

@@ -1,0 +1,44 @@
+//! `goldleaf snapshot`.
+
+use goldleaf_proto::v1 as api;
+
+use super::{Call, all, delete, get, labels, watch};
+use crate::args::Snapshot;
+use crate::failure::Failure;
+use crate::output;
+
+pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
+    let mut volumes = call.client.volumes();
+    match command {
+        Snapshot::Create(wanted) => {
+            let request = api::CreateSnapshotRequest {
+                name: wanted.name,
+                source: wanted.source,
+                labels: labels(wanted.labels),
+            };
+            call.show(volumes.create_snapshot(request)).await
+        }
+        Snapshot::List(selection) => {
+            let items = all(selection, |page| {
+                let mut volumes = call.client.volumes();
+                async move {
+                    let answer = call.answer(volumes.list_snapshots(page)).await?;
+                    Ok((answer.snapshots, answer.next_page_token))
+                }
+            })
+            .await?;
+            output::many(call.global.output, &items)
+        }
+        Snapshot::Get(t) => call.show(volumes.get_snapshot(get(t.target))).await,
+        Snapshot::Delete(t) => {
+            call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t.target)))
+                .await
+        }
+        Snapshot::Watch(selection) => {
+            call.follow(volumes.watch_snapshots(watch(selection)), |e| {
+                (e.kind, e.snapshot)
+            })
+            .await
+        }
+    }
+}

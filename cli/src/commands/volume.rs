@@ -1,0 +1,92 @@
+//! `goldleaf volume`.
+
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
+
+use super::{Call, all, delete, get, labels, watch};
+use crate::args::{Volume, VolumeClone, VolumeCreate};
+use crate::failure::Failure;
+use crate::output;
+
+pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
+    let mut volumes = call.client.volumes();
+    match command {
+        Volume::Create(wanted) => call.show(volumes.create_thin(create(wanted))).await,
+        Volume::Clone(wanted) => {
+            // By path: the method of that name would be Rust's own `Clone`.
+            call.show(VolumeServiceClient::clone(&mut volumes, clone(wanted))).await
+        }
+        Volume::Resize(wanted) => {
+            let request = api::ResizeRequest {
+                volume: wanted.target,
+                size_bytes: wanted.size,
+                expected_revision: 0,
+            };
+            call.show(volumes.resize(request)).await
+        }
+        Volume::Activate(wanted) => {
+            let options = Some(api::ActivateOptions {
+                read_only: wanted.read_only,
+                ..Default::default()
+            });
+            let request = api::ActivateRequest {
+                volume: wanted.target,
+                options,
+            };
+            call.show(volumes.activate(request)).await
+        }
+        Volume::Deactivate(t) => {
+            call.show(volumes.deactivate(api::DeactivateRequest { volume: t.target }))
+                .await
+        }
+        Volume::Delete(t) => {
+            call.gone(&t.target.clone(), volumes.delete(delete(t.target)))
+                .await
+        }
+        Volume::List(selection) => {
+            let items = all(selection, |page| {
+                let mut volumes = call.client.volumes();
+                async move {
+                    let answer = call.answer(volumes.list(page)).await?;
+                    Ok((answer.volumes, answer.next_page_token))
+                }
+            })
+            .await?;
+            output::many(call.global.output, &items)
+        }
+        Volume::Get(t) => call.show(volumes.get(get(t.target))).await,
+        Volume::Watch(selection) => {
+            call.follow(volumes.watch(watch(selection)), |e| (e.kind, e.volume))
+                .await
+        }
+    }
+}
+
+fn options(activate: bool) -> Option<api::ActivateOptions> {
+    activate.then(api::ActivateOptions::default)
+}
+
+fn create(wanted: VolumeCreate) -> api::CreateThinRequest {
+    api::CreateThinRequest {
+        name: wanted.name,
+        size_bytes: wanted.size,
+        image: wanted.image,
+        pool: wanted.pool,
+        placement: Some(api::Placement {
+            node: wanted.node,
+            ..Default::default()
+        }),
+        labels: labels(wanted.labels),
+        activate: options(wanted.activate),
+    }
+}
+
+fn clone(wanted: VolumeClone) -> api::CloneRequest {
+    api::CloneRequest {
+        name: wanted.name,
+        source: wanted.source,
+        size_bytes: wanted.size,
+        labels: labels(wanted.labels),
+        activate: options(wanted.activate),
+    }
+}
