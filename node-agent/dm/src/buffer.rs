@@ -17,6 +17,8 @@ pub(crate) const BUFFER_FULL: u32 = 1 << 8;
 pub(crate) const SKIP_LOCKFS: u32 = 1 << 10;
 pub(crate) const NOFLUSH: u32 = 1 << 11;
 pub(crate) const QUERY_INACTIVE_TABLE: u32 = 1 << 12;
+/// Asks the list of devices for UUIDs; without it the kernel leaves them out.
+pub(crate) const UUID_FLAG: u32 = 1 << 14;
 pub(crate) const DEFERRED_REMOVE: u32 = 1 << 17;
 
 /// What a command is about.
@@ -240,6 +242,28 @@ mod tests {
         #[test]
         fn no_bytes_make_a_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), n in 0..9u32) {
             let _ = (targets(&bytes, n), names(&bytes, 48), names(&bytes, 40), deps(&bytes), versions(&bytes));
+        }
+
+        /// The kernel's lengths are believed only as far as the buffer goes.
+        #[test]
+        fn no_header_makes_the_reader_leave_the_buffer(
+            words in prop::collection::vec(any::<u64>(), 39..80),
+        ) {
+            let room = words.len() * 8 - DM_HEADER;
+            let (_, data) = Buffer(words).reply();
+            prop_assert!(data.len() <= room);
+        }
+
+        #[test]
+        fn a_header_says_back_what_it_was_given(
+            name in "[a-z]{0,127}", uuid in "[A-Z]{0,128}", flags in any::<u32>(),
+            event_nr in any::<u32>(), payload in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let head = Head { name: &name, uuid: &uuid, flags, event_nr, target_count: 3 };
+            let (reply, data) = Buffer::new(head, &payload, 0).reply();
+            prop_assert_eq!((reply.name, reply.uuid), (name, uuid));
+            prop_assert_eq!((reply.flags, reply.event_nr, reply.target_count), (flags, event_nr, 3));
+            prop_assert_eq!(&data[..payload.len()], &payload[..]);
         }
 
         #[test]

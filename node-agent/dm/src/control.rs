@@ -508,7 +508,11 @@ impl Control {
     ///
     /// As the kernel says.
     pub fn list(&self) -> Result<Vec<Listed>, DmError> {
-        let (_, data) = self.query(Command::ListDevices, Head::default())?;
+        let head = Head {
+            flags: buffer::UUID_FLAG,
+            ..Head::default()
+        };
+        let (_, data) = self.query(Command::ListDevices, head)?;
         let mut listed: Vec<Listed> = buffer::names(&data, self.version.0[1])
             .into_iter()
             .map(|(dev, name, event_nr, uuid)| Listed {

@@ -316,6 +316,34 @@ mod tests {
             let _ = (line.parse::<PoolStatus>(), line.parse::<ThinStatus>());
         }
 
+        /// One byte of a true line changed: read or refused, and what is read is printed as such.
+        #[test]
+        fn a_damaged_line_is_read_as_what_it_says_or_refused(
+            status in arb_pool(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let mut bytes = status.to_string().into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let line = String::from_utf8_lossy(&bytes);
+            if let Ok(read) = line.parse::<PoolStatus>() {
+                prop_assert_eq!(read.to_string().parse::<PoolStatus>(), Ok(read));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_a_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            let line = String::from_utf8_lossy(&bytes);
+            let _ = (line.parse::<PoolStatus>(), line.parse::<ThinStatus>());
+        }
+
+        #[test]
+        fn thin_status_round_trips(sectors in any::<u64>(), highest in any::<Option<u64>>()) {
+            let status = ThinStatus::Mapped { sectors, highest };
+            prop_assert_eq!(status.to_string().parse::<ThinStatus>(), Ok(status));
+            let cut = sectors.to_string();
+            prop_assert!(cut.parse::<ThinStatus>().is_err());
+        }
+
         #[test]
         fn a_cut_line_is_refused_not_guessed(status in arb_pool(), words in 0..7usize) {
             let text = status.to_string();

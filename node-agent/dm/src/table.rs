@@ -158,6 +158,7 @@ impl Target {
                 id: ThinId::new(id.parse().ok()?).ok()?,
                 origin: origin.first().map(|o| o.parse()).transpose().ok()?,
             })),
+            ("verity", words) => parse_verity(len, words).map(Self::Verity),
             ("thin-pool", [metadata, data, block, low_water, features @ ..]) => {
                 Some(Self::ThinPool(ThinPool {
                     len,
@@ -171,6 +172,40 @@ impl Target {
             _ => None,
         }
     }
+}
+
+/// Version 1, SHA-256 and no further option, as this crate makes it.
+fn parse_verity(len: Sectors, words: &[&str]) -> Option<Verity> {
+    let [
+        "1",
+        data,
+        hash,
+        data_block,
+        hash_block,
+        data_blocks,
+        hash_start,
+        "sha256",
+        root,
+        salt,
+    ] = words
+    else {
+        return None;
+    };
+    Some(Verity {
+        len,
+        data: data.parse().ok()?,
+        hash: hash.parse().ok()?,
+        data_block: data_block.parse().ok()?,
+        hash_block: hash_block.parse().ok()?,
+        data_blocks: data_blocks.parse().ok()?,
+        hash_start: hash_start.parse().ok()?,
+        root: (*root).to_owned(),
+        salt: if *salt == "-" {
+            String::new()
+        } else {
+            (*salt).to_owned()
+        },
+    })
 }
 
 fn parse_features(words: &[&str]) -> Option<PoolFeatures> {
@@ -313,7 +348,7 @@ mod tests {
         fn what_we_print_is_what_we_read(
             len in 1..u64::MAX, a in arb_dev(), b in arb_dev(), id in 0..=ThinId::MAX,
             origin in prop::option::of(arb_dev()), low in any::<u64>(), f in any::<[bool; 4]>(),
-            block in 1..16_384u64,
+            block in 1..16_384u64, root in "[0-9a-f]{64}", salt in "([0-9a-f]{2}){0,32}",
         ) {
             let len = Sectors(len);
             let features = PoolFeatures {
@@ -328,6 +363,10 @@ mod tests {
                     low_water_blocks: low, features,
                 }),
                 Target::Error(len),
+                Target::Verity(Verity {
+                    len, data: a, hash: b, data_block: 4096, hash_block: 512, data_blocks: low,
+                    hash_start: 1, root, salt,
+                }),
             ] {
                 let text = target.to_string();
                 prop_assert!(!text.contains("skip_block_zeroing"));
@@ -336,8 +375,27 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_reader_panic(kind in "thin|thin-pool|linear|error|x", text in "\\PC{0,60}") {
+        fn no_text_makes_the_reader_panic(kind in "thin|thin-pool|linear|verity|error|x", text in "\\PC{0,60}") {
             let _ = Target::parse(Sectors(1), &kind, &text);
+        }
+
+        /// Words that belong there in any order, cut and doubled: nearer to a table than noise is.
+        #[test]
+        fn what_is_read_of_a_damaged_table_is_printed_as_it_was_read(
+            kind in "thin|thin-pool|linear|verity",
+            words in prop::collection::vec(
+                prop_oneof![
+                    "[0-9]{1,20}", "[0-9]{1,5}:[0-9]{1,8}", "[0-9a-f]{64}", Just("sha256".to_owned()),
+                    Just("-".to_owned()), Just("error_if_no_space".to_owned()),
+                    Just("read_only".to_owned()), Just("1".to_owned()), Just("128".to_owned()),
+                ],
+                0..11,
+            ),
+        ) {
+            if let Some(target) = Target::parse(Sectors(8), &kind, &words.join(" ")) {
+                let again = Target::parse(Sectors(8), &kind, &target.to_string());
+                prop_assert_eq!(again, Some(target));
+            }
         }
     }
 }
