@@ -1,0 +1,197 @@
+//! Builds everything once, serves until told to stop, and stops without touching what runs.
+//!
+//! Called by `main`. Volumes outlive this process: a stop removes no device.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+
+use crate::args::Args;
+use crate::events;
+use crate::grpc::AgentApi;
+use crate::host::Host;
+use crate::images::{ImageFolder, SourceRules};
+use crate::kernel::dm::DmKernel;
+use crate::ops::Agent;
+use crate::registration::{self, Registration};
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When it cannot begin to serve: an address in use, no device-mapper, a second agent.
+pub async fn run(args: Args) -> Result<()> {
+    let host = Host::find(args.host_id.as_deref(), args.node_name.clone())?;
+    std::fs::create_dir_all(&args.state_dir)
+        .with_context(|| format!("cannot make the folder {}", args.state_dir.display()))?;
+    let _only = only_agent(&args.state_dir)?;
+    let state_dir = std::fs::canonicalize(&args.state_dir)?;
+    let images = ImageFolder::open(
+        state_dir.join("images"),
+        args.image_budget,
+        SourceRules { roots: args.image_sources.clone() },
+    )
+    .context("cannot use the image folder")?;
+    let kernel = DmKernel::open().context("cannot use device-mapper: see `preflight`")?;
+    let agent = Arc::new(Agent::new(
+        Arc::new(kernel),
+        Arc::new(images),
+        host,
+        state_dir.join("pools"),
+        args.device_dir.clone(),
+    ));
+    tracing::info!(node = %agent.host.node, name = %agent.host.name, listen = %args.listen,
+        socket = %args.socket.display(), state = %state_dir.display(), "node agent");
+
+    let tcp = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot serve on {}", args.listen))?;
+    let unix = unix_listener(&args.socket)?;
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+
+    // Before anything is served: what this host had comes back.
+    let starting = Arc::clone(&agent);
+    tokio::task::spawn_blocking(move || starting.start()).await?;
+    tasks.spawn(sweep_loop(Arc::clone(&agent), stop.clone()));
+    events::follow(&agent).context("cannot follow the kernel's events")?;
+    if !args.server.is_empty() {
+        let address = format!("http://{}", tcp.local_addr()?);
+        let told = Registration {
+            server: args.server.clone(),
+            address,
+            labels: args.labels.iter().cloned().collect(),
+            host: agent.host.clone(),
+        };
+        tasks.spawn(registration::keep(told, stop.clone()));
+    }
+    tasks.spawn(until_told(stop.clone()));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    serve(&agent, tcp, unix, stop.clone()).await?;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    let _ = std::fs::remove_file(&args.socket);
+    tracing::info!("stopped; active volumes go on");
+    Ok(())
+}
+
+async fn serve(
+    agent: &Arc<Agent>,
+    tcp: TcpListener,
+    unix: UnixListener,
+    stop: CancellationToken,
+) -> Result<()> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<NodeAgentServer<AgentApi>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
+    };
+    let api = NodeAgentServer::new(AgentApi::new(Arc::clone(agent)));
+    let router = || -> Result<_> {
+        Ok(Server::builder()
+            .trace_fn(|request| {
+                let id = request
+                    .headers()
+                    .get(goldleaf_proto::REQUEST_ID_KEY)
+                    .and_then(|v| v.to_str().ok())
+                    .unwrap_or("-");
+                tracing::info_span!("call", path = request.uri().path(), request = id)
+            })
+            .add_service(api.clone())
+            .add_service(health_service.clone())
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?))
+    };
+    let over_tcp =
+        router()?.serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stopped(stop.clone()));
+    let over_unix =
+        router()?.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped(stop));
+    tokio::try_join!(over_tcp, over_unix).context("the gRPC server failed")?;
+    Ok(())
+}
+
+fn stopped(stop: CancellationToken) -> impl Future<Output = ()> {
+    stop.cancelled_owned()
+}
+
+/// Sweeps on the bell and on a timer: they say when, the records say what.
+async fn sweep_loop(agent: Arc<Agent>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = agent.image_bell.rung() => {
+                // A device that goes and comes back at once keeps its image's device.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {}
+                }
+                let swept = Arc::clone(&agent);
+                let _ = tokio::task::spawn_blocking(move || swept.sweep_images()).await;
+                continue;
+            }
+            () = tokio::time::sleep(agent.sweep_interval()) => {}
+        }
+        let swept = Arc::clone(&agent);
+        if let Err(error) = tokio::task::spawn_blocking(move || swept.sweep()).await {
+            tracing::error!(%error, "a sweep panicked; the next one starts clean");
+        }
+    }
+}
+
+async fn until_told(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be caught; stop the agent with SIGKILL");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+}
+
+/// Holds the state folder against a second agent.
+fn only_agent(state_dir: &Path) -> Result<std::fs::File> {
+    let lock = std::fs::File::create(state_dir.join("agent.lock"))?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(
+        || {
+            format!(
+                "another agent has {}: stop it, or give this one its own --state-dir",
+                state_dir.display()
+            )
+        },
+    )?;
+    Ok(lock)
+}
+
+/// The local socket, for root alone. A stale one goes: the state folder's lock says it is stale.
+fn unix_listener(path: &Path) -> Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace {}", path.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot serve on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

@@ -1,0 +1,80 @@
+//! Why a catalogue could not be opened or changed.
+//!
+//! One failed commit answers every caller of its batch, so the causes are shared.
+
+use std::sync::Arc;
+
+use goldleaf_types::{Bytes, ThinOwner};
+
+use super::shapes::BadRow;
+
+/// Why a catalogue cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// Nothing was ever made here.
+    #[error("the region holds no catalogue")]
+    Blank,
+    /// Something is here already.
+    #[error("the region holds a catalogue already: erase it first")]
+    NotBlank,
+    /// What is here is no catalogue that could be read.
+    #[error("the catalogue is damaged")]
+    Damaged(#[source] Arc<redb::Error>),
+    /// What is here contradicts itself, or was written by a newer version.
+    #[error("the catalogue cannot be used: {0}")]
+    Unusable(String),
+    /// A row was not written by this version or an older one, or is damaged.
+    #[error("the catalogue's row {key:?} cannot be read, so nothing of it is used")]
+    BadRow {
+        /// Which.
+        key: String,
+        /// Why.
+        #[source]
+        source: Arc<BadRow>,
+    },
+    /// The device failed.
+    #[error("the catalogue's device failed")]
+    Storage(#[source] Arc<redb::Error>),
+    /// The change did not become durable; whether it is stored shows at the next open.
+    #[error("the catalogue did not store the change and takes no more until it is opened again")]
+    Commit(#[source] Arc<redb::Error>),
+    /// An earlier change did not become durable.
+    #[error("the catalogue takes no changes since one was not stored: close and open the pool")]
+    ReadOnly(#[source] Arc<redb::Error>),
+    /// There is no room for the change. Deleting makes room.
+    #[error("the catalogue is full: its rows have {used} and the limit is {limit}")]
+    Full {
+        /// What the rows would have taken.
+        used: Bytes,
+        /// What they may take.
+        limit: Bytes,
+    },
+    /// A change that would have broken a rule of the catalogue: our bug.
+    #[error("the change of {owner} breaks a rule of the catalogue: {problem}")]
+    Rule {
+        /// Whose row.
+        owner: ThinOwner,
+        /// Which rule.
+        problem: &'static str,
+    },
+    /// It was closed.
+    #[error("the catalogue is closed")]
+    Closed,
+}
+
+impl CatalogueError {
+    pub(super) fn storage(error: impl Into<redb::Error>) -> Self {
+        Self::Storage(Arc::new(error.into()))
+    }
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError<E> {
+    /// The closure itself refused.
+    #[error(transparent)]
+    Refused(E),
+    /// The catalogue did not take it.
+    #[error(transparent)]
+    Catalogue(CatalogueError),
+}

@@ -1,0 +1,120 @@
+//! Every disk format ever written, read from files that never change. A test that fails here says
+//! that existing pools would not open: add a new version instead.
+
+use goldleaf_types::{BlockSize, Bytes, Digest, Labels, PoolId, Sectors, VolumeId, VolumeSize};
+
+use super::shapes::{BadRow, decode_pool, decode_thin, encode_pool, encode_thin};
+use super::*;
+
+const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
+const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
+const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
+const REGION_V1: &str = include_str!("../../tests/golden/region-header-v1.hex");
+
+fn thin() -> ThinRecord {
+    ThinRecord {
+        owner: VolumeId::from_bytes([0x11; 16]).into(),
+        name: "vm1".parse().unwrap(),
+        labels: Labels::try_from(std::collections::BTreeMap::from([(
+            "team".to_owned(),
+            "db".to_owned(),
+        )]))
+        .unwrap(),
+        size: VolumeSize::new(20 << 30).unwrap(),
+        thin: ThinId::new(17).unwrap(),
+        image: Some(ImageRef { digest: Digest::from_bytes([0xab; 32]), size: Bytes(2 << 30) }),
+        parent: Some(VolumeId::from_bytes([0x22; 16]).into()),
+        created: "2026-11-24T06:00:00Z".parse().unwrap(),
+        request: "{\"size_bytes\":21474836480}".into(),
+        holder: Some(Holder::Csi),
+        phase: Phase::Ready,
+        epoch: 3,
+        sealed: false,
+        read_only: true,
+    }
+}
+
+fn pool() -> PoolRecord {
+    PoolRecord {
+        id: PoolId::from_bytes([0x33; 16]),
+        name: "fast".parse().unwrap(),
+        block_size: BlockSize::DEFAULT,
+        incarnation: Some(goldleaf_types::Incarnation::from_bytes([0x44; 16])),
+        transaction_id: 9,
+        next_thin: 18,
+        no_space: NoSpace::Queue,
+        created: "2026-11-24T06:00:00Z".parse().unwrap(),
+        quarantined: vec![5, 6],
+    }
+}
+
+fn label() -> Label {
+    let region = |kind, start, len| Region { kind, start: Sectors(start), len: Sectors(len) };
+    Label {
+        pool: PoolId::from_bytes([0x33; 16]),
+        pool_name: "fast".into(),
+        role: Role::Data,
+        index: 0,
+        data_count: 1,
+        metadata_count: 0,
+        layout_generation: 1,
+        owner_host: [0x55; 16],
+        clean: true,
+        compatible: 0,
+        incompatible: 0,
+        device_size: Sectors(1 << 21),
+        block_size: BlockSize::DEFAULT,
+        regions: vec![
+            region(RegionKind::Catalogue, 2048, 32_768),
+            region(RegionKind::Metadata, 34_816, 65_536),
+            region(RegionKind::Data, 100_352, 1 << 20),
+        ],
+    }
+}
+
+/// The bytes of a golden hex file: comments after `#`, then `offset: bytes` on lines, the rest zero.
+fn bytes(text: &str) -> Vec<u8> {
+    let mut out = vec![0; 4096];
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        let (at, hex) = line.split_once(": ").unwrap();
+        let at: usize = at.parse().unwrap();
+        let hex = hex::decode(hex.replace(' ', "")).unwrap();
+        out[at..at + hex.len()].copy_from_slice(&hex);
+    }
+    out
+}
+
+#[test]
+fn the_rows_of_version_1_are_read_and_written_as_ever() {
+    assert_eq!(decode_thin(THIN_V1.trim_end().as_bytes()).unwrap(), thin());
+    assert_eq!(String::from_utf8(encode_thin(&thin()).unwrap()).unwrap(), THIN_V1.trim_end());
+    assert_eq!(decode_pool(POOL_V1.trim_end().as_bytes()).unwrap(), pool());
+    assert_eq!(String::from_utf8(encode_pool(&pool()).unwrap()).unwrap(), POOL_V1.trim_end());
+}
+
+#[test]
+fn the_label_of_version_1_is_read_and_written_as_ever() {
+    assert_eq!(Label::decode(&bytes(LABEL_V1)).unwrap(), label());
+    assert_eq!(label().encode().unwrap().to_vec(), bytes(LABEL_V1));
+}
+
+#[test]
+fn the_region_header_of_version_1_is_read_as_ever() {
+    use redb::StorageBackend;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    Medium::write_all_at(&file, &bytes(REGION_V1), 0).unwrap();
+    let storage = RegionStorage::new(file, Bytes(0), Bytes(1 << 20));
+    assert_eq!(storage.len().unwrap(), 65_536);
+}
+
+#[test]
+fn a_row_of_a_newer_version_or_with_an_unknown_field_is_refused_whole() {
+    let newer = THIN_V1.replacen("\"v\":\"1\"", "\"v\":\"2\"", 1);
+    let error = decode_thin(newer.as_bytes()).unwrap_err();
+    assert!(matches!(error, BadRow::Newer { .. }) && error.to_string().contains("upgrade"));
+    let strange = POOL_V1.replacen("\"next_thin\"", "\"colour\":1,\"next_thin\"", 1);
+    assert!(matches!(decode_pool(strange.as_bytes()), Err(BadRow::Shape(_))));
+    let lacking = POOL_V1.replacen("\"next_thin\":18,", "", 1);
+    assert!(matches!(decode_pool(lacking.as_bytes()), Err(BadRow::Shape(_))));
+}

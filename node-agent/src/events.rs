@@ -1,0 +1,55 @@
+//! The kernel's device-mapper events, as a hint that a pool has changed.
+//!
+//! One thread, started by `app`; it blocks in the kernel and goes with the process. Arms the control
+//! node's poll, looks, waits, and compares event numbers: no pool is asked for its status while
+//! nothing happens. What it tells is only that somebody should look.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use goldleaf_dm::{Control, DmError, Events, Owned};
+use goldleaf_types::PoolId;
+
+use crate::ops::Agent;
+use crate::telemetry::Chain;
+
+/// How long one wait takes at most; then it is armed anew, which changes nothing.
+const WAIT: Duration = Duration::from_secs(3600);
+
+/// Follows the events until the process ends or the agent is dropped.
+///
+/// # Errors
+///
+/// When no thread can be had.
+pub fn follow(agent: &Arc<Agent>) -> io::Result<()> {
+    let agent = Arc::downgrade(agent);
+    std::thread::Builder::new().name("dm-events".into()).spawn(move || {
+        if let Err(error) = watch(&agent) {
+            tracing::error!(error = %Chain(&error), "device-mapper events are lost; sweeps go on");
+        }
+    })?;
+    Ok(())
+}
+
+fn watch(agent: &Weak<Agent>) -> Result<(), DmError> {
+    let (control, events) = (Control::open()?, Events::open()?);
+    let mut seen: HashMap<PoolId, u32> = HashMap::new();
+    loop {
+        // Armed before looking: what happens in between wakes the wait at once.
+        events.arm()?;
+        let mut moved = false;
+        for device in control.list()? {
+            if let Some(Owned::Pool(id)) = device.uuid.as_deref().and_then(Owned::from_uuid) {
+                moved |= seen.insert(id, device.event_nr) != Some(device.event_nr);
+            }
+        }
+        match agent.upgrade() {
+            Some(agent) if moved => agent.changed(),
+            Some(_) => {}
+            None => return Ok(()),
+        }
+        events.wait(WAIT)?;
+    }
+}

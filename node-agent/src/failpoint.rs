@@ -1,0 +1,88 @@
+//! Named places to die at, one between any two of wish, effect and fact.
+//!
+//! Called by `ops`. With `GOLDLEAF_FAILPOINT=<name>` in the environment the process aborts when it
+//! reaches that place, as a power cut would end it; without, a hit is one comparison. Tests kill
+//! the agent at every one of [`Point::ALL`] and look at what a restart makes of it.
+
+use std::sync::OnceLock;
+
+macro_rules! points {
+    ($($name:ident => $text:literal,)*) => {
+        /// A place to die at.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Point { $($name,)* }
+
+        impl Point {
+            /// Every place there is.
+            pub const ALL: &'static [Point] = &[$(Point::$name,)*];
+
+            /// Its name in the environment.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Point::$name => $text,)* }
+            }
+        }
+    };
+}
+
+points! {
+    PoolLabelled => "agent/create-pool/after-labels",
+    PoolCatalogued => "agent/create-pool/after-catalogue",
+    PoolLive => "agent/open-pool/after-tables",
+    PoolTransactionWished => "agent/open-pool/after-transaction-wish",
+    PoolTransactionSet => "agent/open-pool/after-transaction-set",
+    PoolTablesGone => "agent/close-pool/after-tables-gone",
+    ThinWished => "agent/create-thin/after-wish",
+    ThinMade => "agent/create-thin/after-effect",
+    ThinLive => "agent/create-thin/after-activation",
+    ThinRecorded => "agent/create-thin/after-fact",
+    SnapshotWished => "agent/create-snapshot/after-wish",
+    SnapshotMade => "agent/create-snapshot/after-effect",
+    SnapshotRecorded => "agent/create-snapshot/after-fact",
+    ActivationWished => "agent/activate/after-wish",
+    ActivationLive => "agent/activate/after-effect",
+    DeactivationWished => "agent/deactivate/after-wish",
+    DeactivationDone => "agent/deactivate/after-effect",
+    ResizeWished => "agent/resize/after-wish",
+    ResizeLive => "agent/resize/after-effect",
+    DeletionWished => "agent/delete/after-wish",
+    DeletionDone => "agent/delete/after-effect",
+    DeletionRecorded => "agent/delete/after-fact",
+}
+
+/// Dies here if the environment says so.
+pub fn hit(point: Point) {
+    static WANTED: OnceLock<Option<String>> = OnceLock::new();
+    let wanted = WANTED.get_or_init(|| std::env::var("GOLDLEAF_FAILPOINT").ok());
+    if wanted.as_deref() == Some(point.name()) {
+        tracing::warn!(point = point.name(), "dying as asked");
+        std::process::abort();
+    }
+    #[cfg(test)]
+    test::hit(point);
+}
+
+/// Dying inside one test process: the point panics, and the test catches it.
+#[cfg(test)]
+pub mod test {
+    use super::Point;
+    use std::cell::Cell;
+
+    thread_local!(static WANTED: Cell<Option<Point>> = const { Cell::new(None) });
+
+    /// What a death panics with.
+    pub struct Died;
+
+    /// Dies at the next hit of `point` on this thread.
+    pub fn die_at(point: Option<Point>) {
+        WANTED.with(|w| w.set(point));
+    }
+
+    pub(super) fn hit(point: Point) {
+        if WANTED.with(Cell::get) == Some(point) {
+            WANTED.with(|w| w.set(None));
+            std::panic::panic_any(Died);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The agent's gRPC service: convert, call, answer.
+//!
+//! Called by the control plane over TCP on loopback and by local callers over the unix socket.
+//! Holds no rule: those are in `ops`. Operations block, so each runs on a blocking thread; a caller
+//! that goes away does not stop one that has begun.
+
+pub mod convert;
+pub mod status;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use goldleaf_proto::agent::v1 as pb;
+use goldleaf_proto::v1 as api;
+use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tonic::{Request, Response, Status};
+
+use self::convert::{field, optional};
+use crate::images::{ImportProgress, ImportRequest};
+use crate::ops::{Agent, CreatePool, CreateSnapshot, CreateThin};
+use crate::preflight;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct AgentApi {
+    agent: Arc<Agent>,
+    started: jiff::Timestamp,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl AgentApi {
+    /// The service over an agent.
+    #[must_use]
+    pub fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, started: jiff::Timestamp::now() }
+    }
+
+    /// Runs an operation where it may block.
+    async fn blocking<T, E>(
+        &self,
+        operation: impl FnOnce(&Agent) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        E: Into<Status> + Send + 'static,
+    {
+        let agent = Arc::clone(&self.agent);
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || span.in_scope(|| operation(&agent)))
+            .await
+            .map_err(|e| status::panicked(&e))?
+            .map_err(Into::into)
+    }
+}
+
+/// A request's store incarnation and its body.
+fn caller<T>(request: Request<T>) -> Result<(Option<Incarnation>, T), Status> {
+    Ok((convert::incarnation(request.metadata())?, request.into_inner()))
+}
+
+#[tonic::async_trait]
+impl pb::node_agent_server::NodeAgent for AgentApi {
+    async fn get_node(&self, _: Request<pb::GetNodeRequest>) -> Answer<pb::AgentNode> {
+        let host = &self.agent.host;
+        Ok(Response::new(pb::AgentNode {
+            id: host.node.to_string(),
+            name: host.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel_release: host.kernel_release.clone(),
+            thin_pool_target: preflight::thin_pool_target().unwrap_or_default(),
+            started: Some(convert::started(self.started)),
+        }))
+    }
+
+    async fn preflight(
+        &self,
+        _: Request<pb::AgentPreflightRequest>,
+    ) -> Answer<api::PreflightResponse> {
+        let checks = tokio::task::spawn_blocking(preflight::checks)
+            .await
+            .map_err(|e| status::panicked(&e))?;
+        Ok(Response::new(preflight::response(&checks)))
+    }
+
+    async fn create_pool(&self, r: Request<pb::AgentCreatePoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let wanted = CreatePool::try_from(body)?;
+        let view = self.blocking(move |a| a.create_pool(store, wanted)).await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn open_pool(&self, r: Request<pb::AgentPoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let id: PoolId = field("pool", &body.pool)?;
+        let view = self.blocking(move |a| a.open_pool(id, store)).await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn close_pool(&self, r: Request<pb::AgentPoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let id: PoolId = field("pool", &body.pool)?;
+        let view = self.blocking(move |a| a.close_pool(id, store)).await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn delete_pool(
+        &self,
+        r: Request<pb::AgentPoolRequest>,
+    ) -> Answer<pb::AgentDeleteResponse> {
+        let (store, body) = caller(r)?;
+        let id: PoolId = field("pool", &body.pool)?;
+        self.blocking(move |a| a.delete_pool(id, store)).await?;
+        Ok(Response::new(pb::AgentDeleteResponse {}))
+    }
+
+    async fn list_pools(
+        &self,
+        _: Request<pb::ListPoolsRequest>,
+    ) -> Answer<pb::ListAgentPoolsResponse> {
+        Ok(Response::new(pools(&self.agent).await?))
+    }
+
+    type WatchPoolsStream = Events<pb::ListAgentPoolsResponse>;
+
+    async fn watch_pools(
+        &self,
+        _: Request<pb::WatchPoolsRequest>,
+    ) -> Answer<Self::WatchPoolsStream> {
+        let agent = Arc::clone(&self.agent);
+        let stream = WatchStream::new(agent.changes()).then(move |_| {
+            let agent = Arc::clone(&agent);
+            async move { pools(&agent).await }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type ImportImageStream = Events<pb::ImportImageEvent>;
+
+    async fn import_image(
+        &self,
+        r: Request<pb::AgentImportImageRequest>,
+    ) -> Answer<Self::ImportImageStream> {
+        let wanted = ImportRequest::try_from(r.into_inner())?;
+        let (events, stream) = mpsc::channel(16);
+        let agent = Arc::clone(&self.agent);
+        tokio::spawn(async move {
+            let progress = events.clone();
+            let tell = move |p: ImportProgress| {
+                // A slow reader misses a step, never the end.
+                let _ = progress.try_send(Ok(pb::ImportImageEvent {
+                    progress: Some(api::Progress {
+                        done_bytes: p.done_bytes,
+                        total_bytes: p.total_bytes.unwrap_or(0),
+                    }),
+                    image: None,
+                }));
+            };
+            // The import ends with its caller: dropping it leaves nothing behind.
+            let last = tokio::select! {
+                () = events.closed() => return,
+                done = agent.images.import(wanted, tell) => done,
+            };
+            let last = last
+                .map(|record| pb::ImportImageEvent {
+                    progress: None,
+                    image: Some(convert::image(&record)),
+                })
+                .map_err(Status::from);
+            let _ = events.send(last).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn list_images(
+        &self,
+        _: Request<pb::ListAgentImagesRequest>,
+    ) -> Answer<pb::ListAgentImagesResponse> {
+        let images = self.agent.images.list().iter().map(convert::image).collect();
+        Ok(Response::new(pb::ListAgentImagesResponse { images }))
+    }
+
+    async fn verify_image(&self, r: Request<pb::AgentImageRequest>) -> Answer<pb::AgentImage> {
+        let digest: Digest = field("digest", &r.into_inner().digest)?;
+        let record = self.blocking(move |a| a.images.verify(&digest, |_| {})).await?;
+        Ok(Response::new(convert::image(&record)))
+    }
+
+    async fn delete_image(
+        &self,
+        r: Request<pb::AgentImageRequest>,
+    ) -> Answer<pb::AgentDeleteResponse> {
+        let digest: Digest = field("digest", &r.into_inner().digest)?;
+        self.blocking(move |a| a.delete_image(digest)).await?;
+        Ok(Response::new(pb::AgentDeleteResponse {}))
+    }
+
+    async fn create_thin(&self, r: Request<pb::AgentCreateThinRequest>) -> Answer<pb::AgentThin> {
+        let (store, body) = caller(r)?;
+        let wanted = CreateThin::try_from(body)?;
+        let view = self.blocking(move |a| a.create_thin(store, wanted)).await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn create_snapshot(
+        &self,
+        r: Request<pb::AgentCreateSnapshotRequest>,
+    ) -> Answer<pb::AgentThin> {
+        let (store, body) = caller(r)?;
+        let wanted = CreateSnapshot::try_from(body)?;
+        let view = self.blocking(move |a| a.create_snapshot(store, wanted)).await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn resize(&self, r: Request<pb::AgentResizeRequest>) -> Answer<pb::AgentThin> {
+        let (store, body) = caller(r)?;
+        let (volume, size, epoch) = convert::resize(&body)?;
+        let view = self.blocking(move |a| a.resize(store, volume.into(), size, epoch)).await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn activate(&self, r: Request<pb::AgentActivateRequest>) -> Answer<pb::AgentThin> {
+        let body = r.into_inner();
+        let owner = ThinOwner::Volume(field("volume", &body.volume)?);
+        let how = convert::activation(body.options)?;
+        let view = self.blocking(move |a| a.activate(owner, how, body.epoch)).await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn deactivate(&self, r: Request<pb::AgentThinRequest>) -> Answer<pb::AgentThin> {
+        let body = r.into_inner();
+        let owner: ThinOwner = field("owner", &body.owner)?;
+        let view = self.blocking(move |a| a.deactivate(owner, body.epoch)).await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn delete_thin(
+        &self,
+        r: Request<pb::AgentThinRequest>,
+    ) -> Answer<pb::AgentDeleteResponse> {
+        let (store, body) = caller(r)?;
+        let owner: ThinOwner = field("owner", &body.owner)?;
+        self.blocking(move |a| a.delete_thin(store, owner, body.epoch)).await?;
+        Ok(Response::new(pb::AgentDeleteResponse {}))
+    }
+
+    async fn get_thin(&self, r: Request<pb::AgentThinRequest>) -> Answer<pb::AgentThin> {
+        let owner: ThinOwner = field("owner", &r.into_inner().owner)?;
+        let view = self.blocking(move |a| a.thin(owner)).await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn list_thins(&self, r: Request<pb::ListThinsRequest>) -> Answer<pb::ListThinsResponse> {
+        let body = r.into_inner();
+        let pool: Option<PoolId> = optional("pool", &body.pool)?;
+        let after: Option<ThinOwner> = optional("after", &body.after)?;
+        let limit = match body.limit {
+            0 => 1000,
+            limit => usize::try_from(limit.min(1000)).unwrap_or(1000),
+        };
+        let (views, more) = self.blocking(move |a| a.thins(pool, after, limit)).await?;
+        let thins = views.iter().map(convert::thin).collect();
+        Ok(Response::new(pb::ListThinsResponse { thins, more }))
+    }
+}
+
+async fn pools(agent: &Arc<Agent>) -> Result<pb::ListAgentPoolsResponse, Status> {
+    let agent = Arc::clone(agent);
+    let views = tokio::task::spawn_blocking(move || agent.pools())
+        .await
+        .map_err(|e| status::panicked(&e))?;
+    Ok(pb::ListAgentPoolsResponse { pools: views.iter().map(convert::pool).collect() })
+}

@@ -1,0 +1,152 @@
+//! The one file that maps errors to codes. Every match is exhaustive: a new error picks its code.
+//!
+//! The caller gets the outer sentence; the chain of causes goes to the log, here and only here.
+
+#![expect(clippy::disallowed_methods, reason = "this is the file that builds statuses")]
+
+use std::collections::HashMap;
+use std::error::Error;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::convert::BadField;
+use crate::images::ImageError;
+use crate::kernel::KernelError;
+use crate::ops::{ImageOpError, PoolError, ThinError};
+use crate::telemetry::Chain;
+
+/// An error with its code, logged with all its causes.
+fn status(code: Code, reason: &str, error: &(dyn Error + 'static)) -> Status {
+    tracing::info!(?code, reason, error = %Chain(error), "refused");
+    let details = ErrorDetails::with_error_info(reason, "goldleaf", HashMap::new());
+    Status::with_error_details(code, sentence(error), details)
+}
+
+/// The outer sentence, and the next one where the outer only says what was being done.
+fn sentence(error: &(dyn Error + 'static)) -> String {
+    match error.source() {
+        Some(cause) if !error.to_string().contains(&cause.to_string()) => {
+            format!("{error}: {cause}")
+        }
+        Some(_) | None => error.to_string(),
+    }
+}
+
+impl From<BadField> for Status {
+    fn from(e: BadField) -> Self {
+        tracing::info!(error = %e, "refused");
+        let details = ErrorDetails::with_bad_request_violation(&e.field, &e.problem);
+        Status::with_error_details(Code::InvalidArgument, e.to_string(), details)
+    }
+}
+
+impl From<ThinError> for Status {
+    fn from(e: ThinError) -> Self {
+        let (code, reason) = match &e {
+            ThinError::NotFound(_) => (Code::NotFound, "THIN_NOT_FOUND"),
+            ThinError::NoPool(_) => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
+            ThinError::Conflict { .. } => (Code::AlreadyExists, "OTHER_PARAMETERS"),
+            ThinError::OutOfRange { .. } => (Code::OutOfRange, "OUT_OF_RANGE"),
+            ThinError::Deleting(_) => (Code::Aborted, "BEING_DELETED"),
+            ThinError::Unfinished(_) => (Code::Aborted, "BEING_CREATED"),
+            ThinError::Needed { .. } => (Code::Aborted, "SOURCE_OF_UNFINISHED"),
+            ThinError::Active(_) => (Code::FailedPrecondition, "ACTIVE"),
+            ThinError::InUse { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
+            ThinError::StaleEpoch { .. } => (Code::FailedPrecondition, "STALE_EPOCH"),
+            ThinError::Sealed(_) => (Code::FailedPrecondition, "SEALED"),
+            ThinError::DataMissing(_) => (Code::FailedPrecondition, "DATA_MISSING"),
+            ThinError::OtherIncarnation { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
+            ThinError::PoolReadOnly { .. } => (Code::FailedPrecondition, "POOL_READ_ONLY"),
+            ThinError::PoolFull(_) => (Code::ResourceExhausted, "POOL_FULL"),
+            ThinError::NoThinIds(_) => (Code::ResourceExhausted, "NO_THIN_IDS"),
+            ThinError::Image(cause) => image_code(cause),
+            ThinError::ImageMissing(_) => (Code::Unavailable, "IMAGE_NOT_HERE"),
+            ThinError::Kernel(cause) => kernel_code(cause),
+            ThinError::Catalogue(_) => (Code::Unavailable, "CATALOGUE"),
+            ThinError::Link { .. } => (Code::Unavailable, "LINK"),
+        };
+        status(code, reason, &e)
+    }
+}
+
+impl From<PoolError> for Status {
+    fn from(e: PoolError) -> Self {
+        let (code, reason) = match &e {
+            PoolError::NotFound(_) => (Code::NotFound, "POOL_NOT_FOUND"),
+            PoolError::Conflict { .. } => (Code::AlreadyExists, "OTHER_PARAMETERS"),
+            PoolError::BadDevice { .. } => (Code::InvalidArgument, "BAD_DEVICE"),
+            PoolError::NotBlank { .. } => (Code::FailedPrecondition, "NOT_BLANK"),
+            PoolError::DeviceInUse { .. } => (Code::FailedPrecondition, "DEVICE_IN_USE"),
+            PoolError::MissingDevice { .. } => (Code::FailedPrecondition, "DEVICE_MISSING"),
+            PoolError::Mismatch { .. } => (Code::FailedPrecondition, "DEVICES_DO_NOT_FIT"),
+            PoolError::ForeignHost(_) => (Code::FailedPrecondition, "OTHER_HOST"),
+            PoolError::Layout(_) => (Code::OutOfRange, "LAYOUT"),
+            PoolError::Label { .. } => (Code::FailedPrecondition, "LABEL"),
+            PoolError::Catalogue { .. } => (Code::FailedPrecondition, "CATALOGUE"),
+            PoolError::Active { .. } => (Code::FailedPrecondition, "ACTIVE"),
+            PoolError::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
+            PoolError::OtherIncarnation { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
+            PoolError::Kernel(cause) => kernel_code(cause),
+            PoolError::Io { .. } => (Code::Unavailable, "HOST_IO"),
+        };
+        status(code, reason, &e)
+    }
+}
+
+impl From<ImageOpError> for Status {
+    fn from(e: ImageOpError) -> Self {
+        let (code, reason) = match &e {
+            ImageOpError::Needed { .. } => (Code::FailedPrecondition, "IMAGE_NEEDED"),
+            ImageOpError::OtherSize { .. } => (Code::FailedPrecondition, "IMAGE_CHANGED"),
+            ImageOpError::Image(cause) => image_code(cause),
+            ImageOpError::Kernel(cause) => kernel_code(cause),
+        };
+        status(code, reason, &e)
+    }
+}
+
+impl From<ImageError> for Status {
+    fn from(e: ImageError) -> Self {
+        let (code, reason) = image_code(&e);
+        status(code, reason, &e)
+    }
+}
+
+/// A task of ours that died: our bug.
+pub fn panicked(error: &tokio::task::JoinError) -> Status {
+    tracing::error!(%error, "an operation panicked");
+    Status::new(Code::Internal, "an operation of the agent panicked; its log says where")
+}
+
+fn kernel_code(e: &KernelError) -> (Code, &'static str) {
+    match e {
+        KernelError::Dm { .. } => (Code::Unavailable, "DEVICE_MAPPER"),
+        KernelError::NotWritable { .. } => (Code::FailedPrecondition, "POOL_READ_ONLY"),
+        KernelError::NoPool(_) => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
+        KernelError::ForeignThin { .. } => (Code::FailedPrecondition, "FOREIGN_THIN"),
+        KernelError::ThinMissing { .. } => (Code::FailedPrecondition, "DATA_MISSING"),
+        KernelError::OtherTable { .. } => (Code::FailedPrecondition, "OTHER_TABLE"),
+        KernelError::Busy { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
+        KernelError::WrongSize { .. } => (Code::FailedPrecondition, "WRONG_SIZE"),
+        KernelError::Io { .. } => (Code::Unavailable, "HOST_IO"),
+        KernelError::Metadata { .. } => (Code::FailedPrecondition, "METADATA_UNREADABLE"),
+    }
+}
+
+fn image_code(e: &ImageError) -> (Code, &'static str) {
+    match e {
+        ImageError::Missing { .. } => (Code::Unavailable, "IMAGE_NOT_HERE"),
+        ImageError::Changed { .. } => (Code::FailedPrecondition, "IMAGE_CHANGED"),
+        ImageError::Source { .. } => (Code::InvalidArgument, "BAD_SOURCE"),
+        ImageError::Format { .. } => (Code::InvalidArgument, "BAD_IMAGE"),
+        ImageError::WrongSource { .. } => (Code::InvalidArgument, "WRONG_SOURCE_SHA256"),
+        ImageError::WrongDigest { .. } => (Code::InvalidArgument, "WRONG_DIGEST"),
+        ImageError::Unsettled { .. } => (Code::FailedPrecondition, "SOURCE_CHANGED"),
+        ImageError::SourceAway { .. } => (Code::Unavailable, "SOURCE_AWAY"),
+        ImageError::OverBudget { .. } => (Code::ResourceExhausted, "IMAGE_BUDGET"),
+        ImageError::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
+        ImageError::Io { .. } => (Code::Unavailable, "HOST_IO"),
+        ImageError::Stopped => (Code::Cancelled, "STOPPED"),
+    }
+}

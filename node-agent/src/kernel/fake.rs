@@ -1,0 +1,273 @@
+//! A kernel in memory for the crash tests: it keeps what metadata would keep.
+//!
+//! Thins survive a reboot, devices do not; both survive the agent. It is as strict as the real one:
+//! a thin that is not there cannot be activated, a live one cannot be deleted, an origin that is in
+//! use stays.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use goldleaf_dm::{DevNumber, NoSpacePolicy, PoolMessage, PoolMode, PoolStatus, WorkingPool};
+use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
+
+use super::{
+    Attached, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec,
+};
+
+/// What one pool's metadata has.
+#[derive(Clone, Debug, Default)]
+pub struct FakePool {
+    /// The transaction id.
+    pub transaction: u64,
+    /// Blocks that each thin maps.
+    pub thins: BTreeMap<ThinId, u64>,
+    /// Whether its device is live.
+    pub live: bool,
+    /// What its status says.
+    pub mode: Option<PoolMode>,
+}
+
+/// Everything there is.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Metadata by pool.
+    pub pools: BTreeMap<PoolId, FakePool>,
+    /// Live thins.
+    pub live: BTreeMap<ThinOwner, ThinSpec>,
+    /// Live images.
+    pub images: BTreeMap<Digest, DevNumber>,
+    /// Devices that somebody holds open.
+    pub opened: BTreeMap<ThinOwner, u32>,
+    devices: u32,
+}
+
+/// The kernel.
+#[derive(Debug, Default)]
+pub struct FakeKernel {
+    world: Mutex<World>,
+}
+
+impl FakeKernel {
+    /// Everything there is, to look at or to spoil.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All devices go; metadata stays.
+    pub fn reboot(&self) {
+        let mut world = self.world();
+        world.live.clear();
+        world.images.clear();
+        world.opened.clear();
+        world.pools.values_mut().for_each(|pool| pool.live = false);
+    }
+}
+
+impl World {
+    fn device(&mut self) -> DevNumber {
+        self.devices += 1;
+        DevNumber { major: 253, minor: self.devices }
+    }
+
+    fn pool(&mut self, pool: PoolId) -> Result<&mut FakePool, KernelError> {
+        match self.pools.get_mut(&pool) {
+            Some(found) if found.live => Ok(found),
+            Some(_) | None => Err(KernelError::NoPool(pool)),
+        }
+    }
+
+    fn writable(&mut self, pool: PoolId) -> Result<&mut FakePool, KernelError> {
+        let found = self.pool(pool)?;
+        match found.mode {
+            Some(PoolMode::ReadOnly) => {
+                Err(KernelError::NotWritable { pool, why: "it is read-only (ro)".into() })
+            }
+            Some(PoolMode::ReadWrite | PoolMode::OutOfDataSpace) | None => Ok(found),
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn attach(&self, _: &File) -> Result<Attached, KernelError> {
+        Ok(Attached { dev: self.world().device(), keep: None })
+    }
+
+    fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        let pool = world.pools.entry(spec.id).or_default();
+        let outcome = if pool.live { Outcome::AlreadySo } else { Outcome::Done };
+        pool.live = true;
+        Ok(outcome)
+    }
+
+    fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        if world.live.values().any(|thin| thin.pool == pool) {
+            return Err(KernelError::Busy { what: format!("pool {pool}"), openers: 1 });
+        }
+        match world.pools.get_mut(&pool) {
+            Some(found) if found.live => {
+                found.live = false;
+                Ok(Outcome::Done)
+            }
+            Some(_) | None => Ok(Outcome::AlreadySo),
+        }
+    }
+
+    fn pool_status(&self, pool: PoolId) -> Result<PoolStatus, KernelError> {
+        let mut world = self.world();
+        let found = world.pool(pool)?;
+        Ok(PoolStatus::Working(WorkingPool {
+            transaction_id: found.transaction,
+            used_metadata_blocks: 1,
+            total_metadata_blocks: 1000,
+            used_data_blocks: found.thins.values().sum(),
+            total_data_blocks: 1000,
+            held_root: None,
+            mode: found.mode.unwrap_or(PoolMode::ReadWrite),
+            discard: goldleaf_dm::DiscardPolicy::Passdown,
+            no_space: NoSpacePolicy::Error,
+            needs_check: false,
+            metadata_low_water: None,
+        }))
+    }
+
+    fn pool_message(&self, pool: PoolId, message: &PoolMessage) -> Result<(), KernelError> {
+        let mut world = self.world();
+        let found = world.writable(pool)?;
+        if let PoolMessage::SetTransactionId { old, new } = message {
+            assert_eq!(found.transaction, *old, "a transaction id from nowhere");
+            found.transaction = *new;
+        }
+        Ok(())
+    }
+
+    fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
+        let mut world = self.world();
+        let thins = world.pool(pool)?.thins.iter();
+        Ok(thins.map(|(thin, blocks)| KnownThin { thin: *thin, mapped_blocks: *blocks }).collect())
+    }
+
+    fn ensure_thin(
+        &self,
+        pool: PoolId,
+        thin: ThinId,
+        _: ThinOwner,
+    ) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        let found = world.writable(pool)?;
+        match found.thins.get(&thin) {
+            None => {
+                found.thins.insert(thin, 0);
+                Ok(Outcome::Done)
+            }
+            Some(0) => Ok(Outcome::AlreadySo),
+            Some(blocks) => Err(KernelError::ForeignThin { pool, thin, mapped_blocks: *blocks }),
+        }
+    }
+
+    fn ensure_snapshot(
+        &self,
+        pool: PoolId,
+        thin: ThinId,
+        source: ThinId,
+        _: Option<ThinOwner>,
+    ) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        let found = world.writable(pool)?;
+        let blocks =
+            *found.thins.get(&source).ok_or(KernelError::ThinMissing { pool, thin: source })?;
+        match found.thins.insert(thin, blocks) {
+            None => Ok(Outcome::Done),
+            Some(_) => Ok(Outcome::AlreadySo),
+        }
+    }
+
+    fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        if world.live.values().any(|live| live.pool == pool && live.thin == thin) {
+            return Err(KernelError::Busy { what: format!("thin {thin}"), openers: 1 });
+        }
+        match world.writable(pool)?.thins.remove(&thin) {
+            Some(_) => Ok(Outcome::Done),
+            None => Ok(Outcome::AlreadySo),
+        }
+    }
+
+    fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError> {
+        let mut world = self.world();
+        if !world.pool(spec.pool)?.thins.contains_key(&spec.thin) {
+            return Err(KernelError::ThinMissing { pool: spec.pool, thin: spec.thin });
+        }
+        match world.live.get(&spec.owner) {
+            Some(live) if (live.thin, live.origin) != (spec.thin, spec.origin) => {
+                return Err(KernelError::OtherTable {
+                    what: spec.owner.to_string(),
+                    found: format!("{live:?}"),
+                });
+            }
+            Some(_) | None => {}
+        }
+        world.live.insert(spec.owner, *spec);
+        Ok(DevNumber { major: 254, minor: spec.thin.get() })
+    }
+
+    fn ensure_inactive(&self, owner: ThinOwner) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        if let Some(openers) = world.opened.get(&owner) {
+            return Err(KernelError::Busy { what: owner.to_string(), openers: *openers });
+        }
+        match world.live.remove(&owner) {
+            Some(_) => Ok(Outcome::Done),
+            None => Ok(Outcome::AlreadySo),
+        }
+    }
+
+    fn find_live(&self, owner: ThinOwner) -> Result<Option<LiveThin>, KernelError> {
+        let world = self.world();
+        Ok(world.live.get(&owner).map(|spec| LiveThin {
+            dev: DevNumber { major: 254, minor: spec.thin.get() },
+            open_count: world.opened.get(&owner).copied().unwrap_or(0),
+            read_only: spec.read_only,
+            suspended: false,
+            len: spec.len,
+            thin: Some(spec.thin),
+            origin: spec.origin,
+            mapped: Some(Bytes(0)),
+        }))
+    }
+
+    fn live_owners(&self) -> Result<Vec<ThinOwner>, KernelError> {
+        Ok(self.world().live.keys().copied().collect())
+    }
+
+    fn ensure_image(&self, image: &ImageSpec<'_>) -> Result<DevNumber, KernelError> {
+        let mut world = self.world();
+        if let Some(dev) = world.images.get(&image.digest) {
+            return Ok(*dev);
+        }
+        let dev = world.device();
+        world.images.insert(image.digest, dev);
+        Ok(dev)
+    }
+
+    fn ensure_no_image(&self, digest: Digest) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        let Some(dev) = world.images.get(&digest).copied() else { return Ok(Outcome::AlreadySo) };
+        if world.live.values().any(|live| live.origin == Some(dev)) {
+            return Err(KernelError::Busy { what: format!("image {digest}"), openers: 1 });
+        }
+        world.images.remove(&digest);
+        Ok(Outcome::Done)
+    }
+
+    fn live_images(&self) -> Result<Vec<Digest>, KernelError> {
+        Ok(self.world().images.keys().copied().collect())
+    }
+
+    fn node(&self, _: DevNumber) -> Result<PathBuf, KernelError> {
+        Ok("/dev/null".into())
+    }
+}

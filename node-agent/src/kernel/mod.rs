@@ -1,0 +1,355 @@
+//! The port to the kernel: the few verbs that the agent asks of device-mapper.
+//!
+//! Called by `ops` alone. [`dm::DmKernel`] is the real one; `fake::FakeKernel` serves the crash
+//! tests. Every `ensure_*` verb leaves the same state however often it is asked, so a crash
+//! anywhere is repaired by asking again. All of them block: ioctls do, so callers choose the thread.
+
+pub mod dm;
+#[cfg(test)]
+pub mod fake;
+mod origin;
+mod pool;
+mod thin;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use goldleaf_dm::{DevNumber, DmError, LoopDevice, PoolMessage, PoolStatus};
+use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
+
+/// What an `ensure_*` verb found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// It was not so and now it is.
+    Done,
+    /// It was so before.
+    AlreadySo,
+}
+
+/// One stretch of a device that a pool uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The block device.
+    pub dev: DevNumber,
+    /// Where it begins there.
+    pub start: Sectors,
+    /// How long it is.
+    pub len: Sectors,
+}
+
+/// Everything from which a pool's tables are made, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// Whose.
+    pub id: PoolId,
+    /// Where its metadata is.
+    pub metadata: Vec<Stretch>,
+    /// Where its data is, in order.
+    pub data: Vec<Stretch>,
+    /// What it allocates at a time.
+    pub block: BlockSize,
+    /// Whether a full pool lets writers wait instead of failing.
+    pub queue_when_full: bool,
+    /// Take nothing new and change nothing: what a doubtful pool is opened with.
+    pub read_only: bool,
+}
+
+/// Everything from which a thin's table is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThinSpec {
+    /// Whose.
+    pub owner: ThinOwner,
+    /// The pool that has it.
+    pub pool: PoolId,
+    /// Its number there.
+    pub thin: ThinId,
+    /// Length of the device.
+    pub len: Sectors,
+    /// The image device under it; every descendant of an image-backed volume has the same.
+    pub origin: Option<DevNumber>,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+/// An image whose content was just compared with its record.
+#[derive(Debug)]
+pub struct ImageSpec<'a> {
+    /// Its name.
+    pub digest: Digest,
+    /// Its exact length.
+    pub size: Bytes,
+    /// Its content: a file, or a block device used in place.
+    pub content: &'a File,
+}
+
+/// A thin's device as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveThin {
+    /// Its number, from which `/dev/dm-N` follows.
+    pub dev: DevNumber,
+    /// How many hold it open.
+    pub open_count: u32,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Whether its I/O is stopped.
+    pub suspended: bool,
+    /// Length of the live table; 0 without one.
+    pub len: Sectors,
+    /// The thin of the live table.
+    pub thin: Option<ThinId>,
+    /// The origin of the live table.
+    pub origin: Option<DevNumber>,
+    /// What the pool keeps for it, shared blocks included; `None` when the kernel gave it up.
+    pub mapped: Option<Bytes>,
+}
+
+/// A thin that the pool's metadata knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownThin {
+    /// Its number.
+    pub thin: ThinId,
+    /// Blocks it maps.
+    pub mapped_blocks: u64,
+}
+
+/// Why the kernel did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel said no.
+    #[error("device-mapper refused to {what}")]
+    Dm {
+        /// What was being done.
+        what: &'static str,
+        /// The ioctl, the device and the errno.
+        #[source]
+        source: DmError,
+    },
+    /// The pool takes no change now.
+    #[error("pool {pool} takes no change: {why}")]
+    NotWritable {
+        /// Which.
+        pool: PoolId,
+        /// In the kernel's words.
+        why: String,
+    },
+    /// The pool is not open.
+    #[error("pool {0} is not open here")]
+    NoPool(PoolId),
+    /// The id holds somebody's data.
+    #[error("thin {thin} of pool {pool} exists and maps {mapped_blocks} blocks of unknown owner")]
+    ForeignThin {
+        /// In which pool.
+        pool: PoolId,
+        /// Which.
+        thin: ThinId,
+        /// How much it holds.
+        mapped_blocks: u64,
+    },
+    /// A snapshot's source is not in the metadata.
+    #[error("thin {thin} is missing from the metadata of pool {pool}")]
+    ThinMissing {
+        /// In which pool.
+        pool: PoolId,
+        /// Which.
+        thin: ThinId,
+    },
+    /// A device of ours has another table than its record says.
+    #[error("device of {what} is live with another table: {found}")]
+    OtherTable {
+        /// Whose device.
+        what: String,
+        /// What its table says.
+        found: String,
+    },
+    /// Somebody holds the device open.
+    #[error("{what} is held open by {openers} other user(s)")]
+    Busy {
+        /// Whose device.
+        what: String,
+        /// How many.
+        openers: u32,
+    },
+    /// A device has another size than its record says.
+    #[error("{what} is {found} long and its record says {recorded}")]
+    WrongSize {
+        /// Which device.
+        what: String,
+        /// What it is.
+        found: Bytes,
+        /// What it should be.
+        recorded: Bytes,
+    },
+    /// Something beside device-mapper failed.
+    #[error("cannot {what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A tool that reads the metadata failed.
+    #[error("cannot read the metadata of pool {pool}: {why}")]
+    Metadata {
+        /// Which pool.
+        pool: PoolId,
+        /// In the tool's words.
+        why: String,
+    },
+}
+
+impl KernelError {
+    pub(crate) fn dm(what: &'static str) -> impl FnOnce(DmError) -> Self {
+        move |source| Self::Dm { what, source }
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// A file as a block device.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its number.
+    pub dev: DevNumber,
+    /// Keeps the device until a table holds it.
+    pub keep: Option<LoopDevice>,
+}
+
+/// What the agent asks of the kernel.
+pub trait Kernel: Send + Sync + 'static {
+    /// Makes a block device of a pool's file, or finds the one that there is.
+    ///
+    /// # Errors
+    ///
+    /// When there is no free loop device.
+    fn attach(&self, file: &File) -> Result<Attached, KernelError>;
+
+    /// Leaves the pool's three devices live with the tables of `spec`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OtherTable`] when one is live with another table.
+    fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError>;
+
+    /// Leaves none of the pool's devices. [`KernelError::Busy`] while a thin of it is live.
+    ///
+    /// # Errors
+    ///
+    /// Also when a removal fails.
+    fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError>;
+
+    /// The pool's status, without making it commit.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoPool`] when it is not open.
+    fn pool_status(&self, pool: PoolId) -> Result<PoolStatus, KernelError>;
+
+    /// Sends a message and believes it only when the pool still takes changes afterwards: the
+    /// kernel answers 0 even when the commit failed.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NotWritable`] when the pool took no change.
+    fn pool_message(&self, pool: PoolId, message: &PoolMessage) -> Result<(), KernelError>;
+
+    /// Every thin in the pool's metadata, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Metadata`] when it cannot be read.
+    fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError>;
+
+    /// Leaves `thin` present and empty.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::ForeignThin`] when it maps blocks: it is somebody's data.
+    fn ensure_thin(
+        &self,
+        pool: PoolId,
+        thin: ThinId,
+        owner: ThinOwner,
+    ) -> Result<Outcome, KernelError>;
+
+    /// Leaves `thin` present as a snapshot of `source`, whose device, when live, is `live`.
+    /// Present beforehand counts: its id was ours alone to give.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::ThinMissing`] when the source is not in the metadata.
+    fn ensure_snapshot(
+        &self,
+        pool: PoolId,
+        thin: ThinId,
+        source: ThinId,
+        live: Option<ThinOwner>,
+    ) -> Result<Outcome, KernelError>;
+
+    /// Leaves `thin` absent.
+    ///
+    /// # Errors
+    ///
+    /// When the pool takes no change, or a device of it is live.
+    fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError>;
+
+    /// Leaves the device live with the table of `spec`, running. A shorter live table grows.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OtherTable`] when another thin or origin is under the live device.
+    fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError>;
+
+    /// Leaves no device of `owner`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Busy`] while somebody holds it open.
+    fn ensure_inactive(&self, owner: ThinOwner) -> Result<Outcome, KernelError>;
+
+    /// The owner's device, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    fn find_live(&self, owner: ThinOwner) -> Result<Option<LiveThin>, KernelError>;
+
+    /// Every owner that has a device.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    fn live_owners(&self) -> Result<Vec<ThinOwner>, KernelError>;
+
+    /// Leaves the image's device live, read-only, of exactly its length, over its content.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::OtherTable`] when it is live over something else.
+    fn ensure_image(&self, image: &ImageSpec<'_>) -> Result<DevNumber, KernelError>;
+
+    /// Leaves no device of the image unless a thin uses it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Busy`] while a thin uses it.
+    fn ensure_no_image(&self, digest: Digest) -> Result<Outcome, KernelError>;
+
+    /// Every image that has a device.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    fn live_images(&self) -> Result<Vec<Digest>, KernelError>;
+
+    /// Path of a live device's node.
+    ///
+    /// # Errors
+    ///
+    /// When there is no node of that number.
+    fn node(&self, dev: DevNumber) -> Result<PathBuf, KernelError>;
+}

@@ -1,0 +1,227 @@
+//! A pool's three devices, its status, its messages and what its metadata knows.
+//!
+//! Used by `dm`. The metadata and data devices are linear over the pool's stretches, so that a pool
+//! can later grow onto more devices without its users seeing it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use goldleaf_dm::{
+    Access, Autoclear, Commit, Control, DirectIo, DmError, LinearSegment, Owned, PoolFeatures, PoolMessage, PoolMode, PoolStatus,
+    Table, Target, ThinPool, WorkingPool, loopdev, nodes,
+};
+use goldleaf_types::{PoolId, ThinId};
+
+use super::dm::{ensure_none as no_device, ensure_table, total};
+use super::{Attached, KernelError, KnownThin, Outcome, PoolSpec, Stretch};
+use crate::sys::run::run;
+
+/// The kernel warns when this part of the data is free: early enough to add room.
+const LOW_WATER_SHARE: u64 = 20;
+
+/// Leaves the three devices live.
+pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, KernelError> {
+    let (metadata, _) = ensure_table(
+        control,
+        Owned::PoolMetadata(spec.id),
+        "make a pool's metadata device",
+        &linear(&spec.metadata),
+    )?;
+    let (data, _) = ensure_table(
+        control,
+        Owned::PoolData(spec.id),
+        "make a pool's data device",
+        &linear(&spec.data),
+    )?;
+    let len = total(spec.data.iter().map(|s| s.len));
+    let blocks = len.bytes().0 / spec.block.bytes().0;
+    let table = Table::of(Target::ThinPool(ThinPool {
+        len,
+        metadata,
+        data,
+        block: spec.block,
+        low_water_blocks: (blocks / LOW_WATER_SHARE).max(1),
+        features: PoolFeatures {
+            error_if_no_space: !spec.queue_when_full,
+            read_only: spec.read_only,
+            ..PoolFeatures::default()
+        },
+    }));
+    let (_, outcome) = ensure_table(control, Owned::Pool(spec.id), "make a pool", &table)?;
+    Ok(outcome)
+}
+
+/// The loop device over a pool's file: the one that a table already uses, or a new one.
+pub(super) fn attach(file: &File) -> io::Result<Attached> {
+    let identity = file.metadata()?;
+    let mut found = loopdev::find_by_backing(identity.dev(), identity.ino())?;
+    let device = match found.pop() {
+        Some(device) => device,
+        // Direct, where the file system can: the pool's writes are cached once, above.
+        None => loopdev::attach(file, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes)
+            .or_else(|_| loopdev::attach(file, Access::ReadWrite, Autoclear::Yes, DirectIo::No))?,
+    };
+    Ok(Attached { dev: device.dev(), keep: Some(device) })
+}
+
+fn linear(stretches: &[Stretch]) -> Table {
+    Table::linear(stretches.iter().map(|s| LinearSegment { len: s.len, dev: s.dev, offset: s.start }))
+}
+
+/// Leaves none of the three. The pool goes first: it holds the other two.
+pub(super) fn ensure_none(control: &Control, pool: PoolId) -> Result<Outcome, KernelError> {
+    let mut outcome = Outcome::AlreadySo;
+    for owned in [Owned::Pool(pool), Owned::PoolMetadata(pool), Owned::PoolData(pool)] {
+        if no_device(control, owned)? == Outcome::Done {
+            outcome = Outcome::Done;
+        }
+    }
+    Ok(outcome)
+}
+
+/// The pool's status.
+pub(super) fn status(
+    control: &Control,
+    pool: PoolId,
+    commit: Commit,
+) -> Result<PoolStatus, KernelError> {
+    let status = match control.status(&Owned::Pool(pool).name(), commit) {
+        Ok(status) => status,
+        Err(error) if error.is_not_found() => return Err(KernelError::NoPool(pool)),
+        Err(source) => return Err(KernelError::Dm { what: "read a pool's status", source }),
+    };
+    let Some(line) = status.targets.first() else { return Err(KernelError::NoPool(pool)) };
+    line.text.parse().map_err(|_| KernelError::Metadata {
+        pool,
+        why: format!("its status is unknown to this version: {:?}", line.text),
+    })
+}
+
+/// Why a message did nothing.
+pub(super) enum Refused {
+    /// The kernel's own answer, which a caller may take for an outcome.
+    Answer(DmError),
+    /// Anything else.
+    Error(KernelError),
+}
+
+impl Refused {
+    pub(super) fn into_error(self) -> KernelError {
+        match self {
+            Self::Answer(source) => KernelError::Dm { what: "send a pool a message", source },
+            Self::Error(error) => error,
+        }
+    }
+}
+
+/// Sends a message, and believes a success only when the pool still takes changes: the kernel
+/// ignores the result of the commit behind it.
+pub(super) fn message(
+    control: &Control,
+    pool: PoolId,
+    message: &PoolMessage,
+) -> Result<(), Refused> {
+    let name = Owned::Pool(pool).name();
+    match control.pool_message(&name, message) {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => return Err(Refused::Error(KernelError::NoPool(pool))),
+        Err(error) if error.is_refused_by_mode() => {
+            return Err(Refused::Error(not_writable(control, pool)));
+        }
+        Err(error) => return Err(Refused::Answer(error)),
+    }
+    let status = status(control, pool, Commit::No).map_err(Refused::Error)?;
+    match trouble(&status) {
+        None => Ok(()),
+        Some(why) => Err(Refused::Error(KernelError::NotWritable { pool, why })),
+    }
+}
+
+fn not_writable(control: &Control, pool: PoolId) -> KernelError {
+    match status(control, pool, Commit::No) {
+        Ok(status) => KernelError::NotWritable {
+            pool,
+            why: trouble(&status).unwrap_or_else(|| "the kernel refuses messages".into()),
+        },
+        Err(error) => error,
+    }
+}
+
+/// Why a pool's metadata takes no change, if so. A pool out of data space still takes messages.
+fn trouble(status: &PoolStatus) -> Option<String> {
+    match status {
+        PoolStatus::Fail => Some("the kernel gave it up (Fail)".into()),
+        PoolStatus::Working(WorkingPool { needs_check: true, .. }) => {
+            Some("its metadata needs a check (needs_check)".into())
+        }
+        PoolStatus::Working(status) => match status.mode {
+            PoolMode::ReadWrite | PoolMode::OutOfDataSpace => None,
+            PoolMode::ReadOnly => Some("it is read-only (ro)".into()),
+        },
+    }
+}
+
+/// Every thin in the metadata, read from a metadata snapshot that is held only meanwhile.
+pub(super) fn known_thins(
+    control: &Control,
+    pool: PoolId,
+) -> Result<Vec<KnownThin>, KernelError> {
+    let device = control
+        .find(&Owned::PoolMetadata(pool).name())
+        .map_err(KernelError::dm("look at a pool's metadata device"))?
+        .ok_or(KernelError::NoPool(pool))?;
+    let node = nodes::ensure(device.dev).map_err(KernelError::io("make a device's node"))?;
+    message(control, pool, &PoolMessage::ReserveMetadataSnap).map_err(Refused::into_error)?;
+    let listed = list(pool, &node);
+    message(control, pool, &PoolMessage::ReleaseMetadataSnap).map_err(Refused::into_error)?;
+    listed
+}
+
+fn list(pool: PoolId, metadata: &Path) -> Result<Vec<KnownThin>, KernelError> {
+    let failed = |why: String| KernelError::Metadata { pool, why };
+    let path = metadata.to_string_lossy();
+    let args = ["-m", "--no-headers", "-o", "DEV,MAPPED_BLOCKS", path.as_ref()];
+    let output = run("thin_ls", &args).map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr).trim().chars().take(300).collect();
+        return Err(failed(words));
+    }
+    parse(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| failed("thin_ls answered something else than a list".into()))
+}
+
+/// Lines of two numbers, in order of the first.
+fn parse(text: &str) -> Option<Vec<KnownThin>> {
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let known = KnownThin {
+            thin: ThinId::new(words.next()?.parse().ok()?).ok()?,
+            mapped_blocks: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(known)
+    };
+    let mut known: Vec<_> =
+        text.lines().filter(|l| !l.trim().is_empty()).map(line).collect::<Option<_>>()?;
+    known.sort_by_key(|k| k.thin);
+    Some(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_thins_is_read_whole_or_not_at_all() {
+        let known = parse("  2   0\n  1  17\n\n").unwrap();
+        assert_eq!(known.iter().map(|k| (k.thin.get(), k.mapped_blocks)).collect::<Vec<_>>(), [
+            (1, 17),
+            (2, 0)
+        ]);
+        assert_eq!(parse("").unwrap(), []);
+        for bad in ["1", "1 2 3", "x 2", "-1 0", "99999999 1"] {
+            assert!(parse(bad).is_none(), "{bad:?} passed");
+        }
+    }
+}

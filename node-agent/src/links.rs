@@ -1,0 +1,99 @@
+//! The links by which people find volumes: `/dev/goldleaf/<pool>/<volume>`.
+//!
+//! Called by `ops` after a device came and before it goes. A link says nothing that the kernel
+//! does not know: a crash leaves at worst a link too many or too few, and the next sweep mends it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use goldleaf_types::Name;
+
+/// The folder of links.
+#[derive(Clone, Debug)]
+pub struct Links {
+    root: PathBuf,
+}
+
+impl Links {
+    /// Links below `root`.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The path of a volume's link. Both names are safe path parts by their type.
+    #[must_use]
+    pub fn path(&self, pool: &Name, volume: &Name) -> PathBuf {
+        self.root.join(pool.as_str()).join(volume.as_str())
+    }
+
+    /// Makes the link point to `node`, whatever it pointed to before.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn ensure(&self, pool: &Name, volume: &Name, node: &Path) -> io::Result<PathBuf> {
+        let path = self.path(pool, volume);
+        if std::fs::read_link(&path).is_ok_and(|now| now == node) {
+            return Ok(path);
+        }
+        let folder = self.root.join(pool.as_str());
+        std::fs::create_dir_all(&folder)?;
+        // No volume's name begins with a dot, so this name is nobody's link.
+        let fresh = folder.join(format!(".{volume}.new"));
+        if let Err(error) = std::fs::remove_file(&fresh)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        std::os::unix::fs::symlink(node, &fresh)?;
+        std::fs::rename(&fresh, &path)?;
+        Ok(path)
+    }
+
+    /// Removes the link if there is one, and the pool's folder with its last link.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn ensure_none(&self, pool: &Name, volume: &Name) -> io::Result<()> {
+        match std::fs::remove_file(self.path(pool, volume)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        // Full or gone already are both as they should be.
+        let _ = std::fs::remove_dir(self.root.join(pool.as_str()));
+        Ok(())
+    }
+
+    /// Removes every link of a pool, which is about to close or just opened.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn clear(&self, pool: &Name) -> io::Result<()> {
+        match std::fs::remove_dir_all(self.root.join(pool.as_str())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_follows_its_device_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::new(dir.path().join("goldleaf"));
+        let (pool, volume): (Name, Name) = ("p".parse().unwrap(), "v".parse().unwrap());
+        for node in ["/dev/dm-3", "/dev/dm-4", "/dev/dm-4"] {
+            let path = links.ensure(&pool, &volume, Path::new(node)).unwrap();
+            assert_eq!(std::fs::read_link(path).unwrap(), Path::new(node));
+        }
+        links.ensure_none(&pool, &volume).unwrap();
+        links.ensure_none(&pool, &volume).unwrap();
+        assert!(!dir.path().join("goldleaf/p").exists());
+    }
+}

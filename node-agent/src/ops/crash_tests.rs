@@ -1,0 +1,300 @@
+//! Death at every failpoint, with and without a reboot: real catalogue, real images, fake kernel.
+//!
+//! One life of a pool with volumes, snapshots and a clone is run once undisturbed. Then it is run
+//! again for each point; the agent dies there, comes back, sweeps, and is asked the same once more.
+//! Every answer must be the one of the undisturbed run, and nothing may be lost or left over.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use goldleaf_types::{
+    BlockSize, Bytes, Digest, Incarnation, Labels, PoolId, SnapshotId, ThinOwner, VolumeId,
+    VolumeSize,
+};
+
+use super::*;
+use crate::catalogue::{Holder, NoSpace, Phase};
+use crate::failpoint::Point;
+use crate::failpoint::test::{Died, die_at};
+use crate::images::{Format, ImportRequest, Source, SourceRules};
+use crate::kernel::fake::FakeKernel;
+
+const POOL: PoolId = PoolId::from_bytes([1; 16]);
+const STORE: Incarnation = Incarnation::from_bytes([2; 16]);
+
+pub(super) fn volume(n: u8) -> ThinOwner {
+    VolumeId::from_bytes([n; 16]).into()
+}
+
+pub(super) fn snapshot(n: u8) -> ThinOwner {
+    SnapshotId::from_bytes([n; 16]).into()
+}
+
+/// A host: what is on its disks, what its kernel has, and the agent that runs on it.
+pub(super) struct Rig {
+    dir: tempfile::TempDir,
+    pub(super) kernel: Arc<FakeKernel>,
+    pub(super) agent: Arc<Agent>,
+    pub(super) digest: Digest,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = Arc::new(FakeKernel::default());
+        let agent = agent(dir.path(), &kernel);
+        let content = dir.path().join("import/golden.raw");
+        std::fs::write(&content, vec![0x5a; 1 << 20]).unwrap();
+        let request = ImportRequest {
+            source: Source::File(content),
+            format: Format::Raw,
+            source_sha256: None,
+            expect: None,
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let digest = runtime.block_on(agent.images.import(request, |_| {})).unwrap().digest;
+        Self { dir, kernel, agent: Arc::new(agent), digest }
+    }
+
+    /// The agent is gone and another begins, as at the end of a crash.
+    pub(super) fn restart(&mut self) {
+        // The old one holds locks on the devices until it is dropped.
+        let placeholder = Rig::idle(&self.kernel);
+        drop(std::mem::replace(&mut self.agent, placeholder));
+        self.agent = Arc::new(agent(self.dir.path(), &self.kernel));
+        self.agent.start();
+        self.agent.sweep();
+    }
+
+    fn idle(kernel: &Arc<FakeKernel>) -> Arc<Agent> {
+        let nowhere = tempfile::tempdir().unwrap();
+        std::fs::create_dir(nowhere.path().join("import")).unwrap();
+        Arc::new(agent(nowhere.path(), kernel))
+    }
+
+    pub(super) fn pool(&self) -> CreatePool {
+        CreatePool {
+            id: POOL,
+            name: "fast".parse().unwrap(),
+            devices: vec![DeviceRequest {
+                path: self.dir.path().join("pools/fast.pool"),
+                create: Some(Bytes(256 << 20)),
+            }],
+            metadata: None,
+            block: BlockSize::DEFAULT,
+            no_space: NoSpace::Error,
+        }
+    }
+
+    pub(super) fn thin(&self, owner: ThinOwner, image: bool, active: bool) -> CreateThin {
+        CreateThin {
+            owner,
+            name: format!("v-{}", &owner.to_string()[4..8]).parse().unwrap(),
+            pool: POOL,
+            size: VolumeSize::new(2 << 20).unwrap(),
+            image: image.then_some(self.digest),
+            labels: Labels::default(),
+            parameters: "{}".into(),
+            epoch: 1,
+            activate: active.then_some(HOST),
+        }
+    }
+
+    /// What must hold whenever the agent is at rest.
+    fn check(&self, when: &str) {
+        let Some(pool) = self.agent.pools.open(POOL) else { return };
+        let rows = pool.catalogue.all();
+        let world = self.kernel.world();
+        let known: BTreeSet<_> = world.pools[&POOL].thins.keys().copied().collect();
+        let owned: BTreeSet<_> = rows.iter().map(|r| r.thin).collect();
+        assert_eq!(known, owned, "{when}: thins leaked or lost");
+        assert!(rows.iter().all(|r| r.phase == Phase::Ready), "{when}: unfinished rows");
+        let live: BTreeSet<_> = world.live.keys().copied().collect();
+        let wanted: BTreeSet<_> =
+            rows.iter().filter(|r| r.holder.is_some()).map(|r| r.owner).collect();
+        assert_eq!(live, wanted, "{when}: devices too many or too few");
+        for row in rows.iter().filter(|r| r.holder.is_some()) {
+            let link = pool_link(&self.agent, row);
+            assert!(link.is_symlink(), "{when}: no link {}", link.display());
+            let origin = world.live[&row.owner].origin;
+            assert_eq!(origin.is_some(), row.image.is_some(), "{when}: wrong origin");
+        }
+    }
+}
+
+fn pool_link(agent: &Agent, row: &crate::catalogue::ThinRecord) -> std::path::PathBuf {
+    agent.links.path(&"fast".parse().unwrap(), &row.name)
+}
+
+pub(super) const HOST: Activation = Activation { holder: Holder::Host, read_only: false };
+
+fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>) -> Agent {
+    std::fs::create_dir_all(dir.join("import")).unwrap();
+    let rules = SourceRules { roots: vec![dir.join("import")] };
+    let images = ImageFolder::open(dir.join("images"), Bytes::GIB, rules).unwrap();
+    let host = Host {
+        owner: [9; 16],
+        node: goldleaf_types::NodeId::from_bytes([9; 16]),
+        name: "n1".parse().unwrap(),
+        kernel_release: "test".into(),
+    };
+    let kernel: Arc<dyn Kernel> = Arc::clone(kernel) as Arc<dyn Kernel>;
+    Agent::new(kernel, Arc::new(images), host, dir.join("pools"), dir.join("dev"))
+}
+
+/// What a caller sees of a thin, and its number, which a repeated call must not change.
+fn seen(view: ThinView) -> String {
+    let r = &view.record;
+    format!(
+        "{} {} {:?} {} thin {} image {} parent {:?} active {}",
+        r.owner, r.name, r.phase, r.size.bytes(), r.thin, r.image.is_some(), r.parent,
+        view.live.is_some(),
+    )
+}
+
+type Step = (&'static str, Box<dyn Fn(&Rig) -> Result<String, String>>);
+
+fn thin_step(
+    what: &'static str,
+    call: impl Fn(&Rig) -> Result<ThinView, ThinError> + 'static,
+) -> Step {
+    (what, Box::new(move |rig| call(rig).map(seen).map_err(|e| e.to_string())))
+}
+
+fn delete_step(what: &'static str, owner: ThinOwner) -> Step {
+    let call = move |rig: &Rig| rig.agent.delete_thin(Some(STORE), owner, 1);
+    (what, Box::new(move |rig| call(rig).map(|()| "gone".into()).map_err(|e| e.to_string())))
+}
+
+fn pool_step(
+    what: &'static str,
+    call: impl Fn(&Rig) -> Result<PoolView, PoolError> + 'static,
+) -> Step {
+    let seen = |view: PoolView| match view.state {
+        PoolState::Closed => "closed".to_owned(),
+        PoolState::Unopenable(why) => why,
+        PoolState::Open { thins, doubt, missing, quarantined, .. } => {
+            format!("open {thins} {doubt:?} {missing:?} {quarantined:?}")
+        }
+    };
+    (what, Box::new(move |rig| call(rig).map(seen).map_err(|e| e.to_string())))
+}
+
+pub(super) fn snap(owner: ThinOwner, source: ThinOwner, active: bool) -> CreateSnapshot {
+    CreateSnapshot {
+        owner,
+        name: format!("s-{}", &owner.to_string()[5..9]).parse().unwrap(),
+        source,
+        size: active.then(|| VolumeSize::new(4 << 20).unwrap()),
+        labels: Labels::default(),
+        parameters: "{}".into(),
+        epoch: 1,
+        activate: active.then_some(HOST),
+    }
+}
+
+/// A whole life, every operation in it.
+fn life() -> Vec<Step> {
+    let create = |what, n, image, active| {
+        thin_step(what, move |rig| {
+            rig.agent.create_thin(Some(STORE), rig.thin(volume(n), image, active))
+        })
+    };
+    let snapshot_of = |what, owner, source, active| {
+        thin_step(what, move |rig| {
+            rig.agent.create_snapshot(Some(STORE), snap(owner, source, active))
+        })
+    };
+    let deactivate =
+        |what, n| thin_step(what, move |rig| rig.agent.deactivate(volume(n), 1));
+    vec![
+        pool_step("create the pool", |rig| rig.agent.create_pool(Some(STORE), rig.pool())),
+        create("create a blank volume and activate it", 11, false, true),
+        create("create a volume over the image", 12, true, false),
+        thin_step("activate it", |rig| rig.agent.activate(volume(12), HOST, 1)),
+        snapshot_of("snapshot it", snapshot(21), volume(12), false),
+        snapshot_of("snapshot the snapshot", snapshot(22), snapshot(21), false),
+        snapshot_of("clone the snapshot, larger, active", volume(13), snapshot(21), true),
+        thin_step("grow the volume", |rig| {
+            rig.agent.resize(Some(STORE), volume(12), VolumeSize::new(8 << 20).unwrap(), 1)
+        }),
+        deactivate("deactivate the volume", 12),
+        deactivate("deactivate the blank one", 11),
+        deactivate("deactivate the clone", 13),
+        delete_step("delete the first snapshot", snapshot(21)),
+        delete_step("delete the volume", volume(12)),
+        delete_step("delete the second snapshot", snapshot(22)),
+        delete_step("delete the clone", volume(13)),
+        delete_step("delete the blank volume", volume(11)),
+        pool_step("close the pool", |rig| rig.agent.close_pool(POOL, Some(STORE))),
+        pool_step("open the pool", |rig| rig.agent.open_pool(POOL, Some(STORE))),
+        ("delete the pool", Box::new(|rig| {
+            let done = rig.agent.delete_pool(POOL, Some(STORE));
+            done.map(|()| "gone".into()).map_err(|e| e.to_string())
+        })),
+    ]
+}
+
+/// Runs a life; dies once at `point`, if given, and comes back. The answers, and whether it died.
+fn run(point: Option<Point>, reboot: bool) -> (Vec<Result<String, String>>, bool) {
+    let mut rig = Rig::new();
+    let mut answers = Vec::new();
+    let mut died = false;
+    die_at(point);
+    for (what, step) in life() {
+        let answer = match catch_unwind(AssertUnwindSafe(|| step(&rig))) {
+            Ok(answer) => answer,
+            Err(panic) => {
+                assert!(panic.is::<Died>(), "{what} panicked by itself");
+                died = true;
+                if reboot {
+                    rig.kernel.reboot();
+                }
+                rig.restart();
+                rig.check(&format!("{point:?} in {what:?}, back again"));
+                step(&rig)
+            }
+        };
+        answers.push(answer);
+        rig.check(&format!("{point:?}, after {what:?}"));
+    }
+    die_at(None);
+    let world = rig.kernel.world();
+    assert!(world.live.is_empty() && world.images.is_empty(), "{point:?}: left {world:?}");
+    (answers, died)
+}
+
+/// Dying is a panic here; its message would only hide the others.
+fn quiet() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !info.payload().is::<Died>() {
+                loud(info);
+            }
+        }));
+    });
+}
+
+fn every_point(reboot: bool) {
+    quiet();
+    let (undisturbed, _) = run(None, false);
+    assert!(undisturbed.iter().all(Result::is_ok), "{undisturbed:#?}");
+    for point in Point::ALL {
+        let (answers, died) = run(Some(*point), reboot);
+        assert!(died, "{} was never reached", point.name());
+        assert_eq!(answers, undisturbed, "after dying at {}", point.name());
+    }
+}
+
+#[test]
+fn a_killed_agent_loses_and_leaks_nothing_wherever_it_died() {
+    every_point(false);
+}
+
+#[test]
+fn a_rebooted_host_loses_and_leaks_nothing_wherever_its_agent_died() {
+    every_point(true);
+}

@@ -1,0 +1,225 @@
+//! A pool's devices: found by their labels, held against other agents, given to the kernel.
+//!
+//! Called by `ops::pools`. A held device is locked (flock) for as long as this process has it: a
+//! second agent of this host finds it in use; another host is kept out by the owner in the label.
+//! A file gets a loop device, which goes by itself with its last user. Nothing is written here.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use goldleaf_dm::{DevNumber, block, loopdev};
+use goldleaf_types::{Bytes, PoolId, Sectors};
+use rustix::fs::FlockOperation;
+
+use super::error::PoolError;
+use crate::catalogue::{Label, read_label};
+use crate::kernel::{Attached, Kernel, Stretch};
+
+/// A device that this process holds.
+#[derive(Debug)]
+pub struct HeldDevice {
+    /// Its path as it was given or found.
+    pub path: PathBuf,
+    /// Open for reading and writing, and locked.
+    pub file: File,
+    /// The block device that tables name.
+    pub dev: DevNumber,
+    /// Its size.
+    pub size: Bytes,
+    /// What is written on it; `None` on a blank one.
+    pub label: Option<Label>,
+    /// Keeps a file's loop device until a table holds it.
+    _attached: Option<Attached>,
+}
+
+impl HeldDevice {
+    /// A stretch of it.
+    #[must_use]
+    pub fn stretch(&self, start: Sectors, len: Sectors) -> Stretch {
+        Stretch { dev: self.dev, start, len }
+    }
+}
+
+impl Drop for HeldDevice {
+    fn drop(&mut self) {
+        // Said, not left to the close: a program that is just being started has the file open too,
+        // for the moment between its fork and its exec, and would go on holding the lock.
+        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!(device = %self.path.display(), %error, "its lock goes with this process");
+        }
+    }
+}
+
+/// A device with a label of ours, not held.
+#[derive(Clone, Debug)]
+pub struct FoundDevice {
+    /// Where.
+    pub path: PathBuf,
+    /// What is written on it.
+    pub label: Label,
+}
+
+/// Which paths may become a pool's devices.
+#[derive(Clone, Debug)]
+pub struct DeviceRules {
+    /// The folder for file-backed devices.
+    pub pool_dir: PathBuf,
+}
+
+impl DeviceRules {
+    /// Opens, locks and reads one device. Makes the file first if `create` says how large.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::BadDevice`] for a path that may not serve; [`PoolError::DeviceInUse`] when
+    /// another process holds it.
+    pub fn hold(
+        &self,
+        kernel: &dyn Kernel,
+        field: &str,
+        path: &Path,
+        create: Option<Bytes>,
+    ) -> Result<HeldDevice, PoolError> {
+        let bad = |problem: &str| PoolError::BadDevice {
+            field: field.to_owned(),
+            path: path.to_owned(),
+            problem: problem.to_owned(),
+        };
+        if let Some(size) = create {
+            self.create_file(path, size, &bad)?;
+        }
+        let real = std::fs::canonicalize(path).map_err(|e| bad(&format!("cannot be found: {e}")))?;
+        let kind = std::fs::metadata(&real).map_err(PoolError::io("look at a device"))?;
+        if kind.is_file() && real.parent() != self.real_pool_dir()?.as_deref() {
+            return Err(bad(&format!(
+                "is a file outside the pool folder: use a block device, or a file in {}",
+                self.pool_dir.display()
+            )));
+        }
+        if !kind.is_file() && !kind.file_type().is_block_device() {
+            return Err(bad("is neither a block device nor a file"));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&real)
+            .map_err(|e| bad(&format!("cannot be opened: {e}")))?;
+        // The lock is also what tells udev not to probe the device while we have it.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| PoolError::DeviceInUse { path: path.to_owned() })?;
+        let label = read_label(&file)
+            .map_err(|source| PoolError::Label { path: path.to_owned(), source })?;
+        let (dev, size, attached) = if kind.is_file() {
+            let attached = kernel.attach(&file).map_err(PoolError::Kernel)?;
+            (attached.dev, Bytes(kind.len()), Some(attached))
+        } else {
+            let size = block::size(&file).map_err(PoolError::io("read a device's size"))?;
+            let dev = block::number(&file).map_err(PoolError::io("read a device's number"))?;
+            (dev, size, None)
+        };
+        Ok(HeldDevice { path: path.to_owned(), file, dev, size, label, _attached: attached })
+    }
+
+    fn real_pool_dir(&self) -> Result<Option<PathBuf>, PoolError> {
+        match std::fs::canonicalize(&self.pool_dir) {
+            Ok(path) => Ok(Some(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PoolError::io("find the pool folder")(error)),
+        }
+    }
+
+    /// Makes a sparse file; one of that size that is there already is left as it is, for a call
+    /// that is repeated after a crash. What it holds is looked at like any device's content.
+    fn create_file(
+        &self,
+        path: &Path,
+        size: Bytes,
+        bad: &dyn Fn(&str) -> PoolError,
+    ) -> Result<(), PoolError> {
+        if !size.0.is_multiple_of(Bytes::MIB.0) {
+            return Err(bad("create_file_bytes is not a multiple of 1 MiB"));
+        }
+        if path.parent() != Some(&self.pool_dir) || path.file_name().is_none() {
+            return Err(bad(&format!(
+                "a file can only be made in the pool folder, {}",
+                self.pool_dir.display()
+            )));
+        }
+        std::fs::create_dir_all(&self.pool_dir).map_err(PoolError::io("make the pool folder"))?;
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(file) => file
+                .set_len(size.0)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| File::open(&self.pool_dir)?.sync_all())
+                .map_err(PoolError::io("make a pool file")),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let len = std::fs::metadata(path).map_err(PoolError::io("look at a file"))?.len();
+                match len {
+                    0 => OpenOptions::new()
+                        .write(true)
+                        .open(path)
+                        .and_then(|file| file.set_len(size.0).and_then(|()| file.sync_all()))
+                        .map_err(PoolError::io("make a pool file")),
+                    len if len == size.0 => Ok(()),
+                    len => Err(bad(&format!("exists already with {len} bytes"))),
+                }
+            }
+            Err(error) => Err(PoolError::io("make a pool file")(error)),
+        }
+    }
+
+    /// Every device of this host with a label of ours, by pool. Unreadable devices are left out:
+    /// a pool that misses one says so when it is opened.
+    #[must_use]
+    pub fn scan(&self) -> BTreeMap<PoolId, Vec<FoundDevice>> {
+        let mut found: BTreeMap<PoolId, Vec<FoundDevice>> = BTreeMap::new();
+        let files = list(&self.pool_dir);
+        let identities: HashSet<(u64, u64)> = files
+            .iter()
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|m| (m.dev(), m.ino()))
+            .collect();
+        let devices = list(Path::new("/sys/class/block"))
+            .into_iter()
+            .filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
+            .filter(|path| !backs_one_of(path, &identities) && !is_ours(path));
+        for path in files.into_iter().chain(devices) {
+            let label = File::open(&path).ok().and_then(|file| match read_label(&file) {
+                Ok(label) => label,
+                Err(error) => {
+                    tracing::warn!(device = %path.display(),
+                        error = %crate::telemetry::Chain(&error), "an unreadable label");
+                    None
+                }
+            });
+            if let Some(label) = label {
+                found.entry(label.pool).or_default().push(FoundDevice { path, label });
+            }
+        }
+        found
+    }
+}
+
+fn list(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> = entries.map(|e| e.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Whether it is a loop device over one of the files that are looked at themselves.
+fn backs_one_of(path: &Path, identities: &HashSet<(u64, u64)>) -> bool {
+    loopdev::status(path)
+        .ok()
+        .flatten()
+        .is_some_and(|s| identities.contains(&(s.backing_dev, s.backing_inode)))
+}
+
+/// Whether it is a device-mapper device of ours: what a guest wrote there is no label to us.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    std::fs::read_to_string(format!("/sys/class/block/{name}/dm/uuid"))
+        .is_ok_and(|uuid| uuid.starts_with("GOLDLEAF-"))
+}

@@ -1,0 +1,278 @@
+//! Why an operation did not happen: one variant per thing a caller can do about it.
+
+use std::path::PathBuf;
+
+use goldleaf_types::{Bytes, Digest, Incarnation, PoolId, ThinOwner};
+
+use crate::catalogue::{CatalogueError, LabelError, LayoutError};
+use crate::images::ImageError;
+use crate::kernel::KernelError;
+
+/// Why an operation on a thin did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum ThinError {
+    /// Nobody knows it here.
+    #[error("{0} is not on this node")]
+    NotFound(ThinOwner),
+    /// The pool is not open here.
+    #[error("pool {0} is not open on this node: open it, or see why its devices are missing")]
+    NoPool(PoolId),
+    /// The same id was asked for with something else.
+    #[error("{owner} exists with another {field}")]
+    Conflict {
+        /// Whose.
+        owner: ThinOwner,
+        /// Which parameter differs.
+        field: &'static str,
+    },
+    /// A parameter is out of range.
+    #[error("{field} {problem}")]
+    OutOfRange {
+        /// Which.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// It is on its way out.
+    #[error("{0} is being deleted")]
+    Deleting(ThinOwner),
+    /// It is not finished.
+    #[error("{0} is still being made: repeat the call that makes it")]
+    Unfinished(ThinOwner),
+    /// Something that begins as it is not finished.
+    #[error("{child} is being made from {owner}: repeat the call that makes it, or delete it first")]
+    Needed {
+        /// Whose.
+        owner: ThinOwner,
+        /// What begins as it.
+        child: ThinOwner,
+    },
+    /// It has a device.
+    #[error("{0} is active: deactivate it first")]
+    Active(ThinOwner),
+    /// Somebody uses the device.
+    #[error("{owner} is held open by {openers} user(s): stop what uses its device first")]
+    InUse {
+        /// Whose device.
+        owner: ThinOwner,
+        /// How many.
+        openers: u32,
+    },
+    /// A newer owner of the volume exists.
+    #[error("{owner} is at epoch {now} and the call comes from epoch {asked}")]
+    StaleEpoch {
+        /// Whose.
+        owner: ThinOwner,
+        /// The row's.
+        now: u64,
+        /// The call's.
+        asked: u64,
+    },
+    /// Its row was sealed for a move.
+    #[error("{0} is sealed here, because it moves to another node")]
+    Sealed(ThinOwner),
+    /// Its data is gone.
+    #[error("the data of {0} is missing from its pool: nothing was made in its place")]
+    DataMissing(ThinOwner),
+    /// The caller's store is not the one that owns the pool.
+    #[error("pool {pool} belongs to another control plane store ({owner}); this is {caller}")]
+    OtherIncarnation {
+        /// Which pool.
+        pool: PoolId,
+        /// Whose it is.
+        owner: Incarnation,
+        /// Who called.
+        caller: String,
+    },
+    /// The pool can take no change.
+    #[error("pool {pool} takes no change: {why}")]
+    PoolReadOnly {
+        /// Which.
+        pool: PoolId,
+        /// Why, and what would help.
+        why: String,
+    },
+    /// The pool has no data block left.
+    #[error("pool {0} has no data space left: extend it or delete something")]
+    PoolFull(PoolId),
+    /// The pool hands out no more thin ids.
+    #[error("pool {0} has no thin id left")]
+    NoThinIds(PoolId),
+    /// The image is not what was asked for, or not here.
+    #[error("the image under the volume cannot be used")]
+    Image(#[source] ImageError),
+    /// A volume's image is not on this node.
+    #[error("image {0} is not on this node: bring it here first")]
+    ImageMissing(Digest),
+    /// The kernel said no.
+    #[error("{0}")]
+    Kernel(#[source] KernelError),
+    /// The record could not be written.
+    #[error("the pool's catalogue did not take the change")]
+    Catalogue(#[source] CatalogueError),
+    /// The device's link could not be written.
+    #[error("the link to the device of {owner} could not be written")]
+    Link {
+        /// Whose.
+        owner: ThinOwner,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Why an operation on a pool did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// Nobody knows it here.
+    #[error("pool {0} is not on this node")]
+    NotFound(PoolId),
+    /// The same id was asked for with something else.
+    #[error("pool {pool} exists with another {field}")]
+    Conflict {
+        /// Which.
+        pool: PoolId,
+        /// Which parameter differs.
+        field: &'static str,
+    },
+    /// A device cannot serve.
+    #[error("{field}: {path}: {problem}")]
+    BadDevice {
+        /// Which parameter named it.
+        field: String,
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong and what would help.
+        problem: String,
+    },
+    /// A device holds something.
+    #[error("{field}: {path} holds {holds}: wipe it first (wipefs --all), if nobody needs that")]
+    NotBlank {
+        /// Which parameter named it.
+        field: String,
+        /// Its path.
+        path: PathBuf,
+        /// What is on it.
+        holds: String,
+    },
+    /// Somebody else has the device.
+    #[error("{path} is in use: another agent or program holds it")]
+    DeviceInUse {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Devices of the pool are not there.
+    #[error("pool {pool} misses {missing}: plug in the devices, then open it")]
+    MissingDevice {
+        /// Which pool.
+        pool: PoolId,
+        /// Which devices, in words.
+        missing: String,
+    },
+    /// The labels contradict each other.
+    #[error("the devices of pool {pool} do not fit together: {problem}")]
+    Mismatch {
+        /// Which pool.
+        pool: PoolId,
+        /// How.
+        problem: String,
+    },
+    /// Another host has the pool and did not release it.
+    #[error("pool {0} belongs to another host, which did not release it: close it there first")]
+    ForeignHost(PoolId),
+    /// The layout does not fit.
+    #[error("{0}")]
+    Layout(#[source] LayoutError),
+    /// The labels could not be read or written.
+    #[error("the label of {path} cannot be used")]
+    Label {
+        /// Which device.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LabelError,
+    },
+    /// The catalogue could not be read or written.
+    #[error("the catalogue of pool {pool} cannot be used")]
+    Catalogue {
+        /// Which.
+        pool: PoolId,
+        /// Why.
+        #[source]
+        source: CatalogueError,
+    },
+    /// Volumes of it are active.
+    #[error("{count} volume(s) of pool {pool} are active: deactivate them first")]
+    Active {
+        /// Which.
+        pool: PoolId,
+        /// How many.
+        count: usize,
+    },
+    /// It holds volumes or snapshots.
+    #[error("pool {pool} holds {count} volume(s) or snapshot(s): delete them first")]
+    NotEmpty {
+        /// Which.
+        pool: PoolId,
+        /// How many.
+        count: usize,
+    },
+    /// The caller's store is not the one that owns the pool.
+    #[error("pool {pool} belongs to another control plane store ({owner}); this is {caller}")]
+    OtherIncarnation {
+        /// Which pool.
+        pool: PoolId,
+        /// Whose it is.
+        owner: Incarnation,
+        /// Who called.
+        caller: String,
+    },
+    /// The kernel said no.
+    #[error("{0}")]
+    Kernel(#[source] KernelError),
+    /// The host said no.
+    #[error("cannot {what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl PoolError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Why an image could not be taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageOpError {
+    /// A thin of this node needs it.
+    #[error("image {digest} is under {count} volume(s) or snapshot(s) of this node")]
+    Needed {
+        /// Which.
+        digest: Digest,
+        /// How many.
+        count: usize,
+    },
+    /// The folder said no.
+    #[error("{0}")]
+    Image(#[source] ImageError),
+    /// The kernel said no.
+    #[error("{0}")]
+    Kernel(#[source] KernelError),
+    /// The image is bigger than was said.
+    #[error("image {digest} has {found} and {recorded} were recorded")]
+    OtherSize {
+        /// Which.
+        digest: Digest,
+        /// What it has.
+        found: Bytes,
+        /// What the volume's row says.
+        recorded: Bytes,
+    },
+}

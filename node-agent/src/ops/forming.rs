@@ -1,0 +1,224 @@
+//! Forming a pool on blank devices, and telling whether found devices make one.
+//!
+//! Called by `ops::pools`. Everything is decided and checked before the first byte is written.
+//! Labels say generation 0 until catalogue and metadata are ready; data device 0 is labelled last
+//! with generation 1, which is the moment the pool exists. A crash before leaves labels of
+//! generation 0, which only a repeated create of the same pool accepts.
+
+use std::os::unix::fs::FileExt;
+
+use goldleaf_types::{Incarnation, PoolId};
+
+use super::devices::{DeviceRules, HeldDevice};
+use super::error::PoolError;
+use super::pools::{CreatePool, DeviceRequest};
+use crate::catalogue::{
+    Catalogue, Label, PlannedDevice, PoolRecord, RegionKind, RegionStorage, Role, foreign_signature,
+    plan_layout, write_label,
+};
+use crate::host::Host;
+use crate::kernel::Kernel;
+
+/// Devices that are held, blank and large enough, and what will be written on them.
+#[derive(Debug)]
+pub(super) struct PoolPlan {
+    devices: Vec<HeldDevice>,
+    labels: Vec<Label>,
+    record: PoolRecord,
+}
+
+impl PoolPlan {
+    /// Holds and examines every device. Writes nothing but the files that it was asked to make.
+    pub(super) fn new(
+        kernel: &dyn Kernel,
+        rules: &DeviceRules,
+        host: &Host,
+        request: &CreatePool,
+    ) -> Result<Self, PoolError> {
+        let wanted = request
+            .devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| (format!("devices[{index}].path"), device, Role::Data))
+            .chain(request.metadata.iter().map(|device| {
+                ("metadata_device.path".to_owned(), device, Role::Metadata)
+            }));
+        let mut devices: Vec<HeldDevice> = Vec::new();
+        for (field, device, _) in wanted {
+            let held = hold_blank(kernel, rules, &field, device, request.id)?;
+            if let Some(twin) = devices.iter().find(|d| d.dev == held.dev) {
+                return Err(PoolError::BadDevice {
+                    field,
+                    path: device.path.clone(),
+                    problem: format!("is the same device as {}", twin.path.display()),
+                });
+            }
+            devices.push(held);
+        }
+        let (data, metadata) = devices.split_at(request.devices.len());
+        let planned = |d: &HeldDevice| PlannedDevice { size: d.size };
+        let layout = plan_layout(
+            &data.iter().map(planned).collect::<Vec<_>>(),
+            metadata.first().map(planned),
+            request.block,
+        )
+        .map_err(PoolError::Layout)?;
+        let labels = layout.labels(request.id, &request.name, host.owner);
+        let record = PoolRecord {
+            id: request.id,
+            name: request.name.clone(),
+            block_size: request.block,
+            incarnation: None,
+            transaction_id: 0,
+            next_thin: 1,
+            no_space: request.no_space,
+            created: jiff::Timestamp::now(),
+            quarantined: Vec::new(),
+        };
+        Ok(Self { devices, labels, record })
+    }
+
+    /// Whether the devices carry the finished pool already.
+    pub(super) fn formed(&self) -> bool {
+        self.devices.first().and_then(|d| d.label.as_ref()).is_some_and(|l| l.layout_generation > 0)
+    }
+
+    /// Claims every device: labels of generation 0.
+    pub(super) fn label(&self) -> Result<(), PoolError> {
+        for (device, label) in self.devices.iter().zip(&self.labels) {
+            put(device, &Label { layout_generation: 0, ..label.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Makes the catalogue, and the metadata such that the kernel formats it.
+    pub(super) fn fill(&self, caller: Option<Incarnation>) -> Result<(), PoolError> {
+        let id = self.record.id;
+        for (device, label) in self.devices.iter().zip(&self.labels) {
+            for region in label.regions.iter().filter(|r| r.kind == RegionKind::Metadata) {
+                // A superblock of zeroes is what makes the kernel begin afresh.
+                device
+                    .file
+                    .write_all_at(&[0; 4096], region.start.bytes().0)
+                    .and_then(|()| device.file.sync_data())
+                    .map_err(PoolError::io("clear the metadata"))?;
+            }
+        }
+        let record = PoolRecord { incarnation: caller, ..self.record.clone() };
+        let first = self.devices.first().zip(self.labels.first());
+        let (device, label) = first.ok_or_else(|| mismatch(id, "it has no data device"))?;
+        let storage = catalogue_storage(id, device, label)?;
+        storage.erase().map_err(PoolError::io("clear the catalogue"))?;
+        Catalogue::create(storage, &record)
+            .and_then(|catalogue| catalogue.close())
+            .map_err(|source| PoolError::Catalogue { pool: id, source })
+    }
+
+    /// Makes it a pool: real labels, data device 0 last.
+    pub(super) fn commit(mut self) -> Result<Vec<HeldDevice>, PoolError> {
+        for (device, label) in self.devices.iter_mut().zip(&self.labels).rev() {
+            put(device, label)?;
+            device.label = Some(label.clone());
+        }
+        Ok(self.devices)
+    }
+}
+
+/// The storage of a pool's catalogue on its data device 0.
+pub(super) fn catalogue_storage(
+    id: PoolId,
+    device: &HeldDevice,
+    label: &Label,
+) -> Result<RegionStorage, PoolError> {
+    let region = label
+        .regions
+        .iter()
+        .find(|r| r.kind == RegionKind::Catalogue)
+        .ok_or_else(|| mismatch(id, "data device 0 has no catalogue region"))?;
+    let file = device.file.try_clone().map_err(PoolError::io("hold a device twice"))?;
+    Ok(RegionStorage::new(file, region.start.bytes(), region.len.bytes()))
+}
+
+fn put(device: &HeldDevice, label: &Label) -> Result<(), PoolError> {
+    write_label(&device.file, label)
+        .map_err(|source| PoolError::Label { path: device.path.clone(), source })
+}
+
+/// Holds a device that is blank or was claimed by an earlier call for the same pool.
+fn hold_blank(
+    kernel: &dyn Kernel,
+    rules: &DeviceRules,
+    field: &str,
+    device: &DeviceRequest,
+    pool: PoolId,
+) -> Result<HeldDevice, PoolError> {
+    let held = rules.hold(kernel, field, &device.path, device.create)?;
+    let not_blank = |holds: String| PoolError::NotBlank {
+        field: field.to_owned(),
+        path: device.path.clone(),
+        holds,
+    };
+    match &held.label {
+        Some(label) if label.pool == pool => Ok(held),
+        Some(label) => Err(not_blank(format!(
+            "the label of pool {} ({:?}), {} device {}",
+            label.pool, label.pool_name, label.role, label.index
+        ))),
+        None => match foreign_signature(&held.file)
+            .map_err(|source| PoolError::Label { path: device.path.clone(), source })?
+        {
+            Some(holds) => Err(not_blank(holds)),
+            None => Ok(held),
+        },
+    }
+}
+
+/// Sees that held devices are one whole pool of this host.
+pub(super) fn check_complete(
+    id: PoolId,
+    host: &Host,
+    devices: &[HeldDevice],
+) -> Result<(), PoolError> {
+    let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
+    let newest = labels.iter().max_by_key(|l| l.layout_generation).ok_or(PoolError::NotFound(id))?;
+    if newest.layout_generation == 0 {
+        return Err(mismatch(id, "its making was cut short: repeat the call that makes it"));
+    }
+    if labels.iter().any(|l| l.owner_host != host.owner && !l.clean) {
+        return Err(PoolError::ForeignHost(id));
+    }
+    let mut missing = Vec::new();
+    for (role, count) in [(Role::Data, newest.data_count), (Role::Metadata, newest.metadata_count)] {
+        for index in 0..count {
+            let here = labels.iter().filter(|l| l.role == role && l.index == index);
+            match here.count() {
+                0 => missing.push(format!("{role} device {index}")),
+                1 => {}
+                n => return Err(mismatch(id, &format!("{n} devices say: {role} device {index}"))),
+            }
+        }
+    }
+    if !missing.is_empty() {
+        return Err(PoolError::MissingDevice { pool: id, missing: missing.join(", ") });
+    }
+    for device in devices {
+        let Some(label) = &device.label else { continue };
+        if label.layout_generation != newest.layout_generation {
+            return Err(mismatch(id, &format!(
+                "{} is of layout generation {} and the newest is {}",
+                device.path.display(), label.layout_generation, newest.layout_generation
+            )));
+        }
+        if device.size < label.device_size.bytes() {
+            return Err(mismatch(id, &format!(
+                "{} has {} and its label says {}: it shrank",
+                device.path.display(), device.size, label.device_size.bytes()
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn mismatch(pool: PoolId, problem: &str) -> PoolError {
+    PoolError::Mismatch { pool, problem: problem.to_owned() }
+}

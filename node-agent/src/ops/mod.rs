@@ -1,0 +1,125 @@
+//! The agent's operations: pools, thins, activations, images of one node.
+//!
+//! [`Agent`] is made once by `app` and shared. `grpc` calls it and so does the sweep; neither calls
+//! the other. Arrows: `ops` -> `catalogue`, `images`, `kernel`, `links`. Every method that says
+//! "Blocks" does ioctls or commits and belongs on a blocking thread.
+
+mod activation;
+mod devices;
+mod error;
+mod forming;
+mod locks;
+mod open_pool;
+mod opening;
+mod pools;
+mod sweep;
+mod thins;
+mod view;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+use crate::host::Host;
+use crate::images::ImageFolder;
+use crate::kernel::Kernel;
+use crate::links::Links;
+
+pub use devices::DeviceRules;
+pub use error::{ImageOpError, PoolError, ThinError};
+pub use open_pool::{Doubt, OpenPool};
+pub use pools::{CreatePool, DeviceRequest, Pools};
+pub use thins::{Activation, CreateSnapshot, CreateThin};
+pub use view::{PoolState, PoolView, ThinView};
+
+/// A hint that there is something to sweep. The record says what.
+#[derive(Debug, Default)]
+pub struct Bell(Notify);
+
+impl Bell {
+    /// Wakes the sweep, now or when it next waits.
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for a ring.
+    pub async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// Many use the images' devices at once, or one takes them away.
+#[derive(Debug, Default)]
+pub(crate) struct ImageUse(std::sync::RwLock<()>);
+
+impl ImageUse {
+    pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, ()> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, ()> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// One node's agent.
+pub struct Agent {
+    pub(crate) kernel: Arc<dyn Kernel>,
+    /// This host's copies of images.
+    pub images: Arc<ImageFolder>,
+    pub(crate) image_use: ImageUse,
+    /// Rings when an image's device may have become idle.
+    pub image_bell: Bell,
+    pub(crate) links: Links,
+    /// Who this host is.
+    pub host: Host,
+    pub(crate) pools: Pools,
+    changes: watch::Sender<u64>,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// An agent with no pool open yet.
+    #[must_use]
+    pub fn new(
+        kernel: Arc<dyn Kernel>,
+        images: Arc<ImageFolder>,
+        host: Host,
+        pool_dir: PathBuf,
+        device_dir: PathBuf,
+    ) -> Self {
+        Self {
+            kernel,
+            images,
+            image_use: ImageUse::default(),
+            image_bell: Bell::default(),
+            links: Links::new(device_dir),
+            host,
+            pools: Pools::new(DeviceRules { pool_dir }),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    /// Says that something a watcher may see has changed.
+    pub fn changed(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Follows [`Self::changed`].
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}

@@ -1,0 +1,193 @@
+//! Bringing a pool up from its held devices: owner, catalogue, tables, transaction id, thins.
+//!
+//! Called by `ops::pools` and at start. Safe to run again after any crash, and over live tables:
+//! an agent that restarts finds its pool as it left it and touches nothing that runs.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, RwLock};
+
+use goldleaf_dm::{PoolMessage, PoolStatus};
+use goldleaf_types::{PoolId, ThinId, ThinOwner};
+
+use super::Agent;
+use super::devices::HeldDevice;
+use super::error::PoolError;
+use super::forming::{catalogue_storage, mismatch};
+use super::locks::Locks;
+use super::open_pool::{Doubt, OpenPool};
+use crate::catalogue::{Catalogue, Label, NoSpace, Phase, RegionKind, Role, WriteError, write_label};
+use crate::failpoint::{Point, hit};
+use crate::kernel::{KnownThin, Outcome, PoolSpec, Stretch};
+
+impl Agent {
+    /// Everything between held devices and a pool that serves. The caller has the turn.
+    pub(super) fn bring_up(
+        &self,
+        id: PoolId,
+        mut devices: Vec<HeldDevice>,
+    ) -> Result<Arc<OpenPool>, PoolError> {
+        for device in &mut devices {
+            claim(device, self.host.owner)?;
+        }
+        let (device, label) = first_data(id, &devices)?;
+        let catalogue = Catalogue::open(catalogue_storage(id, device, label)?)
+            .map_err(|source| PoolError::Catalogue { pool: id, source })?;
+        let record = catalogue.pool();
+        if record.id != id {
+            return Err(mismatch(id, &format!("its catalogue is of pool {}", record.id)));
+        }
+        let spec = PoolSpec {
+            id,
+            metadata: stretches(&devices, RegionKind::Metadata),
+            data: stretches(&devices, RegionKind::Data),
+            block: record.block_size,
+            queue_when_full: record.no_space == NoSpace::Queue,
+            read_only: false,
+        };
+        let fresh = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)? == Outcome::Done;
+        hit(Point::PoolLive);
+        let doubt = self.agree_on_transaction(id, &catalogue, fresh)?;
+        if let PoolStatus::Working(status) = self.kernel.pool_status(id).map_err(PoolError::Kernel)?
+            && status.held_root.is_some()
+            && doubt.is_none()
+        {
+            tracing::warn!(pool = %id, "a metadata snapshot was left held; released");
+            self.kernel
+                .pool_message(id, &PoolMessage::ReleaseMetadataSnap)
+                .map_err(PoolError::Kernel)?;
+        }
+        let missing = match doubt {
+            None => self.compare_thins(id, &catalogue)?,
+            Some(_) => BTreeSet::new(),
+        };
+        let pool = Arc::new(OpenPool {
+            id,
+            name: record.name,
+            devices,
+            catalogue,
+            locks: Locks::new(),
+            doubt,
+            missing: RwLock::new(missing),
+        });
+        if fresh {
+            self.links.clear(&pool.name).map_err(PoolError::io("remove stale links"))?;
+        }
+        self.pools.insert(Arc::clone(&pool));
+        self.sweep_pool(&pool);
+        Ok(pool)
+    }
+
+    /// Bumps the metadata's transaction id once per opening, wish first, so that metadata that was
+    /// put back behind our back is noticed. The recorded number and the one before it are lawful.
+    fn agree_on_transaction(
+        &self,
+        id: PoolId,
+        catalogue: &Catalogue,
+        fresh: bool,
+    ) -> Result<Option<Doubt>, PoolError> {
+        let PoolStatus::Working(status) = self.kernel.pool_status(id).map_err(PoolError::Kernel)?
+        else {
+            return Ok(None); // The kernel gave it up; its status says so everywhere.
+        };
+        let (recorded, found) = (catalogue.pool().transaction_id, status.transaction_id);
+        if found != recorded && found.checked_add(1) != Some(recorded) {
+            tracing::error!(pool = %id, recorded, found, "metadata and catalogue do not belong together");
+            return Ok(Some(Doubt::RolledBack { recorded, found }));
+        }
+        if !fresh && found == recorded {
+            return Ok(None);
+        }
+        let next = if fresh { found + 1 } else { recorded };
+        catalogue
+            .write(move |rows| {
+                let mut pool = rows.pool();
+                pool.transaction_id = next;
+                rows.set_pool(pool);
+                Ok::<_, std::convert::Infallible>(())
+            })
+            .map_err(|error| catalogue_error(id, error))?;
+        hit(Point::PoolTransactionWished);
+        self.kernel
+            .pool_message(id, &PoolMessage::SetTransactionId { old: found, new: next })
+            .map_err(PoolError::Kernel)?;
+        hit(Point::PoolTransactionSet);
+        Ok(None)
+    }
+
+    /// Compares the catalogue with the metadata: unknown thins are quarantined, rows without a
+    /// thin are lost data, and ids are handed out above everything that either side knows.
+    fn compare_thins(
+        &self,
+        id: PoolId,
+        catalogue: &Catalogue,
+    ) -> Result<BTreeSet<ThinOwner>, PoolError> {
+        let known = self.kernel.known_thins(id).map_err(PoolError::Kernel)?;
+        let rows = catalogue.all();
+        let owned: BTreeSet<u32> = rows.iter().map(|row| row.thin.get()).collect();
+        let present: BTreeSet<u32> = known.iter().map(|k| k.thin.get()).collect();
+        let foreign: Vec<u32> = present.difference(&owned).copied().collect();
+        if !foreign.is_empty() {
+            tracing::warn!(pool = %id, thins = ?foreign, "thins that nobody owns; quarantined");
+        }
+        let missing: BTreeSet<ThinOwner> = rows
+            .iter()
+            .filter(|row| row.phase == Phase::Ready && !present.contains(&row.thin.get()))
+            .map(|row| row.owner)
+            .collect();
+        for owner in &missing {
+            tracing::error!(pool = %id, %owner, "its data is gone from the pool's metadata");
+        }
+        let above = known.last().map_or(0, |k: &KnownThin| next_after(k.thin));
+        catalogue
+            .write(move |rows| {
+                let mut pool = rows.pool();
+                if pool.quarantined != foreign || pool.next_thin < above {
+                    pool.quarantined = foreign;
+                    pool.next_thin = pool.next_thin.max(above);
+                    rows.set_pool(pool);
+                }
+                Ok::<_, std::convert::Infallible>(())
+            })
+            .map_err(|error| catalogue_error(id, error))?;
+        Ok(missing)
+    }
+}
+
+fn next_after(thin: ThinId) -> u32 {
+    if thin.get() == ThinId::MAX { 0 } else { thin.get() + 1 }
+}
+
+fn catalogue_error(pool: PoolId, error: WriteError<std::convert::Infallible>) -> PoolError {
+    match error {
+        WriteError::Refused(never) => match never {},
+        WriteError::Catalogue(source) => PoolError::Catalogue { pool, source },
+    }
+}
+
+/// Writes this host into the label, durably, before anything of the pool is used.
+fn claim(device: &mut HeldDevice, owner: [u8; 16]) -> Result<(), PoolError> {
+    let Some(label) = &mut device.label else { return Ok(()) };
+    if label.owner_host == owner && !label.clean {
+        return Ok(());
+    }
+    label.owner_host = owner;
+    label.clean = false;
+    write_label(&device.file, label)
+        .map_err(|source| PoolError::Label { path: device.path.clone(), source })
+}
+
+fn first_data(id: PoolId, devices: &[HeldDevice]) -> Result<(&HeldDevice, &Label), PoolError> {
+    devices
+        .iter()
+        .filter_map(|d| d.label.as_ref().map(|label| (d, label)))
+        .find(|(_, label)| label.role == Role::Data && label.index == 0)
+        .ok_or_else(|| mismatch(id, "it has no data device 0"))
+}
+
+fn stretches(devices: &[HeldDevice], kind: RegionKind) -> Vec<Stretch> {
+    let of = |device: &HeldDevice| -> Vec<Stretch> {
+        let regions = device.label.iter().flat_map(|label| &label.regions);
+        regions.filter(|r| r.kind == kind).map(|r| device.stretch(r.start, r.len)).collect()
+    };
+    devices.iter().flat_map(of).collect()
+}

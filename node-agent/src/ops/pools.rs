@@ -1,0 +1,394 @@
+//! Pools: made, opened, closed, deleted.
+//!
+//! Called by `grpc` and at start. Labels come first and say "being made" (layout generation 0);
+//! the catalogue and the cleared metadata come next; the label of data device 0 with a real
+//! generation is the one fact that makes it a pool. A crash before that leaves devices that only
+//! a repeated create of the same pool accepts. The label's clean flag is the fact of a clean close.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId};
+
+use super::Agent;
+use super::devices::{DeviceRules, FoundDevice, HeldDevice};
+use super::error::PoolError;
+use super::forming::PoolPlan;
+use super::open_pool::OpenPool;
+use super::view::{PoolState, PoolView};
+use crate::catalogue::{NoSpace, Role, wipe_label, write_label};
+use crate::failpoint::{Point, hit};
+use crate::kernel::KernelError;
+
+/// A device to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRequest {
+    /// Its path.
+    pub path: PathBuf,
+    /// If a file is to be made: how large.
+    pub create: Option<Bytes>,
+}
+
+/// A pool to be.
+#[derive(Clone, Debug)]
+pub struct CreatePool {
+    /// Its id.
+    pub id: PoolId,
+    /// Its name.
+    pub name: Name,
+    /// Its data devices, in order.
+    pub devices: Vec<DeviceRequest>,
+    /// A device for the metadata alone.
+    pub metadata: Option<DeviceRequest>,
+    /// What it allocates at a time.
+    pub block: BlockSize,
+    /// What writers meet when it is full.
+    pub no_space: NoSpace,
+}
+
+/// The pools of this node.
+#[derive(Debug)]
+pub struct Pools {
+    /// Which paths may serve.
+    pub rules: DeviceRules,
+    open: RwLock<BTreeMap<PoolId, Arc<OpenPool>>>,
+    /// Why a pool that was found did not open, in words.
+    refused: RwLock<BTreeMap<PoolId, String>>,
+    /// One pool is made, opened or closed at a time.
+    pub(super) turn: Mutex<()>,
+}
+
+impl Pools {
+    /// No pool open.
+    #[must_use]
+    pub fn new(rules: DeviceRules) -> Self {
+        Self {
+            rules,
+            open: RwLock::default(),
+            refused: RwLock::default(),
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// An open pool.
+    #[must_use]
+    pub fn open(&self, id: PoolId) -> Option<Arc<OpenPool>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Every open pool.
+    #[must_use]
+    pub fn all_open(&self) -> Vec<Arc<OpenPool>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn insert(&self, pool: Arc<OpenPool>) {
+        self.refused.write().unwrap_or_else(PoisonError::into_inner).remove(&pool.id);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(pool.id, pool);
+    }
+
+    fn remove(&self, id: PoolId) {
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(super) fn refuse(&self, id: PoolId, why: String) {
+        self.refused.write().unwrap_or_else(PoisonError::into_inner).insert(id, why);
+    }
+
+    fn why_refused(&self, id: PoolId) -> Option<String> {
+        self.refused.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+}
+
+impl Agent {
+    /// Makes a pool on blank devices and opens it. Asking again changes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Every [`PoolError`]; a device that holds anything is refused before anything is written.
+    pub fn create_pool(
+        &self,
+        caller: Option<Incarnation>,
+        request: CreatePool,
+    ) -> Result<PoolView, PoolError> {
+        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = self.pools.open(request.id) {
+            admit(&pool, caller)?;
+            same_pool(&pool, &request)?;
+            return self.pool_view(&pool);
+        }
+        let plan = PoolPlan::new(&*self.kernel, &self.pools.rules, &self.host, &request)?;
+        if plan.formed() {
+            // Made before and not open: as good as an open of it.
+            drop(plan);
+            return self.open_found(request.id, caller);
+        }
+        plan.label()?;
+        hit(Point::PoolLabelled);
+        plan.fill(caller)?;
+        hit(Point::PoolCatalogued);
+        let devices = plan.commit()?;
+        let pool = self.bring_up(request.id, devices)?;
+        self.changed();
+        self.pool_view(&pool)
+    }
+
+    /// Opens a pool by its devices' labels. Asking again changes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::MissingDevice`] and its like: no table is built before all devices fit.
+    pub fn open_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<PoolView, PoolError> {
+        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.open_found(id, caller)
+    }
+
+    /// As [`Self::open_pool`]; the caller has the turn.
+    pub(super) fn open_found(
+        &self,
+        id: PoolId,
+        caller: Option<Incarnation>,
+    ) -> Result<PoolView, PoolError> {
+        if let Some(pool) = self.pools.open(id) {
+            admit(&pool, caller)?;
+            return self.pool_view(&pool);
+        }
+        let pool = self.open_own(id).inspect_err(|error| {
+            self.pools.refuse(id, error.to_string());
+        })?;
+        self.pool_view(&pool)
+    }
+
+    /// Opens a pool whoever asks: a host brings back what it had by itself. The caller has the
+    /// turn.
+    pub(super) fn open_own(&self, id: PoolId) -> Result<Arc<OpenPool>, PoolError> {
+        let found = self.pools.rules.scan().remove(&id).ok_or(PoolError::NotFound(id))?;
+        let devices = self.hold_all(id, &found)?;
+        let pool = self.bring_up(id, devices)?;
+        self.changed();
+        Ok(pool)
+    }
+
+    /// Holds every device of a pool and sees that they are all of it and nothing else.
+    fn hold_all(&self, id: PoolId, found: &[FoundDevice]) -> Result<Vec<HeldDevice>, PoolError> {
+        let mut devices = Vec::new();
+        for device in found {
+            let held = self.pools.rules.hold(&*self.kernel, "devices", &device.path, None)?;
+            // Read again under the lock: what a scan saw may be over.
+            if held.label.as_ref().is_some_and(|label| label.pool == id) {
+                devices.push(held);
+            }
+        }
+        super::forming::check_complete(id, &self.host, &devices)?;
+        devices.sort_by_key(|d| d.label.as_ref().map(|l| (l.role == Role::Metadata, l.index)));
+        Ok(devices)
+    }
+
+    /// Closes a pool: nothing of it stays in the kernel, and its labels say so. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::Active`] while a volume of it is active.
+    pub fn close_pool(
+        &self,
+        id: PoolId,
+        caller: Option<Incarnation>,
+    ) -> Result<PoolView, PoolError> {
+        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pool) = self.pools.open(id) else {
+            return self.closed_view(id).ok_or(PoolError::NotFound(id));
+        };
+        admit(&pool, caller)?;
+        self.take_down(&pool)?;
+        for device in &pool.devices {
+            let Some(label) = &device.label else { continue };
+            let mut label = label.clone();
+            label.clean = true;
+            write_label(&device.file, &label)
+                .map_err(|source| PoolError::Label { path: device.path.clone(), source })?;
+        }
+        self.pools.remove(id);
+        drop(pool);
+        self.changed();
+        self.closed_view(id).ok_or(PoolError::NotFound(id))
+    }
+
+    /// Removes the pool's tables and flushes its catalogue.
+    fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
+        let rows = pool.catalogue.all();
+        let live = self.kernel.live_owners().map_err(PoolError::Kernel)?;
+        let count = rows.iter().filter(|row| live.contains(&row.owner)).count();
+        if count > 0 {
+            return Err(PoolError::Active { pool: pool.id, count });
+        }
+        self.sweep_images();
+        match self.kernel.ensure_no_pool(pool.id) {
+            Ok(_) => {}
+            Err(KernelError::Busy { .. }) => {
+                return Err(PoolError::Active { pool: pool.id, count: 1 });
+            }
+            Err(error) => return Err(PoolError::Kernel(error)),
+        }
+        hit(Point::PoolTablesGone);
+        self.links.clear(&pool.name).map_err(PoolError::io("remove the pool's links"))?;
+        pool.catalogue.close().map_err(|source| PoolError::Catalogue { pool: pool.id, source })
+    }
+
+    /// Deletes an empty pool and wipes its labels. OK when it is not here. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NotEmpty`] while it holds a volume or snapshot.
+    pub fn delete_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<(), PoolError> {
+        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let devices = match self.pools.open(id) {
+            Some(pool) => {
+                admit(&pool, caller)?;
+                let count = pool.catalogue.all().len();
+                if count > 0 {
+                    return Err(PoolError::NotEmpty { pool: id, count });
+                }
+                self.take_down(&pool)?;
+                self.pools.remove(id);
+                let pool = Arc::into_inner(pool)
+                    .ok_or(PoolError::Active { pool: id, count: 1 })?;
+                pool.devices
+            }
+            None => match self.pools.rules.scan().remove(&id) {
+                // A pool whose making or deleting was cut short; a closed one may hold data.
+                Some(found) if found.iter().all(|d| d.label.layout_generation == 0) => found
+                    .iter()
+                    .map(|device| self.pools.rules.hold(&*self.kernel, "devices", &device.path, None))
+                    .collect::<Result<_, _>>()?,
+                Some(_) => {
+                    return Err(PoolError::Mismatch {
+                        pool: id,
+                        problem: "it is closed: open it first, so that one can see whether it \
+                                  is empty"
+                            .into(),
+                    });
+                }
+                None => return Ok(()),
+            },
+        };
+        // Data device 0 last: as long as its label is there, a repeated call finds the others.
+        for device in devices.iter().rev() {
+            wipe_label(&device.file)
+                .map_err(|source| PoolError::Label { path: device.path.clone(), source })?;
+            self.remove_pool_file(device)?;
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// Removes a file in the pool folder that was a device; others stay where they are.
+    fn remove_pool_file(&self, device: &HeldDevice) -> Result<(), PoolError> {
+        let made_here = device.path.parent() == Some(&self.pools.rules.pool_dir);
+        if made_here && device.file.metadata().is_ok_and(|m| m.is_file()) {
+            std::fs::remove_file(&device.path).map_err(PoolError::io("remove a pool file"))?;
+        }
+        Ok(())
+    }
+
+    /// Every pool of this node: open ones, closed ones, and ones that do not open. Blocks.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolView> {
+        let mut views: Vec<_> = Vec::new();
+        for pool in self.pools.all_open() {
+            match self.pool_view(&pool) {
+                Ok(view) => views.push(view),
+                Err(error) => tracing::warn!(pool = %pool.id,
+                    error = %crate::telemetry::Chain(&error), "a pool that cannot be seen"),
+            }
+        }
+        for (id, found) in self.pools.rules.scan() {
+            if self.pools.open(id).is_none()
+                && let Some(view) = self.view_found(id, &found)
+            {
+                views.push(view);
+            }
+        }
+        views.sort_by_key(|view| view.id);
+        views
+    }
+
+    fn closed_view(&self, id: PoolId) -> Option<PoolView> {
+        let found = self.pools.rules.scan().remove(&id)?;
+        self.view_found(id, &found)
+    }
+
+    fn view_found(&self, id: PoolId, found: &[FoundDevice]) -> Option<PoolView> {
+        let first = found.first()?;
+        let state = match self.pools.why_refused(id) {
+            Some(why) => PoolState::Unopenable(why),
+            None if found.iter().all(|d| d.label.clean) => PoolState::Closed,
+            None if first.label.layout_generation == 0 => {
+                PoolState::Unopenable("its making was cut short: repeat the call".into())
+            }
+            None => PoolState::Unopenable("it was not opened: open it to see why".into()),
+        };
+        Some(PoolView {
+            id,
+            name: first.label.pool_name.parse().ok()?,
+            devices: found.iter().map(|d| d.path.clone()).collect(),
+            block: first.label.block_size,
+            queue_when_full: false,
+            state,
+        })
+    }
+
+    pub(super) fn pool_view(&self, pool: &OpenPool) -> Result<PoolView, PoolError> {
+        let record = pool.record();
+        let status = match self.kernel.pool_status(pool.id) {
+            Ok(status) => Some(status),
+            Err(KernelError::NoPool(_)) => None,
+            Err(error) => return Err(PoolError::Kernel(error)),
+        };
+        let missing = pool.missing.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(PoolView {
+            id: pool.id,
+            name: pool.name.clone(),
+            devices: pool.devices.iter().map(|d| d.path.clone()).collect(),
+            block: record.block_size,
+            queue_when_full: pool.queues_when_full(),
+            state: PoolState::Open {
+                status,
+                doubt: pool.doubt.as_ref().map(ToString::to_string),
+                provisioned: pool.provisioned(),
+                thins: pool.catalogue.all().len(),
+                quarantined: record.quarantined,
+                missing: missing.iter().copied().collect(),
+            },
+        })
+    }
+}
+
+fn admit(pool: &OpenPool, caller: Option<Incarnation>) -> Result<(), PoolError> {
+    match pool.record().incarnation {
+        Some(owner) if caller != Some(owner) => Err(PoolError::OtherIncarnation {
+            pool: pool.id,
+            owner,
+            caller: caller.map_or_else(|| "none".to_owned(), |c| c.to_string()),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn same_pool(pool: &OpenPool, request: &CreatePool) -> Result<(), PoolError> {
+    let conflict = |field| Err(PoolError::Conflict { pool: pool.id, field });
+    let data = pool.devices.iter().filter(|d| {
+        d.label.as_ref().is_some_and(|label| label.role == Role::Data)
+    });
+    if pool.name != request.name {
+        conflict("name")
+    } else if pool.block() != request.block {
+        conflict("block_size_bytes")
+    } else if pool.record().no_space != request.no_space {
+        conflict("when_full")
+    } else if data.count() != request.devices.len() {
+        conflict("devices")
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+//! The sweep: every row brought to what it says. Recovery after a crash is this and nothing else.
+//!
+//! Called when a pool is opened and by the loop. What a row wishes is finished; what it does not
+//! wish is taken away, unless somebody uses it. A row that fails is logged and tried again.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use goldleaf_types::ThinOwner;
+
+use super::Agent;
+use super::error::ThinError;
+use super::open_pool::OpenPool;
+use super::thins::{Activation, Attempt};
+use crate::catalogue::{Holder, Phase, ThinRecord};
+use crate::telemetry::Chain;
+
+/// How often a sweep comes without a bell: what failed for a passing reason is tried again.
+const EVERY: Duration = Duration::from_secs(30);
+
+impl Agent {
+    /// One pass over a pool. Blocks.
+    pub(super) fn sweep_pool(&self, pool: &Arc<OpenPool>) {
+        if pool.doubt.is_some() || pool.check_writable(&*self.kernel).is_err() {
+            self.revive_only(pool);
+            return;
+        }
+        for row in pool.catalogue.all() {
+            if let Err(error) = self.sweep_row(pool, row.owner) {
+                tracing::warn!(pool = %pool.id, owner = %row.owner, error = %Chain(&error),
+                    "not as its record says; tried again later");
+            }
+        }
+    }
+
+    /// A pool that takes no change can still be read: the host's volumes come back.
+    fn revive_only(&self, pool: &Arc<OpenPool>) {
+        for row in pool.catalogue.all() {
+            if row.phase == Phase::Ready && row.holder == Some(Holder::Host) {
+                let _held = pool.locks.take(&[row.owner]);
+                let how = Activation { holder: Holder::Host, read_only: row.read_only };
+                if let Err(error) = self.ensure_device(pool, &row, how) {
+                    tracing::warn!(owner = %row.owner, error = %Chain(&error), "not active");
+                }
+            }
+        }
+    }
+
+    fn sweep_row(&self, pool: &Arc<OpenPool>, owner: ThinOwner) -> Result<(), ThinError> {
+        let parent = pool.catalogue.find(owner).and_then(|row| row.parent);
+        let keys: Vec<_> = std::iter::once(owner).chain(parent).collect();
+        let _held = pool.locks.take(&keys);
+        let Some(row) = pool.catalogue.find(owner) else { return Ok(()) };
+        match row.phase {
+            Phase::Creating => {
+                tracing::info!(%owner, "finishing what a crash cut short");
+                self.finish(pool, row, Attempt::Again, None).map(|_| ())
+            }
+            Phase::Deleting => self.finish_deleting(pool, &row),
+            Phase::Ready if pool.is_missing(owner) => Ok(()),
+            Phase::Ready => self.sweep_device(pool, &row),
+        }
+    }
+
+    /// The device of a `Ready` row: finished, mended, revived or taken away.
+    fn sweep_device(&self, pool: &OpenPool, row: &ThinRecord) -> Result<(), ThinError> {
+        let live = self.kernel.find_live(row.owner).map_err(ThinError::Kernel)?;
+        match (row.holder, live) {
+            (Some(holder), Some(live)) => {
+                if live.suspended {
+                    tracing::warn!(owner = %row.owner, "its device was found suspended; resumed");
+                }
+                let how = Activation { holder, read_only: row.read_only };
+                self.ensure_device(pool, row, how).map(|_| ())
+            }
+            // Kubelet asks again for its own after a reboot; the host's come back by themselves.
+            (Some(Holder::Host), None) => {
+                let how = Activation { holder: Holder::Host, read_only: row.read_only };
+                self.ensure_device(pool, row, how).map(|_| ())
+            }
+            (None, Some(_)) => match self.ensure_no_device(pool, row) {
+                Err(ThinError::InUse { openers, .. }) => {
+                    tracing::warn!(owner = %row.owner, openers, "unwanted and held open; left");
+                    Ok(())
+                }
+                other => other,
+            },
+            (Some(Holder::Csi) | None, None) => Ok(()),
+        }
+    }
+
+    /// Opens every pool that this host had and did not close. Blocks.
+    pub fn start(&self) {
+        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, found) in self.pools.rules.scan() {
+            let was_open = found
+                .iter()
+                .any(|d| d.label.owner_host == self.host.owner && !d.label.clean)
+                && found.iter().any(|d| d.label.layout_generation > 0);
+            if !was_open || self.pools.open(id).is_some() {
+                continue;
+            }
+            // No caller's store is asked for: a host brings back what it had by itself.
+            match self.open_own(id) {
+                Ok(_) => tracing::info!(pool = %id, "open"),
+                Err(error) => {
+                    tracing::error!(pool = %id, error = %Chain(&error), "did not open");
+                    self.pools.refuse(id, error.to_string());
+                }
+            }
+        }
+    }
+
+    /// One pass over everything that is open, and another try at what did not open.
+    pub fn sweep(&self) {
+        self.start();
+        for pool in self.pools.all_open() {
+            self.sweep_pool(&pool);
+        }
+        self.sweep_images();
+    }
+
+    /// How long the loop waits for a bell.
+    #[must_use]
+    pub fn sweep_interval(&self) -> Duration {
+        EVERY
+    }
+}

@@ -1,0 +1,476 @@
+//! Thins through their life: create, snapshot, clone, resize, delete.
+//!
+//! Called by `grpc`; finishing and taking away are called by `sweep` too, which is all there is to
+//! recovery. Each operation is wish (durable row), effect (an `ensure_*` verb), fact (durable row),
+//! and only then an answer. A crash between any two leaves a row that says what is to be done.
+
+use std::sync::Arc;
+
+use goldleaf_types::{
+    Digest, Incarnation, Labels, Name, PoolId, Sectors, ThinId, ThinOwner, VolumeSize,
+};
+
+use super::Agent;
+use super::error::ThinError;
+use super::open_pool::OpenPool;
+use super::view::ThinView;
+use crate::catalogue::{Holder, ImageRef, NoThinIds, Phase, Rows, ThinRecord, WriteError};
+use crate::failpoint::{Point, hit};
+use crate::kernel::{KernelError, Outcome};
+
+/// Whether a row's effect may have happened before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// The row was made in this very call: a thin that is there already is not its own.
+    First,
+    /// A call or a process before this one may have come further.
+    Again,
+}
+
+/// How to activate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// For whom.
+    pub holder: Holder,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+/// A volume to be.
+#[derive(Clone, Debug)]
+pub struct CreateThin {
+    /// Whose thin.
+    pub owner: ThinOwner,
+    /// Its name.
+    pub name: Name,
+    /// Its pool.
+    pub pool: PoolId,
+    /// Its size.
+    pub size: VolumeSize,
+    /// The image that shows through.
+    pub image: Option<Digest>,
+    /// Labels, kept for the control plane.
+    pub labels: Labels,
+    /// The request's parameters, kept for the control plane.
+    pub parameters: String,
+    /// The volume's epoch.
+    pub epoch: u64,
+    /// Make its device too.
+    pub activate: Option<Activation>,
+}
+
+/// A thin that begins as another.
+#[derive(Clone, Debug)]
+pub struct CreateSnapshot {
+    /// Whose thin: a snapshot's, or a volume's for a clone.
+    pub owner: ThinOwner,
+    /// Its name.
+    pub name: Name,
+    /// What it begins as.
+    pub source: ThinOwner,
+    /// Its size, if not the source's.
+    pub size: Option<VolumeSize>,
+    /// Labels, kept for the control plane.
+    pub labels: Labels,
+    /// The request's parameters, kept for the control plane.
+    pub parameters: String,
+    /// The new volume's epoch.
+    pub epoch: u64,
+    /// Make its device too.
+    pub activate: Option<Activation>,
+}
+
+impl Agent {
+    /// Makes a volume's thin, and its device if asked. Asking again changes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Every [`ThinError`]; whatever is refused before the wish leaves no trace.
+    pub fn create_thin(
+        &self,
+        caller: Option<Incarnation>,
+        request: CreateThin,
+    ) -> Result<ThinView, ThinError> {
+        let pool = self.pools.open(request.pool).ok_or(ThinError::NoPool(request.pool))?;
+        pool.admit(caller)?;
+        let _held = pool.locks.take(&[request.owner]);
+        if pool.catalogue.find(request.owner).is_none() {
+            pool.check_room(&*self.kernel)?;
+        }
+        let image = match request.image {
+            Some(digest) => Some(self.image_ref(digest)?),
+            None => None,
+        };
+        let activate = request.activate;
+        let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
+            Some(row) => Ok((same_or_conflict(row, &request, image)?, Attempt::Again)),
+            None => {
+                let row = fresh_row(rows, request, image, None, pool_time())?;
+                rows.insert(row.clone());
+                Ok((row, Attempt::First))
+            }
+        })?;
+        hit(Point::ThinWished);
+        self.finish(&pool, row, attempt, activate)
+    }
+
+    /// Makes a snapshot's thin, or a clone's. Asking again changes nothing. Blocks; the writers of
+    /// an active source wait for the milliseconds in which it is suspended.
+    ///
+    /// # Errors
+    ///
+    /// Every [`ThinError`]; whatever is refused before the wish leaves no trace.
+    pub fn create_snapshot(
+        &self,
+        caller: Option<Incarnation>,
+        request: CreateSnapshot,
+    ) -> Result<ThinView, ThinError> {
+        let (pool, _) = self.find_row(request.source)?;
+        pool.admit(caller)?;
+        let _held = pool.locks.take(&[request.owner, request.source]);
+        let source =
+            pool.catalogue.find(request.source).ok_or(ThinError::NotFound(request.source))?;
+        usable(&pool, &source)?;
+        let size = snapshot_size(&request, &source)?;
+        if pool.catalogue.find(request.owner).is_none() {
+            pool.check_room(&*self.kernel)?;
+        }
+        let activate = request.activate;
+        let request = CreateThin {
+            owner: request.owner,
+            name: request.name,
+            pool: pool.id,
+            size,
+            image: source.image.map(|i| i.digest),
+            labels: request.labels,
+            parameters: request.parameters,
+            epoch: request.epoch,
+            activate,
+        };
+        let (image, parent) = (source.image, source.owner);
+        let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
+            Some(row) if row.parent != Some(parent) => {
+                Err(ThinError::Conflict { owner: row.owner, field: "source" })
+            }
+            Some(row) => Ok((same_or_conflict(row, &request, image)?, Attempt::Again)),
+            None => {
+                let row = fresh_row(rows, request, image, Some(parent), pool_time())?;
+                rows.insert(row.clone());
+                Ok((row, Attempt::First))
+            }
+        })?;
+        hit(Point::SnapshotWished);
+        self.finish(&pool, row, attempt, activate)
+    }
+
+    /// Effect and fact of a row in `Creating`; a `Ready` one is only activated, if asked.
+    /// The caller holds the locks of the row and of its parent.
+    pub(super) fn finish(
+        &self,
+        pool: &Arc<OpenPool>,
+        row: ThinRecord,
+        attempt: Attempt,
+        activate: Option<Activation>,
+    ) -> Result<ThinView, ThinError> {
+        if row.phase == Phase::Ready {
+            return match activate {
+                Some(how) => self.activate_row(pool, row, how),
+                None => self.view(pool, &row),
+            };
+        }
+        let snapshot = row.parent.is_some();
+        let row = self.ensure_made(pool, row, attempt)?;
+        hit(if snapshot { Point::SnapshotMade } else { Point::ThinMade });
+        if let Some(holder) = row.holder {
+            let how = Activation { holder, read_only: row.read_only };
+            self.ensure_device(pool, &row, how)?;
+            hit(Point::ThinLive);
+        }
+        let done = ThinRecord { phase: Phase::Ready, ..row };
+        let fact = done.clone();
+        write(pool, move |rows| {
+            rows.replace(fact);
+            Ok(())
+        })?;
+        hit(if snapshot { Point::SnapshotRecorded } else { Point::ThinRecorded });
+        self.changed();
+        match activate {
+            Some(how) if done.holder.is_none() => self.activate_row(pool, done, how),
+            Some(_) | None => self.view(pool, &done),
+        }
+    }
+
+    /// Leaves the row's thin in the kernel. An id that turns out to be somebody's is quarantined,
+    /// and the row gets another.
+    fn ensure_made(
+        &self,
+        pool: &OpenPool,
+        mut row: ThinRecord,
+        attempt: Attempt,
+    ) -> Result<ThinRecord, ThinError> {
+        loop {
+            let foreign = match (self.make(pool, &row), attempt) {
+                (Ok(Outcome::Done), Attempt::Again) if row.parent.is_some() => {
+                    // It shows what its source holds now, not what it held when it was wished for.
+                    return Ok(ThinRecord { created: pool_time(), ..row });
+                }
+                (Ok(Outcome::Done), _) | (Ok(Outcome::AlreadySo), Attempt::Again) => {
+                    return Ok(row);
+                }
+                (Ok(Outcome::AlreadySo), Attempt::First) => row.thin,
+                (Err(ThinError::Kernel(KernelError::ForeignThin { thin, .. })), _) => thin,
+                (Err(error), _) => return Err(error),
+            };
+            tracing::warn!(pool = %pool.id, thin = %foreign, "a thin that nobody owns; quarantined");
+            row = self.renumber(pool, row)?;
+        }
+    }
+
+    /// Asks the kernel for the row's thin.
+    fn make(&self, pool: &OpenPool, row: &ThinRecord) -> Result<Outcome, ThinError> {
+        let Some(parent) = row.parent else {
+            return self.kernel.ensure_thin(pool.id, row.thin, row.owner).map_err(ThinError::Kernel);
+        };
+        let source = pool.catalogue.find(parent).ok_or(ThinError::NotFound(parent))?;
+        let live = self.kernel.find_live(parent).map_err(ThinError::Kernel)?;
+        self.kernel
+            .ensure_snapshot(pool.id, row.thin, source.thin, live.map(|_| parent))
+            .map_err(ThinError::Kernel)
+    }
+
+    fn renumber(&self, pool: &OpenPool, row: ThinRecord) -> Result<ThinRecord, ThinError> {
+        write(pool, move |rows| {
+            let mut record = rows.pool();
+            record.quarantined.push(row.thin.get());
+            rows.set_pool(record);
+            let thin = rows.reserve_thin().map_err(|NoThinIds| ThinError::NoThinIds(rows.pool().id))?;
+            let row = ThinRecord { thin, ..row };
+            rows.replace(row.clone());
+            Ok(row)
+        })
+    }
+
+    /// Grows a volume. Asking again changes nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::OutOfRange`] for a smaller size.
+    pub fn resize(
+        &self,
+        caller: Option<Incarnation>,
+        owner: ThinOwner,
+        size: VolumeSize,
+        epoch: u64,
+    ) -> Result<ThinView, ThinError> {
+        let (pool, _) = self.find_row(owner)?;
+        pool.admit(caller)?;
+        let _held = pool.locks.take(&[owner]);
+        let row = pool.catalogue.find(owner).ok_or(ThinError::NotFound(owner))?;
+        usable(&pool, &row)?;
+        check_epoch(&row, epoch)?;
+        if size < row.size {
+            return Err(ThinError::OutOfRange {
+                field: "size_bytes",
+                problem: format!(
+                    "{} is less than the present {}: a volume only grows",
+                    size.bytes(),
+                    row.size.bytes()
+                ),
+            });
+        }
+        pool.check_writable(&*self.kernel)?;
+        let row = ThinRecord { size, ..row };
+        let wish = row.clone();
+        write(&pool, move |rows| {
+            rows.replace(wish);
+            Ok(())
+        })?;
+        hit(Point::ResizeWished);
+        if let Some(live) = self.kernel.find_live(owner).map_err(ThinError::Kernel)? {
+            let how = Activation {
+                holder: row.holder.unwrap_or(Holder::Host),
+                read_only: live.read_only,
+            };
+            self.ensure_device(&pool, &row, how)?;
+        }
+        hit(Point::ResizeLive);
+        self.changed();
+        self.view(&pool, &row)
+    }
+
+    /// Deletes a thin that has no device. OK when it is not there. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::Active`] while it has a device.
+    pub fn delete_thin(
+        &self,
+        caller: Option<Incarnation>,
+        owner: ThinOwner,
+        epoch: u64,
+    ) -> Result<(), ThinError> {
+        let Ok((pool, _)) = self.find_row(owner) else { return Ok(()) };
+        pool.admit(caller)?;
+        let _held = pool.locks.take(&[owner]);
+        let Some(row) = pool.catalogue.find(owner) else { return Ok(()) };
+        check_epoch(&row, epoch)?;
+        if row.phase == Phase::Ready
+            && self.kernel.find_live(owner).map_err(ThinError::Kernel)?.is_some()
+        {
+            return Err(ThinError::Active(owner));
+        }
+        pool.check_writable(&*self.kernel)?;
+        let row = ThinRecord { phase: Phase::Deleting, holder: None, ..row };
+        let wish = row.clone();
+        write(&pool, move |rows| {
+            // What a crash cut short still needs its source.
+            let unfinished =
+                |child: &ThinRecord| child.phase == Phase::Creating && child.parent == Some(owner);
+            if let Some(child) = rows.find_where(unfinished) {
+                return Err(ThinError::Needed { owner, child: child.owner });
+            }
+            rows.replace(wish);
+            Ok(())
+        })?;
+        hit(Point::DeletionWished);
+        self.finish_deleting(&pool, &row)
+    }
+
+    /// Effect and fact of a row in `Deleting`. The caller holds its lock.
+    pub(super) fn finish_deleting(
+        &self,
+        pool: &OpenPool,
+        row: &ThinRecord,
+    ) -> Result<(), ThinError> {
+        self.ensure_no_device(pool, row)?;
+        let _ = self.kernel.ensure_no_thin(pool.id, row.thin).map_err(ThinError::Kernel)?;
+        hit(Point::DeletionDone);
+        let owner = row.owner;
+        write(pool, move |rows| {
+            rows.remove(owner);
+            Ok(())
+        })?;
+        hit(Point::DeletionRecorded);
+        self.changed();
+        Ok(())
+    }
+
+    /// The open pool that has a row of `owner`, and the row.
+    pub(super) fn find_row(
+        &self,
+        owner: ThinOwner,
+    ) -> Result<(Arc<OpenPool>, ThinRecord), ThinError> {
+        self.pools
+            .all_open()
+            .into_iter()
+            .find_map(|pool| pool.catalogue.find(owner).map(|row| (pool, row)))
+            .ok_or(ThinError::NotFound(owner))
+    }
+}
+
+/// Refuses rows that are no base for anything now.
+pub(super) fn usable(pool: &OpenPool, row: &ThinRecord) -> Result<(), ThinError> {
+    if pool.is_missing(row.owner) {
+        return Err(ThinError::DataMissing(row.owner));
+    }
+    if row.sealed {
+        return Err(ThinError::Sealed(row.owner));
+    }
+    match row.phase {
+        Phase::Ready => Ok(()),
+        Phase::Creating => Err(ThinError::Unfinished(row.owner)),
+        Phase::Deleting => Err(ThinError::Deleting(row.owner)),
+    }
+}
+
+/// Refuses a call from before the volume moved. 0 is a local caller that does not know.
+pub(super) fn check_epoch(row: &ThinRecord, asked: u64) -> Result<(), ThinError> {
+    if asked != 0 && asked < row.epoch {
+        return Err(ThinError::StaleEpoch { owner: row.owner, now: row.epoch, asked });
+    }
+    Ok(())
+}
+
+/// One durable change of the catalogue.
+pub(super) fn write<T: Send + 'static>(
+    pool: &OpenPool,
+    change: impl FnOnce(&mut Rows<'_>) -> Result<T, ThinError> + Send + 'static,
+) -> Result<T, ThinError> {
+    pool.catalogue.write(change).map_err(|error| match error {
+        WriteError::Refused(error) => error,
+        WriteError::Catalogue(error) => ThinError::Catalogue(error),
+    })
+}
+
+fn pool_time() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+fn snapshot_size(request: &CreateSnapshot, source: &ThinRecord) -> Result<VolumeSize, ThinError> {
+    match request.size {
+        None => Ok(source.size),
+        Some(size) if size == source.size => Ok(size),
+        Some(_) if request.owner.volume().is_none() => Err(ThinError::OutOfRange {
+            field: "size_bytes",
+            problem: "a snapshot has its source's size".into(),
+        }),
+        Some(size) if size < source.size => Err(ThinError::OutOfRange {
+            field: "size_bytes",
+            problem: format!("{} is less than the source's {}", size.bytes(), source.size.bytes()),
+        }),
+        Some(size) => Ok(size),
+    }
+}
+
+fn fresh_row(
+    rows: &mut Rows<'_>,
+    request: CreateThin,
+    image: Option<ImageRef>,
+    parent: Option<ThinOwner>,
+    created: jiff::Timestamp,
+) -> Result<ThinRecord, ThinError> {
+    let pool = rows.pool().id;
+    let thin: ThinId = rows.reserve_thin().map_err(|NoThinIds| ThinError::NoThinIds(pool))?;
+    Ok(ThinRecord {
+        owner: request.owner,
+        name: request.name,
+        labels: request.labels,
+        size: request.size,
+        thin,
+        image,
+        parent,
+        created,
+        request: request.parameters,
+        holder: request.activate.map(|a| a.holder),
+        read_only: request.activate.is_some_and(|a| a.read_only),
+        phase: Phase::Creating,
+        epoch: request.epoch,
+        sealed: false,
+    })
+}
+
+fn same_or_conflict(
+    row: ThinRecord,
+    request: &CreateThin,
+    image: Option<ImageRef>,
+) -> Result<ThinRecord, ThinError> {
+    let conflict = |field| Err(ThinError::Conflict { owner: row.owner, field });
+    if row.phase == Phase::Deleting {
+        return Err(ThinError::Deleting(row.owner));
+    }
+    check_epoch(&row, request.epoch)?;
+    if row.name != request.name {
+        conflict("name")
+    } else if row.size != request.size {
+        conflict("size_bytes")
+    } else if row.image.map(|i| i.digest) != image.map(|i| i.digest) {
+        conflict("image_digest")
+    } else {
+        Ok(row)
+    }
+}
+
+/// The length of the row's device.
+pub(super) fn length(row: &ThinRecord) -> Sectors {
+    row.size.sectors()
+}

@@ -1,0 +1,118 @@
+//! What the agent answers: a record beside what the kernel says of it now.
+//!
+//! Made afresh for each answer, never stored: the kernel's side of it is only ever observed.
+
+use std::path::PathBuf;
+
+use goldleaf_dm::PoolStatus;
+use goldleaf_types::{BlockSize, Bytes, Name, PoolId, ThinOwner};
+
+use super::Agent;
+use super::error::ThinError;
+use super::open_pool::OpenPool;
+use crate::catalogue::ThinRecord;
+use crate::kernel::LiveThin;
+
+/// A thin as it is now.
+#[derive(Clone, Debug)]
+pub struct ThinView {
+    /// Its record.
+    pub record: ThinRecord,
+    /// The pool that has it.
+    pub pool: PoolId,
+    /// Its device, if there is one.
+    pub live: Option<LiveThin>,
+    /// Where people find the device, if there is one.
+    pub path: Option<PathBuf>,
+    /// Whether its data is known to be lost.
+    pub missing: bool,
+}
+
+/// A pool as it is now.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// Which.
+    pub id: PoolId,
+    /// Its name.
+    pub name: Name,
+    /// Paths of its devices.
+    pub devices: Vec<PathBuf>,
+    /// What it allocates at a time.
+    pub block: BlockSize,
+    /// Whether a full pool lets writers wait.
+    pub queue_when_full: bool,
+    /// What it is.
+    pub state: PoolState,
+}
+
+/// Whether a pool can be used.
+#[derive(Clone, Debug)]
+pub enum PoolState {
+    /// Its devices are here and it was closed cleanly.
+    Closed,
+    /// It cannot be opened; in words.
+    Unopenable(String),
+    /// It is open.
+    Open {
+        /// What the kernel says; `None` when it does not say.
+        status: Option<PoolStatus>,
+        /// Why it takes no change, if so.
+        doubt: Option<String>,
+        /// Sum of the sizes of its volumes.
+        provisioned: Bytes,
+        /// Volumes and snapshots in it.
+        thins: usize,
+        /// Ids of thins that nobody owns.
+        quarantined: Vec<u32>,
+        /// Owners whose data is lost.
+        missing: Vec<ThinOwner>,
+    },
+}
+
+impl Agent {
+    /// The row with what the kernel says of it.
+    pub(super) fn view(&self, pool: &OpenPool, row: &ThinRecord) -> Result<ThinView, ThinError> {
+        let live = self.kernel.find_live(row.owner).map_err(ThinError::Kernel)?;
+        let path = live.as_ref().map(|_| self.links.path(&pool.name, &row.name));
+        let missing = pool.is_missing(row.owner);
+        Ok(ThinView { record: row.clone(), pool: pool.id, live, path, missing })
+    }
+
+    /// One thin as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::NotFound`] when no open pool has it.
+    pub fn thin(&self, owner: ThinOwner) -> Result<ThinView, ThinError> {
+        let (pool, row) = self.find_row(owner)?;
+        self.view(&pool, &row)
+    }
+
+    /// Thins of one pool, or of all, after `after`, in order of owner, at most `limit`; and
+    /// whether there are more.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::NoPool`] when the pool is not open.
+    pub fn thins(
+        &self,
+        pool: Option<PoolId>,
+        after: Option<ThinOwner>,
+        limit: usize,
+    ) -> Result<(Vec<ThinView>, bool), ThinError> {
+        let pools = match pool {
+            Some(id) => vec![self.pools.open(id).ok_or(ThinError::NoPool(id))?],
+            None => self.pools.all_open(),
+        };
+        let mut rows: Vec<_> = pools
+            .iter()
+            .flat_map(|pool| pool.catalogue.all().into_iter().map(move |row| (pool, row)))
+            .filter(|(_, row)| after.is_none_or(|after| row.owner > after))
+            .collect();
+        rows.sort_by_key(|(_, row)| row.owner);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let views = rows.iter().map(|(pool, row)| self.view(pool, row));
+        Ok((views.collect::<Result<_, _>>()?, more))
+    }
+}

@@ -1,0 +1,3 @@
+//! What the agent asks of the host beside the kernel's device-mapper.
+
+pub mod run;
