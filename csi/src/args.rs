@@ -1,0 +1,124 @@
+//! The driver's command line, checked while it is parsed.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Runs Goldleaf's CSI driver.
+///
+/// Serves the Container Storage Interface on a unix socket that root alone can use.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(
+    name = "goldleaf-csi",
+    version,
+    after_help = "Examples:
+  goldleaf-csi
+  goldleaf-csi --endpoint unix:///var/lib/kubelet/plugins/csi.goldleaf.dev/csi.sock --log json"
+)]
+pub struct Args {
+    /// Where to serve: unix:// and an absolute path.
+    #[arg(
+        long,
+        env = "CSI_ENDPOINT",
+        default_value = "unix:///run/goldleaf/csi.sock"
+    )]
+    pub endpoint: Endpoint,
+
+    /// How to write the log. Levels come from RUST_LOG.
+    #[arg(long, env = "GOLDLEAF_LOG", value_enum, default_value_t = LogFormat::Text)]
+    pub log: LogFormat,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors, one object a line.
+    Json,
+}
+
+/// The address of a unix socket. CSI is served on nothing else: its calls carry credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint(PathBuf);
+
+impl Endpoint {
+    /// Longest path of a unix socket in bytes: `sun_path` holds 108, the last one is its end.
+    /// Twelve are left for the name that the socket has while it is made.
+    pub const MAX_PATH: usize = 107 - 12;
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// Why a text is no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadEndpoint {
+    /// It is no unix socket's address.
+    #[error("want unix:// and an absolute path, such as unix:///run/goldleaf/csi.sock")]
+    NotUnix,
+    /// The kernel takes no such path.
+    #[error(
+        "the path is longer than {} bytes, which the kernel does not take",
+        Endpoint::MAX_PATH
+    )]
+    TooLong,
+}
+
+impl FromStr for Endpoint {
+    type Err = BadEndpoint;
+
+    /// Reads `unix:///path`, or `unix:/path` as some orchestrators write it.
+    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
+        let rest = text.strip_prefix("unix:").ok_or(BadEndpoint::NotUnix)?;
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if !path.starts_with('/') || path.ends_with('/') {
+            Err(BadEndpoint::NotUnix)
+        } else if path.len() > Self::MAX_PATH {
+            Err(BadEndpoint::TooLong)
+        } else {
+            Ok(Self(path.into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn an_endpoint_is_a_unix_socket_with_an_absolute_path() {
+        for good in ["unix:///run/x.sock", "unix:/run/x.sock"] {
+            assert_eq!(
+                good.parse::<Endpoint>().unwrap().path(),
+                Path::new("/run/x.sock")
+            );
+        }
+        for bad in [
+            "",
+            "/run/x.sock",
+            "unix:",
+            "unix://",
+            "unix://run/x",
+            "unix:///run/",
+            "tcp://127.0.0.1:1",
+            "http://unix:/x",
+        ] {
+            assert_eq!(
+                bad.parse::<Endpoint>(),
+                Err(BadEndpoint::NotUnix),
+                "{bad:?}"
+            );
+        }
+        let long = format!("unix:///{}", "x".repeat(Endpoint::MAX_PATH));
+        assert_eq!(long.parse::<Endpoint>(), Err(BadEndpoint::TooLong));
+        assert!(long[..long.len() - 1].parse::<Endpoint>().is_ok());
+    }
+}
