@@ -1,0 +1,375 @@
+//! The agents over gRPC: one channel a node, dialled when it is first used.
+//!
+//! Made by `app`. Every call carries our store's incarnation, for an agent refuses changes from
+//! another store, and the id of the request it serves. A call has a deadline, unless it streams or
+//! reads a whole image: there the connection's own pings tell a dead agent from a slow one. What
+//! an agent does not answer may have happened; that is said as [`AgentError::Away`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use goldleaf_proto::agent::v1 as pb;
+use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
+use goldleaf_proto::{INCARNATION_KEY, REQUEST_ID_KEY};
+use goldleaf_types::{Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::{AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, convert, refusal};
+use crate::domain::{
+    ActivateOptions, Begin, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, ThinOrder,
+    ThinReport,
+};
+use crate::request_id;
+
+/// A thousand thins with the largest labels and parameters.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// Thins asked for at a time: the most that an agent answers.
+const PAGE: u32 = 1000;
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect.
+    pub connect: Duration,
+    /// Calls about thins, lists and images at rest.
+    pub thin: Duration,
+    /// Calls that make, open, close or delete a pool.
+    pub pool: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            thin: Duration::from_secs(60),
+            pool: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The way to every node's agent, over gRPC.
+#[derive(Debug)]
+pub struct GrpcAgents {
+    incarnation: Incarnation,
+    timeouts: Timeouts,
+    /// The channel of each node, and the address it goes to.
+    channels: Mutex<HashMap<NodeId, (String, Channel)>>,
+}
+
+impl GrpcAgents {
+    /// Agents that are told that the store `incarnation` calls.
+    #[must_use]
+    pub fn new(incarnation: Incarnation, timeouts: Timeouts) -> Self {
+        Self {
+            incarnation,
+            timeouts,
+            channels: Mutex::default(),
+        }
+    }
+
+    /// The node's channel; another one when its address changed.
+    fn channel(&self, node: &Node) -> Result<Channel, tonic::transport::Error> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((address, channel)) = channels.get(&node.id)
+            && *address == node.address
+        {
+            return Ok(channel.clone());
+        }
+        let channel = Endpoint::from_shared(node.address.clone())?
+            .connect_timeout(self.timeouts.connect)
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        channels.insert(node.id, (node.address.clone(), channel.clone()));
+        Ok(channel)
+    }
+}
+
+impl Agents for GrpcAgents {
+    /// Called within a runtime, on which the connection will live.
+    fn of(&self, node: &Node) -> Arc<dyn AgentPort> {
+        let name = node.name.to_string();
+        let client = self.channel(node).map_err(|error| AgentError::Away {
+            node: name.clone(),
+            why: format!("its address {:?} cannot be dialled: {error}", node.address),
+        });
+        Arc::new(GrpcAgent {
+            node: name,
+            client: client.map(|channel| {
+                NodeAgentClient::new(channel).max_decoding_message_size(LARGEST_ANSWER)
+            }),
+            incarnation: self.incarnation,
+            timeouts: self.timeouts,
+        })
+    }
+}
+
+/// One node's agent.
+#[derive(Debug)]
+struct GrpcAgent {
+    node: String,
+    client: Result<NodeAgentClient<Channel>, AgentError>,
+    incarnation: Incarnation,
+    timeouts: Timeouts,
+}
+
+impl GrpcAgent {
+    fn client(&self) -> Result<NodeAgentClient<Channel>, AgentError> {
+        self.client.clone()
+    }
+
+    /// A request with what every call carries.
+    fn request<T>(&self, body: T) -> Request<T> {
+        let mut request = Request::new(body);
+        let texts = [
+            (INCARNATION_KEY, Some(self.incarnation.to_string())),
+            (REQUEST_ID_KEY, request_id::current()),
+        ];
+        for (key, text) in texts {
+            // An id that no header can carry is not worth failing a call for.
+            if let Some(value) = text.and_then(|text| MetadataValue::try_from(text).ok()) {
+                request.metadata_mut().insert(key, value);
+            }
+        }
+        request
+    }
+
+    fn within<T>(&self, limit: Duration, body: T) -> Request<T> {
+        let mut request = self.request(body);
+        request.set_timeout(limit);
+        request
+    }
+
+    fn thin_call<T>(&self, body: T) -> Request<T> {
+        self.within(self.timeouts.thin, body)
+    }
+
+    fn pool_call(&self, pool: PoolId) -> Request<pb::AgentPoolRequest> {
+        self.within(
+            self.timeouts.pool,
+            pb::AgentPoolRequest {
+                pool: pool.to_string(),
+            },
+        )
+    }
+
+    /// The body of an answer, or why there is none.
+    fn answer<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, AgentError> {
+        answer
+            .map(Response::into_inner)
+            .map_err(|status| refusal::read(&self.node, &status))
+    }
+}
+
+#[async_trait]
+impl AgentPort for GrpcAgent {
+    async fn preflight(&self) -> Result<Vec<Check>, AgentError> {
+        let call = self.thin_call(pb::AgentPreflightRequest {});
+        let answer = self.answer(self.client()?.preflight(call).await)?;
+        Ok(convert::checks(answer))
+    }
+
+    async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError> {
+        let call = self.within(self.timeouts.pool, convert::create_pool(pool));
+        let answer = self.answer(self.client()?.create_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
+        let call = self.pool_call(pool);
+        let answer = self.answer(self.client()?.open_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
+        let call = self.pool_call(pool);
+        let answer = self.answer(self.client()?.close_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError> {
+        let call = self.pool_call(pool);
+        self.answer(self.client()?.delete_pool(call).await)?;
+        Ok(())
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolReport>, AgentError> {
+        let call = self.thin_call(pb::ListPoolsRequest {});
+        let answer = self.answer(self.client()?.list_pools(call).await)?;
+        convert::pools(&self.node, answer)
+    }
+
+    async fn watch_pools(&self) -> Result<PoolReports, AgentError> {
+        let call = self.request(pb::WatchPoolsRequest {});
+        let reports = self.answer(self.client()?.watch_pools(call).await)?;
+        let node = self.node.clone();
+        Ok(reports
+            .map(move |message| match message {
+                Ok(message) => convert::pools(&node, message),
+                Err(status) => Err(refusal::read(&node, &status)),
+            })
+            .boxed())
+    }
+
+    async fn import_image(&self, asked: &ImageAsked) -> Result<Import, AgentError> {
+        let call = self.request(convert::import_image(asked));
+        let events = self.answer(self.client()?.import_image(call).await)?;
+        Ok(steps(self.node.clone(), events))
+    }
+
+    async fn images(&self) -> Result<Vec<ImageReport>, AgentError> {
+        let call = self.thin_call(pb::ListAgentImagesRequest {});
+        let answer = self.answer(self.client()?.list_images(call).await)?;
+        answer
+            .images
+            .into_iter()
+            .map(|image| convert::image(&self.node, image))
+            .collect()
+    }
+
+    async fn verify_image(&self, digest: Digest) -> Result<ImageReport, AgentError> {
+        let call = self.request(pb::AgentImageRequest {
+            digest: digest.to_string(),
+        });
+        let answer = self.answer(self.client()?.verify_image(call).await)?;
+        convert::image(&self.node, answer)
+    }
+
+    async fn delete_image(&self, digest: Digest) -> Result<(), AgentError> {
+        let call = self.thin_call(pb::AgentImageRequest {
+            digest: digest.to_string(),
+        });
+        self.answer(self.client()?.delete_image(call).await)?;
+        Ok(())
+    }
+
+    async fn create_thin(
+        &self,
+        order: &ThinOrder,
+        activate: Option<ActivateOptions>,
+    ) -> Result<ThinReport, AgentError> {
+        let mut client = self.client()?;
+        let answer = match order.begin {
+            Begin::Blank => {
+                let call = self.thin_call(convert::create_thin(order, None, activate));
+                self.answer(client.create_thin(call).await)?
+            }
+            Begin::Image(digest) => {
+                let call = self.thin_call(convert::create_thin(order, Some(digest), activate));
+                self.answer(client.create_thin(call).await)?
+            }
+            Begin::Thin(source) => {
+                let call = self.thin_call(convert::create_snapshot(order, source, activate));
+                self.answer(client.create_snapshot(call).await)?
+            }
+        };
+        convert::thin(&self.node, answer)
+    }
+
+    async fn resize(
+        &self,
+        volume: VolumeId,
+        size: VolumeSize,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError> {
+        let call = self.thin_call(pb::AgentResizeRequest {
+            volume: volume.to_string(),
+            size_bytes: size.bytes().0,
+            epoch,
+        });
+        let answer = self.answer(self.client()?.resize(call).await)?;
+        convert::thin(&self.node, answer)
+    }
+
+    async fn activate(
+        &self,
+        volume: VolumeId,
+        options: ActivateOptions,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError> {
+        let call = self.thin_call(pb::AgentActivateRequest {
+            volume: volume.to_string(),
+            options: Some(convert::activate(options)),
+            epoch,
+        });
+        let answer = self.answer(self.client()?.activate(call).await)?;
+        convert::thin(&self.node, answer)
+    }
+
+    async fn deactivate(&self, volume: VolumeId, epoch: u64) -> Result<ThinReport, AgentError> {
+        let owner = volume.to_string();
+        let call = self.thin_call(pb::AgentThinRequest { owner, epoch });
+        let answer = self.answer(self.client()?.deactivate(call).await)?;
+        convert::thin(&self.node, answer)
+    }
+
+    async fn delete_thin(&self, owner: ThinOwner, epoch: u64) -> Result<(), AgentError> {
+        let call = self.thin_call(pb::AgentThinRequest {
+            owner: owner.to_string(),
+            epoch,
+        });
+        self.answer(self.client()?.delete_thin(call).await)?;
+        Ok(())
+    }
+
+    async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
+        let call = self.thin_call(pb::AgentThinRequest {
+            owner: owner.to_string(),
+            epoch: 0,
+        });
+        let answer = self.answer(self.client()?.get_thin(call).await)?;
+        convert::thin(&self.node, answer)
+    }
+
+    async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {
+        let mut client = self.client()?;
+        let mut thins: Vec<ThinReport> = Vec::new();
+        loop {
+            let after = thins
+                .last()
+                .map(|thin| thin.owner.to_string())
+                .unwrap_or_default();
+            let call = pb::ListThinsRequest {
+                pool: String::new(),
+                after,
+                limit: PAGE,
+            };
+            let answer = self.answer(client.list_thins(self.thin_call(call)).await)?;
+            let empty = answer.thins.is_empty();
+            for thin in answer.thins {
+                thins.push(convert::thin(&self.node, thin)?);
+            }
+            if !answer.more || empty {
+                return Ok(thins);
+            }
+        }
+    }
+}
+
+/// An import's events as steps; whatever comes after the last one is not read.
+fn steps(node: String, events: tonic::Streaming<pb::ImportImageEvent>) -> Import {
+    stream::unfold(Some((node, events)), |open| async move {
+        let (node, mut events) = open?;
+        let step = match events.message().await {
+            Ok(Some(event)) => convert::import_step(&node, event),
+            Ok(None) => Err(AgentError::Away {
+                node: node.clone(),
+                why: "its answer ended before the import did".into(),
+            }),
+            Err(status) => Err(refusal::read(&node, &status)),
+        };
+        let last = !matches!(step, Ok(ImportStep::Progress(_)));
+        Some((step, (!last).then_some((node, events))))
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests;

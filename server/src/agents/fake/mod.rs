@@ -1,0 +1,234 @@
+//! Agents in memory, for tests only: no server uses them.
+//!
+//! A [`FakeAgents`] stands for every node's agent. Each refuses what a real one refuses and is as
+//! idempotent, so that a test of the control plane means something. A test can take a node away,
+//! cut a call short before or after its effect, reboot the host, and count what really happened.
+//! Clones are the same agents: a server that is "killed" and made anew meets the same nodes.
+
+mod host;
+mod port;
+mod refuse;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use goldleaf_types::{Bytes, Digest, NodeId, PoolId, ThinOwner, VolumeId};
+use tokio::sync::watch;
+
+use super::{AgentPort, Agents};
+use crate::domain::{Node, PoolMode};
+use host::Host;
+
+/// A call that changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Makes a pool.
+    CreatePool,
+    /// Opens a pool.
+    OpenPool,
+    /// Closes a pool.
+    ClosePool,
+    /// Deletes a pool.
+    DeletePool,
+    /// Brings an image.
+    ImportImage,
+    /// Deletes an image.
+    DeleteImage,
+    /// Makes a thin.
+    CreateThin,
+    /// Grows a volume.
+    Resize,
+    /// Makes a device.
+    Activate,
+    /// Takes a device away.
+    Deactivate,
+    /// Deletes a thin.
+    DeleteThin,
+}
+
+/// Where a call loses its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nothing happened.
+    BeforeEffect,
+    /// It happened, and nobody was told.
+    AfterEffect,
+}
+
+/// Every node's agent.
+#[derive(Clone, Debug, Default)]
+pub struct FakeAgents {
+    nodes: Arc<Mutex<BTreeMap<NodeId, FakeNode>>>,
+}
+
+impl FakeAgents {
+    /// Nodes without pools, images or faults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A node, to look at it or to disturb it.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> FakeNode {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.entry(id).or_default().clone()
+    }
+}
+
+impl Agents for FakeAgents {
+    fn of(&self, node: &Node) -> Arc<dyn AgentPort> {
+        Arc::new(port::FakeAgent {
+            name: node.name.to_string(),
+            node: self.node(node.id),
+        })
+    }
+}
+
+/// One node. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct FakeNode {
+    host: Arc<Mutex<Host>>,
+    /// Told at each change that a watch of pools may see.
+    news: watch::Sender<u64>,
+    /// While true, an import does not get past its half.
+    held: watch::Sender<bool>,
+}
+
+impl Default for FakeNode {
+    fn default() -> Self {
+        Self {
+            host: Arc::default(),
+            news: watch::Sender::new(0),
+            held: watch::Sender::new(false),
+        }
+    }
+}
+
+impl FakeNode {
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    /// Makes the node answer nothing, or answer again.
+    pub fn set_away(&self, away: bool) {
+        self.host().away = away;
+        self.changed();
+    }
+
+    /// Cuts the next call of this kind. Several wait in order.
+    pub fn cut(&self, verb: Verb, cut: Cut) {
+        self.host().cuts.push((verb, cut));
+    }
+
+    /// Lets so many cut points pass, is cut off at the next, and answers nothing more until this is
+    /// called again. A call that changes something has two: before its effect and after it.
+    pub fn cut_after(&self, points: Option<u32>) {
+        let mut host = self.host();
+        (host.fuse, host.cut_off) = (points, false);
+    }
+
+    /// Whether [`Self::cut_after`] has struck.
+    #[must_use]
+    pub fn was_cut(&self) -> bool {
+        self.host().cut_off
+    }
+
+    /// How often a call of this kind changed something.
+    #[must_use]
+    pub fn effects(&self, verb: Verb) -> u64 {
+        self.host().effects.get(&verb).copied().unwrap_or(0)
+    }
+
+    /// How often a call of any kind changed something.
+    #[must_use]
+    pub fn all_effects(&self) -> u64 {
+        self.host().effects.values().sum()
+    }
+
+    /// Puts content at a place from which it can be imported.
+    pub fn offer(&self, place: &str, digest: Digest, size: Bytes) {
+        self.host().offers.insert(place.to_owned(), (digest, size));
+    }
+
+    /// Holds imports at their half, or lets them go on.
+    pub fn hold_imports(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    /// Spoils an image's content or mends it: verifying a spoilt one is refused.
+    pub fn spoil_image(&self, digest: Digest, spoilt: bool) {
+        let mut host = self.host();
+        if spoilt {
+            host.spoilt.insert(digest);
+        } else {
+            host.spoilt.remove(&digest);
+        }
+    }
+
+    /// Makes an image vanish from the node's disk.
+    pub fn lose_image(&self, digest: Digest) {
+        self.host().images.remove(&digest);
+    }
+
+    /// Makes a volume's device be held open by so many.
+    pub fn hold_open(&self, volume: VolumeId, openers: u32) {
+        if let Some(thin) = self.host().thins.get_mut(&volume.into()) {
+            thin.openers = openers;
+        }
+    }
+
+    /// Makes a thin's data be lost, as a damaged pool loses it.
+    pub fn lose_data(&self, owner: ThinOwner) {
+        if let Some(thin) = self.host().thins.get_mut(&owner) {
+            thin.missing = true;
+        }
+        self.changed();
+    }
+
+    /// What the kernel says of a pool from now on.
+    pub fn set_pool(&self, pool: PoolId, mode: PoolMode, used: Bytes, total: Bytes) {
+        if let Some(pool) = self.host().pools.get_mut(&pool) {
+            (pool.mode, pool.used, pool.total) = (mode, used, total);
+        }
+        self.changed();
+    }
+
+    /// Starts the host anew: devices of the host's own volumes come back, others are gone.
+    pub fn reboot(&self) {
+        self.host().reboot();
+        self.changed();
+    }
+
+    /// Every pool that the node has, closed ones too.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolId> {
+        self.host().pools.keys().copied().collect()
+    }
+
+    /// Every image's content that the node has.
+    #[must_use]
+    pub fn images(&self) -> Vec<Digest> {
+        self.host().images.keys().copied().collect()
+    }
+
+    /// Every thin that the node has, those of closed pools too.
+    #[must_use]
+    pub fn thins(&self) -> Vec<ThinOwner> {
+        self.host().thins.keys().copied().collect()
+    }
+
+    /// Every volume that has a device.
+    #[must_use]
+    pub fn active(&self) -> Vec<ThinOwner> {
+        let host = self.host();
+        let live = host.thins.iter().filter(|(_, thin)| thin.live.is_some());
+        live.map(|(owner, _)| *owner).collect()
+    }
+}

@@ -1,0 +1,204 @@
+//! The calls of a fake agent: faults first, then the host's rules, then faults again.
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use goldleaf_types::{Bytes, Digest, PoolId, ThinOwner, VolumeId, VolumeSize};
+use tokio_stream::wrappers::WatchStream;
+
+use super::host::{Done, Host};
+use super::{Cut, FakeNode, Verb};
+use crate::agents::{AgentError, AgentPort, Import, ImportStep, PoolReports};
+use crate::domain::{
+    ActivateOptions, Check, ImageAsked, ImageReport, Pool, PoolReport, Progress, ThinOrder,
+    ThinReport,
+};
+
+/// The agent of one node.
+#[derive(Clone, Debug)]
+pub(super) struct FakeAgent {
+    pub(super) name: String,
+    pub(super) node: FakeNode,
+}
+
+impl FakeAgent {
+    fn away(&self, why: &str) -> AgentError {
+        AgentError::Away {
+            node: self.name.clone(),
+            why: why.into(),
+        }
+    }
+
+    /// A call that changes nothing.
+    fn look<T>(&self, call: impl FnOnce(&Host) -> Result<T, AgentError>) -> Result<T, AgentError> {
+        let host = self.node.host();
+        if host.away || host.cut_off {
+            return Err(self.away("it is away"));
+        }
+        call(&host)
+    }
+
+    /// A call that changes something, and the faults that were planned for it.
+    fn change<T>(
+        &self,
+        verb: Verb,
+        call: impl FnOnce(&mut Host) -> Done<T>,
+    ) -> Result<T, AgentError> {
+        let mut host = self.node.host();
+        if host.away || burn(&mut host) {
+            return Err(self.away("it is away"));
+        }
+        let planned = host.cuts.iter().position(|(planned, _)| *planned == verb);
+        let cut = planned.map(|at| host.cuts.remove(at).1);
+        if cut == Some(Cut::BeforeEffect) {
+            return Err(self.away("the call did not reach it"));
+        }
+        let (answer, changed) = call(&mut host)?;
+        if changed {
+            *host.effects.entry(verb).or_default() += 1;
+        }
+        let burnt = burn(&mut host);
+        drop(host);
+        self.node.changed();
+        if burnt || cut == Some(Cut::AfterEffect) {
+            return Err(self.away("its answer was lost"));
+        }
+        Ok(answer)
+    }
+}
+
+/// Passes one cut point. True when the node is cut off.
+fn burn(host: &mut Host) -> bool {
+    match &mut host.fuse {
+        Some(0) => host.cut_off = true,
+        Some(left) => *left -= 1,
+        None => {}
+    }
+    host.cut_off
+}
+
+#[async_trait]
+impl AgentPort for FakeAgent {
+    async fn preflight(&self) -> Result<Vec<Check>, AgentError> {
+        let check = Check {
+            subject: "memory".into(),
+            ok: true,
+            found: "a fake host".into(),
+            remedy: String::new(),
+        };
+        self.look(|_| Ok(vec![check]))
+    }
+
+    async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError> {
+        self.change(Verb::CreatePool, |host| host.create_pool(pool))
+    }
+
+    async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
+        self.change(Verb::OpenPool, |host| host.open_pool(pool))
+    }
+
+    async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
+        self.change(Verb::ClosePool, |host| host.close_pool(pool))
+    }
+
+    async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError> {
+        self.change(Verb::DeletePool, |host| host.delete_pool(pool))
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolReport>, AgentError> {
+        self.look(Host::pools)
+    }
+
+    async fn watch_pools(&self) -> Result<PoolReports, AgentError> {
+        self.look(|_| Ok(()))?;
+        let agent = self.clone();
+        let news = WatchStream::new(self.node.news.subscribe());
+        // As a broken connection: the error is the last thing that comes.
+        let reports = stream::unfold(Some((agent, news)), |open| async move {
+            let (agent, mut news) = open?;
+            news.next().await?;
+            let report = agent.look(Host::pools);
+            let ended = report.is_err();
+            Some((report, (!ended).then_some((agent, news))))
+        });
+        Ok(reports.boxed())
+    }
+
+    async fn import_image(&self, asked: &ImageAsked) -> Result<Import, AgentError> {
+        let report = self.look(|host| host.source(asked))?;
+        let half = Progress {
+            done: Bytes(report.size.0 / 2),
+            total: report.size,
+        };
+        let (agent, asked) = (self.clone(), asked.clone());
+        let end = async move {
+            let mut held = agent.node.held.subscribe();
+            // The sender lives as long as the agent that we hold.
+            let _ = held.wait_for(|held| !held).await;
+            agent
+                .change(Verb::ImportImage, |host| host.import(&asked))
+                .map(ImportStep::Done)
+        };
+        let begin = stream::once(std::future::ready(Ok(ImportStep::Progress(half))));
+        Ok(begin.chain(stream::once(end)).boxed())
+    }
+
+    async fn images(&self) -> Result<Vec<ImageReport>, AgentError> {
+        self.look(|host| {
+            let report = |(digest, size): (&Digest, &Bytes)| ImageReport {
+                digest: *digest,
+                size: *size,
+            };
+            Ok(host.images.iter().map(report).collect())
+        })
+    }
+
+    async fn verify_image(&self, digest: Digest) -> Result<ImageReport, AgentError> {
+        self.look(|host| host.verify(digest))
+    }
+
+    async fn delete_image(&self, digest: Digest) -> Result<(), AgentError> {
+        self.change(Verb::DeleteImage, |host| host.delete_image(digest))
+    }
+
+    async fn create_thin(
+        &self,
+        order: &ThinOrder,
+        activate: Option<ActivateOptions>,
+    ) -> Result<ThinReport, AgentError> {
+        self.change(Verb::CreateThin, |host| host.create_thin(order, activate))
+    }
+
+    async fn resize(
+        &self,
+        volume: VolumeId,
+        size: VolumeSize,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError> {
+        self.change(Verb::Resize, |host| host.resize(volume, size, epoch))
+    }
+
+    async fn activate(
+        &self,
+        volume: VolumeId,
+        options: ActivateOptions,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError> {
+        self.change(Verb::Activate, |host| host.activate(volume, options, epoch))
+    }
+
+    async fn deactivate(&self, volume: VolumeId, epoch: u64) -> Result<ThinReport, AgentError> {
+        self.change(Verb::Deactivate, |host| host.deactivate(volume, epoch))
+    }
+
+    async fn delete_thin(&self, owner: ThinOwner, epoch: u64) -> Result<(), AgentError> {
+        self.change(Verb::DeleteThin, |host| host.delete_thin(owner, epoch))
+    }
+
+    async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
+        self.look(|host| host.thin(owner))
+    }
+
+    async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {
+        self.look(Host::thins)
+    }
+}

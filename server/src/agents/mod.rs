@@ -1,0 +1,152 @@
+//! The port to the nodes' agents: what the control plane asks of one.
+//!
+//! Called by `service` and `reconcile`. [`client::GrpcAgents`] is the real one, [`fake::FakeAgents`]
+//! serves tests. Every call may be repeated: an agent answers the same again. A call that got no
+//! answer may have happened; only a later answer says.
+
+pub mod client;
+mod convert;
+pub mod fake;
+mod refusal;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use goldleaf_types::{Digest, PoolId, ThinOwner, VolumeId, VolumeSize};
+
+use crate::domain::{
+    ActivateOptions, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, Progress, Refusal,
+    ThinOrder, ThinReport,
+};
+
+/// Why an agent did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    /// No answer: it may or may not have happened.
+    #[error("node {node} does not answer: {why}")]
+    Away {
+        /// The node's name.
+        node: String,
+        /// What was seen.
+        why: String,
+    },
+    /// It said no, and why.
+    #[error("{message}")]
+    Refused {
+        /// What the caller can do about it.
+        refusal: Refusal,
+        /// One word for programs.
+        reason: String,
+        /// A sentence for people, with the remedy.
+        message: String,
+        /// The request's field it is about, if one.
+        field: Option<String>,
+    },
+}
+
+impl AgentError {
+    /// Whether the agent said that it does not have what was named.
+    #[must_use]
+    pub const fn is_not_found(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                refusal: Refusal::NotFound,
+                ..
+            }
+        )
+    }
+
+    /// Whether asking the same again may help without anybody doing something first.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Away { .. }
+                | Self::Refused {
+                    refusal: Refusal::Aborted | Refusal::Unavailable,
+                    ..
+                }
+        )
+    }
+}
+
+/// How an image's import goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImportStep {
+    /// So far.
+    Progress(Progress),
+    /// Here it is. The last step.
+    Done(ImageReport),
+}
+
+/// Steps of an import; the last is `Done` or an error. Dropping it gives the import up.
+pub type Import = BoxStream<'static, Result<ImportStep, AgentError>>;
+
+/// Every pool of a node, again whenever one changes.
+pub type PoolReports = BoxStream<'static, Result<Vec<PoolReport>, AgentError>>;
+
+/// One node's agent.
+#[async_trait]
+pub trait AgentPort: Send + Sync {
+    /// What the host lacks.
+    async fn preflight(&self) -> Result<Vec<Check>, AgentError>;
+
+    /// Makes a pool.
+    async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError>;
+    /// Opens a pool.
+    async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
+    /// Closes a pool.
+    async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
+    /// Deletes an empty pool; one that is not there is as good.
+    async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError>;
+    /// Every pool.
+    async fn pools(&self) -> Result<Vec<PoolReport>, AgentError>;
+    /// Every pool now, and again at each change.
+    async fn watch_pools(&self) -> Result<PoolReports, AgentError>;
+
+    /// Brings an image's content to the node.
+    async fn import_image(&self, asked: &ImageAsked) -> Result<Import, AgentError>;
+    /// Every image's content on the node.
+    async fn images(&self) -> Result<Vec<ImageReport>, AgentError>;
+    /// Reads an image's content again and compares it.
+    async fn verify_image(&self, digest: Digest) -> Result<ImageReport, AgentError>;
+    /// Deletes an image's content; one that is not there is as good.
+    async fn delete_image(&self, digest: Digest) -> Result<(), AgentError>;
+
+    /// Makes a thin as ordered, and its device if asked.
+    async fn create_thin(
+        &self,
+        order: &ThinOrder,
+        activate: Option<ActivateOptions>,
+    ) -> Result<ThinReport, AgentError>;
+    /// Grows a volume.
+    async fn resize(
+        &self,
+        volume: VolumeId,
+        size: VolumeSize,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError>;
+    /// Makes a volume's device appear.
+    async fn activate(
+        &self,
+        volume: VolumeId,
+        options: ActivateOptions,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError>;
+    /// Takes a volume's device away.
+    async fn deactivate(&self, volume: VolumeId, epoch: u64) -> Result<ThinReport, AgentError>;
+    /// Deletes a thin; one that is not there is as good.
+    async fn delete_thin(&self, owner: ThinOwner, epoch: u64) -> Result<(), AgentError>;
+    /// One thin.
+    async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError>;
+    /// Every thin of the node.
+    async fn thins(&self) -> Result<Vec<ThinReport>, AgentError>;
+}
+
+/// The way to every node's agent.
+pub trait Agents: Send + Sync + 'static {
+    /// The agent of a node. Nothing is dialled before the first call.
+    fn of(&self, node: &Node) -> Arc<dyn AgentPort>;
+}

@@ -1,0 +1,114 @@
+//! Builds everything once, serves until told to stop, and stops without touching what runs.
+//!
+//! Called by `main`. What is unfinished at a stop is found again at the next start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use goldleaf_proto::v1::image_service_server::ImageServiceServer;
+use goldleaf_proto::v1::node_service_server::NodeServiceServer;
+use goldleaf_proto::v1::pool_service_server::PoolServiceServer;
+use goldleaf_proto::v1::volume_service_server::VolumeServiceServer;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+
+use crate::agents::client::{GrpcAgents, Timeouts};
+use crate::args::Args;
+use crate::grpc::{Api, RequestIds};
+use crate::reconcile::{self, Waits};
+use crate::service::Service;
+use crate::store::Store;
+use crate::store::embedded::EmbeddedStore;
+
+/// Runs the control plane until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When it cannot begin to serve: an address in use, a store that another server has.
+pub async fn run(args: Args) -> Result<()> {
+    let store = open_store(&args.state_dir)?;
+    let incarnation = store.incarnation();
+    let agents = GrpcAgents::new(incarnation, Timeouts::default());
+    let service = Arc::new(Service::new(Arc::new(store), Arc::new(agents)));
+    let tcp = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("cannot serve on {}", args.listen))?;
+    tracing::info!(listen = %tcp.local_addr()?, state = %args.state_dir.display(), %incarnation,
+        "control plane");
+
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(reconcile::recovery(Arc::clone(&service), stop.clone()));
+    tasks.spawn(reconcile::run(Arc::clone(&service), Waits::default(), stop.clone()));
+    tasks.spawn(reconcile::listen(Arc::clone(&service), Waits::default(), stop.clone()));
+    tasks.spawn(until_told(stop.clone()));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
+    let served = serve(service, tcp, stop.clone()).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    tracing::info!("stopped; volumes go on");
+    served
+}
+
+fn open_store(folder: &Path) -> Result<EmbeddedStore> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let path = folder.join("store.redb");
+    EmbeddedStore::open(&path).with_context(|| format!("cannot use the store {}", path.display()))
+}
+
+/// Serves the API, health and reflection until stopped. Tests call it with a listener of theirs.
+///
+/// # Errors
+///
+/// When the transport fails.
+pub async fn serve(
+    service: Arc<Service>,
+    tcp: TcpListener,
+    stop: CancellationToken,
+) -> Result<()> {
+    let api = Api::new(service, stop.clone());
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<VolumeServiceServer<Api>>().await;
+    health.set_serving::<PoolServiceServer<Api>>().await;
+    health.set_serving::<ImageServiceServer<Api>>().await;
+    health.set_serving::<NodeServiceServer<Api>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Server::builder()
+        .layer(RequestIds)
+        .add_service(VolumeServiceServer::new(api.clone()))
+        .add_service(PoolServiceServer::new(api.clone()))
+        .add_service(ImageServiceServer::new(api.clone()))
+        .add_service(NodeServiceServer::new(api))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stop.cancelled_owned())
+        .await
+        .context("the gRPC server failed")
+}
+
+async fn until_told(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be caught; stop the server with SIGKILL");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+}

@@ -1,0 +1,79 @@
+//! The server's command line, checked while it is parsed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Runs Goldleaf's control plane: which pools, images, volumes and snapshots exist, and where.
+///
+/// Agents register with it; people and programs call it over gRPC.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "goldleaf-server", version, after_help = "Examples:
+  goldleaf-server
+  goldleaf-server --listen 127.0.0.1:4800 --state-dir /srv/goldleaf-server
+  grpcurl -plaintext 127.0.0.1:4700 list")]
+pub struct Args {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Address to serve gRPC on. Loopback only.
+    #[arg(long, env = "GOLDLEAF_SERVER_LISTEN", default_value = "127.0.0.1:4700", value_parser = loopback)]
+    pub listen: SocketAddr,
+
+    /// Folder of the store, `store.redb` in it. One server at a time.
+    #[arg(long, env = "GOLDLEAF_SERVER_STATE_DIR", default_value = "/var/lib/goldleaf-server")]
+    pub state_dir: PathBuf,
+
+    /// How to write the log. Levels come from RUST_LOG.
+    #[arg(long, env = "GOLDLEAF_SERVER_LOG", value_enum, default_value_t = LogFormat::Text)]
+    pub log: LogFormat,
+}
+
+/// What the server does besides serving.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Prints the places where a test can make the server die.
+    #[command(hide = true)]
+    Failpoints,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors, one object a line.
+    Json,
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "want ADDRESS:PORT".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("only a loopback address (127.0.0.1 or [::1]) is served until there is TLS".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_served_without_tls() {
+        assert!(loopback("127.0.0.1:1").is_ok() && loopback("[::1]:1").is_ok());
+        for bad in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "127.0.0.1", "localhost:1"] {
+            assert!(loopback(bad).is_err(), "{bad} passed");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent_and_has_its_defaults() {
+        Args::command().debug_assert();
+        let args = Args::parse_from(["goldleaf-server"]);
+        assert_eq!(args.listen.port(), 4700);
+        assert_eq!(args.state_dir, PathBuf::from("/var/lib/goldleaf-server"));
+    }
+}

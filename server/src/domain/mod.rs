@@ -1,0 +1,24 @@
+//! The nouns of the control plane and the decisions about them, without I/O, clock or wire.
+//!
+//! Everything here is a plain value. Rules that can be said of values alone live here: whether a
+//! repeated request asks for the same thing, and which pool a volume goes to.
+
+mod common;
+mod image;
+mod node;
+mod placement;
+mod pool;
+mod refusal;
+mod snapshot;
+mod volume;
+
+pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
+pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
+pub use node::{Check, Node, NodeAsked};
+pub use placement::{Candidate, NoPlace, choose};
+pub use pool::{Pool, PoolAsked, PoolDevice, PoolMode, PoolReport, PoolUsage, WhenFull};
+pub use refusal::Refusal;
+pub use snapshot::Snapshot;
+pub use volume::{
+    ActivateOptions, Activation, Begin, Holder, ThinOrder, ThinReport, Volume, VolumeAsked,
+};

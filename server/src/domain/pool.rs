@@ -1,0 +1,153 @@
+//! A pool: one dm thin-pool on one node.
+
+use goldleaf_types::{BlockSize, Bytes, Labels, Name, NodeId, PoolId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Condition, Phase};
+
+/// What a write that needs a new block meets in a full pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// It fails at once.
+    #[default]
+    Error,
+    /// It waits for room.
+    Queue,
+}
+
+/// One device of a pool, as its user gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDevice {
+    /// Path on the node.
+    pub path: String,
+    /// If not 0, a sparse file of this many bytes is to be made there.
+    pub create_file_bytes: u64,
+}
+
+/// The parameters of a pool as its user gave them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolAsked {
+    /// Its data devices.
+    pub devices: Vec<PoolDevice>,
+    /// A device for the metadata alone.
+    pub metadata_device: Option<PoolDevice>,
+    /// What it allocates at a time.
+    pub block_size: BlockSize,
+    /// What writers meet when it is full.
+    pub when_full: WhenFull,
+}
+
+/// A pool's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its id.
+    pub id: PoolId,
+    /// Its user's name for it.
+    pub name: Name,
+    /// Its user's labels.
+    pub labels: Labels,
+    /// Grows with each change.
+    pub revision: u64,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What is worth knowing about it.
+    pub conditions: Vec<Condition>,
+    /// When it was asked for.
+    pub created: Timestamp,
+    /// The node that has it.
+    pub node: NodeId,
+    /// What was asked for.
+    pub asked: PoolAsked,
+    /// What it could do when its node last said; kept so that a watch sees the change.
+    pub mode: PoolMode,
+}
+
+impl Pool {
+    /// Whether a request with these parameters asks for this very pool.
+    ///
+    /// # Errors
+    ///
+    /// The name of the first field that differs.
+    pub fn same_or_conflict(&self, asked: &PoolAsked, labels: &Labels) -> Result<(), &'static str> {
+        if self.asked.devices != asked.devices {
+            Err("devices")
+        } else if self.asked.metadata_device != asked.metadata_device {
+            Err("metadata_device")
+        } else if self.asked.block_size != asked.block_size {
+            Err("block_size_bytes")
+        } else if self.asked.when_full != asked.when_full {
+            Err("when_full")
+        } else if self.labels != *labels {
+            Err("labels")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes over what its node says of it. True when something a watcher cares about changed.
+    pub fn follow(&mut self, report: &PoolReport) -> bool {
+        let mode = report.usage.map_or(PoolMode::Unknown, |usage| usage.mode);
+        let same_conditions = self.conditions.len() == report.conditions.len()
+            && self.conditions.iter().zip(&report.conditions).all(|(a, b)| a.same_claim(b));
+        if self.phase == report.phase && self.mode == mode && same_conditions {
+            return false;
+        }
+        self.phase = report.phase;
+        self.mode = mode;
+        self.conditions.clone_from(&report.conditions);
+        true
+    }
+}
+
+/// What the kernel says a pool can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolMode {
+    /// Nobody asked the kernel yet.
+    #[default]
+    Unknown,
+    /// Reads and writes.
+    ReadWrite,
+    /// Reads, and rewrites of what was written before.
+    ReadOnly,
+    /// As read-write, but nothing new can be allocated.
+    OutOfDataSpace,
+    /// Nothing.
+    Failed,
+}
+
+/// How full a pool is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Data blocks in use.
+    pub data_used: Bytes,
+    /// Data blocks in all.
+    pub data_total: Bytes,
+    /// Metadata in use.
+    pub metadata_used: Bytes,
+    /// Metadata in all.
+    pub metadata_total: Bytes,
+    /// What it can do now.
+    pub mode: PoolMode,
+    /// Whether its metadata must be checked first.
+    pub needs_check: bool,
+    /// Sum of its volumes' sizes.
+    pub provisioned: Bytes,
+    /// Volumes and snapshots in it.
+    pub thin_count: u64,
+}
+
+/// A pool as its node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolReport {
+    /// Its id.
+    pub id: PoolId,
+    /// Ready, closed or failed.
+    pub phase: Phase,
+    /// What its node finds worth knowing.
+    pub conditions: Vec<Condition>,
+    /// How full it is; none while closed.
+    pub usage: Option<PoolUsage>,
+}

@@ -1,0 +1,97 @@
+//! Named places to die at, one between any two of wish, effect and fact.
+//!
+//! Called by `service`. With `GOLDLEAF_FAILPOINT=<name>` in the environment the process aborts when
+//! it reaches that place, as a power cut would end it; without, a hit is one comparison. Tests kill
+//! one task at every one of [`Point::ALL`] and look at what a restart makes of the store.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::sync::OnceLock;
+
+macro_rules! points {
+    ($($name:ident => $text:literal,)*) => {
+        /// A place to die at.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Point { $($name,)* }
+
+        impl Point {
+            /// Every place there is.
+            pub const ALL: &'static [Point] = &[$(Point::$name,)*];
+
+            /// Its name in the environment.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Point::$name => $text,)* }
+            }
+        }
+    };
+}
+
+points! {
+    NodeRecorded => "server/register-node/after-fact",
+    PoolWished => "server/create-pool/after-wish",
+    PoolMade => "server/create-pool/after-effect",
+    PoolRecorded => "server/create-pool/after-fact",
+    PoolWithdrawn => "server/create-pool/after-withdrawal",
+    PoolClosed => "server/close-pool/after-effect",
+    PoolClosedRecorded => "server/close-pool/after-fact",
+    PoolOpened => "server/open-pool/after-effect",
+    PoolOpenedRecorded => "server/open-pool/after-fact",
+    PoolDeletionWished => "server/delete-pool/after-wish",
+    PoolDeleted => "server/delete-pool/after-effect",
+    PoolForgotten => "server/delete-pool/after-fact",
+    ImageWished => "server/create-image/after-wish",
+    ImageFetched => "server/create-image/after-effect",
+    ImageRecorded => "server/create-image/after-fact",
+    ImageDeletionWished => "server/delete-image/after-wish",
+    ImageDeleted => "server/delete-image/after-effect",
+    ImageForgotten => "server/delete-image/after-fact",
+    ThinWished => "server/create-thin/after-wish",
+    ThinMade => "server/create-thin/after-effect",
+    ThinRecorded => "server/create-thin/after-fact",
+    ThinWithdrawn => "server/create-thin/after-withdrawal",
+    CloneWished => "server/clone/after-wish",
+    CloneMade => "server/clone/after-effect",
+    CloneRecorded => "server/clone/after-fact",
+    SnapshotWished => "server/create-snapshot/after-wish",
+    SnapshotMade => "server/create-snapshot/after-effect",
+    SnapshotRecorded => "server/create-snapshot/after-fact",
+    SnapshotWithdrawn => "server/create-snapshot/after-withdrawal",
+    ResizeWished => "server/resize/after-wish",
+    ResizeDone => "server/resize/after-effect",
+    ResizeRecorded => "server/resize/after-fact",
+    Activated => "server/activate/after-effect",
+    Deactivated => "server/deactivate/after-effect",
+    DeletionWished => "server/delete/after-wish",
+    DeletionDone => "server/delete/after-effect",
+    DeletionRecorded => "server/delete/after-fact",
+    SnapshotDeletionWished => "server/delete-snapshot/after-wish",
+    SnapshotDeletionDone => "server/delete-snapshot/after-effect",
+    SnapshotDeletionRecorded => "server/delete-snapshot/after-fact",
+}
+
+tokio::task_local!(static DIE_AT: Cell<Option<Point>>);
+
+/// What a task dies with in tests.
+#[derive(Debug)]
+pub struct Died;
+
+/// Dies here if the environment, or the task's test, says so.
+pub fn hit(point: Point) {
+    static WANTED: OnceLock<Option<String>> = OnceLock::new();
+    let wanted = WANTED.get_or_init(|| std::env::var("GOLDLEAF_FAILPOINT").ok());
+    if wanted.as_deref() == Some(point.name()) {
+        tracing::warn!(point = point.name(), "dying as asked");
+        std::process::abort();
+    }
+    let dies = DIE_AT.try_with(|at| at.get() == Some(point) && at.take().is_some());
+    if dies.unwrap_or(false) {
+        std::panic::panic_any(Died);
+    }
+}
+
+/// Runs a test's task that dies, by a panic with [`Died`], where it first reaches `point`.
+pub async fn dying_at<T>(point: Option<Point>, task: impl Future<Output = T>) -> T {
+    DIE_AT.scope(Cell::new(point), task).await
+}

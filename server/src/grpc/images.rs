@@ -1,0 +1,57 @@
+//! Images on the wire.
+
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::image_service_server::ImageService;
+use tonic::{Request, Response};
+
+use super::convert::{self, field};
+use super::{Answer, Api, EventStream, answers};
+use crate::service::{CreateImage, Event, ImageView};
+
+fn image_event(event: Event<ImageView>) -> api::ImageEvent {
+    let gone = |id| api::Image { id, ..Default::default() };
+    let (kind, image, resume_token) = answers::event(event, answers::image, gone);
+    api::ImageEvent { kind, image, resume_token }
+}
+
+#[tonic::async_trait]
+impl ImageService for Api {
+    async fn create(&self, r: Request<api::CreateImageRequest>) -> Answer<api::Image> {
+        let wanted = CreateImage::try_from(r.into_inner())?;
+        let view = self.service.create_image(wanted).await?;
+        Ok(Response::new(answers::image(&view)))
+    }
+
+    async fn get(&self, r: Request<api::GetRequest>) -> Answer<api::Image> {
+        let what = field("target", &r.into_inner().target)?;
+        let view = self.service.get_image(&what).await?;
+        Ok(Response::new(answers::image(&view)))
+    }
+
+    async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListImagesResponse> {
+        let listed = self.service.list_images(&convert::listing(r.into_inner())?).await?;
+        Ok(Response::new(api::ListImagesResponse {
+            images: listed.items.iter().map(answers::image).collect(),
+            next_page_token: listed.next,
+        }))
+    }
+
+    async fn verify(&self, r: Request<api::VerifyImageRequest>) -> Answer<api::Image> {
+        let what = field("image", &r.into_inner().image)?;
+        let view = self.service.verify_image(&what).await?;
+        Ok(Response::new(answers::image(&view)))
+    }
+
+    async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
+        let target = convert::target(&r.into_inner())?;
+        self.service.delete_image(target).await?;
+        Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    type WatchStream = EventStream<api::ImageEvent>;
+
+    async fn watch(&self, r: Request<api::WatchRequest>) -> Answer<Self::WatchStream> {
+        let events = self.service.watch_images(convert::watch(r.into_inner())?);
+        Ok(Response::new(self.stream(events, image_event)))
+    }
+}

@@ -1,0 +1,63 @@
+//! Pools on the wire.
+
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::pool_service_server::PoolService;
+use tonic::{Request, Response};
+
+use super::convert::{self, field};
+use super::{Answer, Api, EventStream, answers};
+use crate::service::{CreatePool, Event, PoolView};
+
+fn pool_event(event: Event<PoolView>) -> api::PoolEvent {
+    let gone = |id| api::Pool { id, ..Default::default() };
+    let (kind, pool, resume_token) = answers::event(event, answers::pool, gone);
+    api::PoolEvent { kind, pool, resume_token }
+}
+
+#[tonic::async_trait]
+impl PoolService for Api {
+    async fn create(&self, r: Request<api::CreatePoolRequest>) -> Answer<api::Pool> {
+        let wanted = CreatePool::try_from(r.into_inner())?;
+        let view = self.service.create_pool(wanted).await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn get(&self, r: Request<api::GetRequest>) -> Answer<api::Pool> {
+        let what = field("target", &r.into_inner().target)?;
+        let view = self.service.get_pool(&what).await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListPoolsResponse> {
+        let listed = self.service.list_pools(&convert::listing(r.into_inner())?).await?;
+        Ok(Response::new(api::ListPoolsResponse {
+            pools: listed.items.iter().map(answers::pool).collect(),
+            next_page_token: listed.next,
+        }))
+    }
+
+    async fn close(&self, r: Request<api::ClosePoolRequest>) -> Answer<api::Pool> {
+        let what = field("pool", &r.into_inner().pool)?;
+        let view = self.service.close_pool(&what).await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn open(&self, r: Request<api::OpenPoolRequest>) -> Answer<api::Pool> {
+        let what = field("pool", &r.into_inner().pool)?;
+        let view = self.service.open_pool(&what).await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
+        let target = convert::target(&r.into_inner())?;
+        self.service.delete_pool(target).await?;
+        Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    type WatchStream = EventStream<api::PoolEvent>;
+
+    async fn watch(&self, r: Request<api::WatchRequest>) -> Answer<Self::WatchStream> {
+        let events = self.service.watch_pools(convert::watch(r.into_inner())?);
+        Ok(Response::new(self.stream(events, pool_event)))
+    }
+}

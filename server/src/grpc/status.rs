@@ -1,0 +1,138 @@
+//! The one file that maps errors to codes. Every match is exhaustive: a new error picks its code.
+//!
+//! The caller gets the outer sentence, a reason for programs and the field it is about; the chain
+//! of causes goes to the log, here and only here. What an agent refused keeps the agent's words.
+
+#![expect(clippy::disallowed_methods, reason = "this is the file that builds statuses")]
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::convert::BadField;
+use crate::agents::AgentError;
+use crate::domain::{NoPlace, Refusal};
+use crate::service::ServiceError;
+use crate::store::StoreError;
+use crate::telemetry::Chain;
+
+/// Whose reasons these are.
+const DOMAIN: &str = "goldleaf";
+
+fn status(code: Code, reason: &str, field: Option<&str>, message: String) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    if let Some(field) = field {
+        details.add_bad_request_violation(field, &message);
+    }
+    Status::with_error_details(code, message, details)
+}
+
+impl From<BadField> for Status {
+    fn from(e: BadField) -> Self {
+        tracing::info!(error = %e, "refused");
+        status(Code::InvalidArgument, "BAD_FIELD", Some(&e.field), e.to_string())
+    }
+}
+
+impl From<ServiceError> for Status {
+    fn from(e: ServiceError) -> Self {
+        let (code, reason, field) = verdict(&e);
+        match code {
+            Code::Internal => tracing::error!(reason, error = %Chain(&e), "our fault"),
+            _ => tracing::info!(?code, reason, error = %Chain(&e), "refused"),
+        }
+        status(code, reason, field, e.to_string())
+    }
+}
+
+/// Code, reason and field of an error.
+fn verdict(e: &ServiceError) -> (Code, &str, Option<&str>) {
+    match e {
+        ServiceError::NotFound { field, .. } => (Code::NotFound, "NOT_FOUND", Some(field)),
+        ServiceError::Conflict { field, .. } => {
+            (Code::AlreadyExists, "OTHER_PARAMETERS", Some(field))
+        }
+        ServiceError::BadField { field, .. } => (Code::InvalidArgument, "BAD_FIELD", Some(field)),
+        ServiceError::Busy { .. } => (Code::Aborted, "BUSY", None),
+        ServiceError::OtherRevision { .. } => {
+            (Code::Aborted, "OTHER_REVISION", Some("expected_revision"))
+        }
+        ServiceError::Unfit { .. } => (Code::FailedPrecondition, "NOT_READY", None),
+        ServiceError::OutOfRange { field, .. } => (Code::OutOfRange, "OUT_OF_RANGE", Some(field)),
+        ServiceError::NoPlace(why) => no_place(why),
+        ServiceError::ImageOnItsWay { .. } => {
+            (Code::Unavailable, "IMAGE_ON_ITS_WAY", Some("image"))
+        }
+        ServiceError::ImageElsewhere { .. } => {
+            (Code::FailedPrecondition, "IMAGE_ELSEWHERE", Some("image"))
+        }
+        ServiceError::InUse { .. } => (Code::FailedPrecondition, "IN_USE", None),
+        ServiceError::DataMissing { .. } => (Code::FailedPrecondition, "DATA_MISSING", None),
+        ServiceError::BadPageToken => (Code::InvalidArgument, "BAD_FIELD", Some("page.token")),
+        ServiceError::TokenTooOld => (Code::OutOfRange, "TOKEN_TOO_OLD", Some("resume_token")),
+        ServiceError::Agent(why) => agent(why),
+        ServiceError::Store(StoreError::Conflict { .. }) => {
+            (Code::Aborted, "CHANGED_MEANWHILE", None)
+        }
+        ServiceError::Store(StoreError::Compacted { .. }) => {
+            (Code::OutOfRange, "TOKEN_TOO_OLD", None)
+        }
+        ServiceError::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE", None),
+        ServiceError::BadRow { .. } => (Code::Internal, "BAD_RECORD", None),
+    }
+}
+
+fn no_place(why: &NoPlace) -> (Code, &'static str, Option<&'static str>) {
+    match why {
+        NoPlace::NoneMatches => (Code::FailedPrecondition, "NO_POOL_MATCHES", Some("placement")),
+        NoPlace::Unreachable(_) => (Code::Unavailable, "NODE_AWAY", None),
+        NoPlace::Full(_) => (Code::ResourceExhausted, "POOL_FULL", Some("pool")),
+        NoPlace::NotWritable { .. } => {
+            (Code::FailedPrecondition, "POOL_NOT_WRITABLE", Some("pool"))
+        }
+    }
+}
+
+fn agent(why: &AgentError) -> (Code, &str, Option<&str>) {
+    match why {
+        AgentError::Away { .. } => (Code::Unavailable, "NODE_AWAY", None),
+        AgentError::Refused { refusal, reason, field, .. } => {
+            (code(*refusal), reason, field.as_deref())
+        }
+    }
+}
+
+const fn code(refusal: Refusal) -> Code {
+    match refusal {
+        Refusal::InvalidArgument => Code::InvalidArgument,
+        Refusal::NotFound => Code::NotFound,
+        Refusal::AlreadyExists => Code::AlreadyExists,
+        Refusal::Aborted => Code::Aborted,
+        Refusal::FailedPrecondition => Code::FailedPrecondition,
+        Refusal::OutOfRange => Code::OutOfRange,
+        Refusal::ResourceExhausted => Code::ResourceExhausted,
+        Refusal::Unavailable => Code::Unavailable,
+        Refusal::Internal => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_refusal_keeps_its_code_reason_and_field() {
+        let status = Status::from(ServiceError::Agent(AgentError::Refused {
+            refusal: Refusal::ResourceExhausted,
+            reason: "POOL_FULL".into(),
+            message: "pool p has no data space left".into(),
+            field: Some("pool".into()),
+        }));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "pool p has no data space left");
+        let details = status.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "POOL_FULL");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "pool");
+    }
+}

@@ -1,0 +1,129 @@
+//! Volumes and their snapshots on the wire.
+
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::volume_service_server::VolumeService;
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, field};
+use super::{Answer, Api, EventStream, answers};
+use crate::service::{Clone as CloneThin, CreateSnapshot, CreateThin, Event, VolumeView};
+
+fn volume_event(event: Event<VolumeView>) -> api::VolumeEvent {
+    let gone = |id| api::Volume { id, ..Default::default() };
+    let (kind, volume, resume_token) = answers::event(event, answers::volume, gone);
+    api::VolumeEvent { kind, volume, resume_token }
+}
+
+fn snapshot_event(event: Event<crate::domain::Snapshot>) -> api::SnapshotEvent {
+    let gone = |id| api::Snapshot { id, ..Default::default() };
+    let (kind, snapshot, resume_token) = answers::event(event, answers::snapshot, gone);
+    api::SnapshotEvent { kind, snapshot, resume_token }
+}
+
+#[tonic::async_trait]
+impl VolumeService for Api {
+    async fn create_thin(&self, r: Request<api::CreateThinRequest>) -> Answer<api::Volume> {
+        let wanted = CreateThin::try_from(r.into_inner())?;
+        let view = self.service.create_thin(wanted).await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
+    async fn clone(&self, r: Request<api::CloneRequest>) -> Answer<api::Volume> {
+        let wanted = CloneThin::try_from(r.into_inner())?;
+        let view = self.service.clone_thin(wanted).await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
+    async fn resize(&self, r: Request<api::ResizeRequest>) -> Answer<api::Volume> {
+        let body = r.into_inner();
+        let (what, size) = convert::resize(&body)?;
+        let view = self.service.resize(&what, size, body.expected_revision).await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
+    async fn activate(&self, r: Request<api::ActivateRequest>) -> Answer<api::Volume> {
+        let body = r.into_inner();
+        let what = field("volume", &body.volume)?;
+        let options = convert::activation("options", body.options.unwrap_or_default())?;
+        let view = self.service.activate(&what, options).await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
+    async fn deactivate(&self, r: Request<api::DeactivateRequest>) -> Answer<api::Volume> {
+        let what = field("volume", &r.into_inner().volume)?;
+        let view = self.service.deactivate(&what).await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
+    async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
+        let target = convert::target(&r.into_inner())?;
+        self.service.delete_volume(target).await?;
+        Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    async fn get(&self, r: Request<api::GetRequest>) -> Answer<api::Volume> {
+        let what = field("target", &r.into_inner().target)?;
+        let view = self.service.get_volume(&what).await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
+    async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListVolumesResponse> {
+        let listed = self.service.list_volumes(&convert::listing(r.into_inner())?).await?;
+        Ok(Response::new(api::ListVolumesResponse {
+            volumes: listed.items.iter().map(answers::volume).collect(),
+            next_page_token: listed.next,
+        }))
+    }
+
+    type WatchStream = EventStream<api::VolumeEvent>;
+
+    async fn watch(&self, r: Request<api::WatchRequest>) -> Answer<Self::WatchStream> {
+        let events = self.service.watch_volumes(convert::watch(r.into_inner())?);
+        Ok(Response::new(self.stream(events, volume_event)))
+    }
+
+    async fn create_snapshot(
+        &self,
+        r: Request<api::CreateSnapshotRequest>,
+    ) -> Answer<api::Snapshot> {
+        let wanted = CreateSnapshot::try_from(r.into_inner())?;
+        let snapshot = self.service.create_snapshot(wanted).await?;
+        Ok(Response::new(answers::snapshot(&snapshot)))
+    }
+
+    async fn get_snapshot(&self, r: Request<api::GetRequest>) -> Answer<api::Snapshot> {
+        let what = field("target", &r.into_inner().target)?;
+        let snapshot = self.service.get_snapshot(&what).await?;
+        Ok(Response::new(answers::snapshot(&snapshot)))
+    }
+
+    async fn list_snapshots(
+        &self,
+        r: Request<api::ListRequest>,
+    ) -> Answer<api::ListSnapshotsResponse> {
+        let listed = self.service.list_snapshots(&convert::listing(r.into_inner())?).await?;
+        Ok(Response::new(api::ListSnapshotsResponse {
+            snapshots: listed.items.iter().map(answers::snapshot).collect(),
+            next_page_token: listed.next,
+        }))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        r: Request<api::DeleteRequest>,
+    ) -> Answer<api::DeleteResponse> {
+        let target = convert::target(&r.into_inner())?;
+        self.service.delete_snapshot(target).await?;
+        Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    type WatchSnapshotsStream = EventStream<api::SnapshotEvent>;
+
+    async fn watch_snapshots(
+        &self,
+        r: Request<api::WatchRequest>,
+    ) -> Result<Response<Self::WatchSnapshotsStream>, Status> {
+        let events = self.service.watch_snapshots(convert::watch(r.into_inner())?);
+        Ok(Response::new(self.stream(events, snapshot_event)))
+    }
+}

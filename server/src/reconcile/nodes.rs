@@ -1,0 +1,98 @@
+//! Listening to nodes: one stream of pool reports a node, opened again whenever it ends.
+//!
+//! An open stream is what "reachable" means. Each report goes to memory for placement, and to the
+//! pools' records where a watcher would care.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use goldleaf_types::NodeId;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::repeat::Waits;
+use crate::domain::Node;
+use crate::service::{Service, ServiceError};
+use crate::telemetry::Chain;
+
+/// Nodes are looked for at least so often; registrations ring.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Keeps a stream open to every node until stopped.
+pub async fn listen(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
+    let mut streams: HashMap<NodeId, (String, AbortHandle)> = HashMap::new();
+    loop {
+        match service.records.all::<Node>().await {
+            Ok(nodes) => nodes.into_iter().for_each(|node| {
+                let known = streams.get(&node.id);
+                // A node that is away and registers again is tried at once.
+                let away = service.live.reach(node.id).is_some_and(|reach| !reach.up);
+                let stale = |(address, task): &(String, AbortHandle)| {
+                    away || *address != node.address || task.is_finished()
+                };
+                if known.is_none_or(stale) {
+                    if let Some((_, old)) = known {
+                        old.abort();
+                    }
+                    let task = tokio::spawn(keep(Arc::clone(&service), node.id, waits));
+                    streams.insert(node.id, (node.address, task.abort_handle()));
+                }
+            }),
+            Err(error) => tracing::error!(error = %Chain(&error), "nodes not read"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = service.live.registered.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+    streams.into_values().for_each(|(_, task)| task.abort());
+}
+
+async fn keep(service: Arc<Service>, node: NodeId, waits: Waits) {
+    let mut wait = waits.first;
+    loop {
+        let (why, opened) = match follow(&service, node).await {
+            Ended::NeverOpened(why) => (why, false),
+            Ended::Broke(why) => (why, true),
+        };
+        if opened {
+            wait = waits.first;
+        }
+        tracing::warn!(%node, why, ?wait, "no stream from its agent");
+        service.live.away(node, &why);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(waits.most / 2); // a node that is back should be seen soon
+    }
+}
+
+enum Ended {
+    NeverOpened(String),
+    Broke(String),
+}
+
+async fn follow(service: &Service, node: NodeId) -> Ended {
+    let opened = async {
+        let agent = service.agent_of(node).await?;
+        Ok::<_, ServiceError>(agent.watch_pools().await?)
+    };
+    let mut reports = match opened.await {
+        Ok(reports) => reports,
+        Err(error) => return Ended::NeverOpened(error.to_string()),
+    };
+    while let Some(next) = reports.next().await {
+        let pools = match next {
+            Ok(pools) => pools,
+            Err(error) => return Ended::Broke(error.to_string()),
+        };
+        if service.live.set(node, pools.clone()) {
+            tracing::info!(%node, "its agent answers");
+        }
+        if let Err(error) = service.follow_pools(&pools).await {
+            tracing::warn!(%node, error = %Chain(&error), "pool records not updated");
+        }
+    }
+    Ended::Broke("its agent ended the stream".into())
+}

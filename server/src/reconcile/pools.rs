@@ -1,0 +1,17 @@
+//! Which pools are unfinished. How one is finished the service knows: the same code serves a call.
+
+use crate::domain::{Phase, Pool};
+use crate::service::{Service, ServiceError, Unfinished};
+
+/// Pools to make or to delete.
+pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
+    let all = service.records.all::<Pool>().await?;
+    Ok(all.iter().filter(|record| is_unfinished(record)).map(|r| Unfinished::Pool(r.id)).collect())
+}
+
+fn is_unfinished(record: &Pool) -> bool {
+    match record.phase {
+        Phase::Creating | Phase::Deleting => true,
+        Phase::Ready | Phase::Failed | Phase::Closed => false,
+    }
+}

@@ -1,0 +1,225 @@
+//! The loop: each unfinished thing is tried until it is finished, ever more rarely.
+//!
+//! One task. Things do not wait for each other; one thing is tried by one task at a time. The wait
+//! doubles with each failure, up to a bound, and a node that comes back cuts all waits short. What
+//! is tried lives in memory: a crash loses nothing, for the next start finds it in the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::service::{Service, ServiceError, Unfinished};
+use crate::telemetry::Chain;
+
+/// How long to wait between tries of one thing.
+#[derive(Clone, Copy, Debug)]
+pub struct Waits {
+    /// After the first failure.
+    pub first: Duration,
+    /// At most.
+    pub most: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(200), most: Duration::from_secs(30) }
+    }
+}
+
+/// Most things that are tried at once; imports stream for minutes.
+const AT_ONCE: usize = 64;
+
+#[derive(Debug)]
+struct Thing {
+    due: Instant,
+    wait: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    /// Running, and it was handed in again meanwhile.
+    RunningAndAgain,
+}
+
+type Ended = (Unfinished, Result<(), ServiceError>);
+
+/// Finishes what is unfinished until stopped.
+pub async fn run(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
+    let mut things = Things { known: HashMap::new(), waits };
+    let mut running: JoinSet<Ended> = JoinSet::new();
+    let mut nodes = service.live.node_changes();
+    loop {
+        things.take_in(service.pending.take(), Instant::now());
+        while running.len() < AT_ONCE
+            && let Some(id) = things.next_due(Instant::now())
+        {
+            let service = Arc::clone(&service);
+            running.spawn(async move { (id, service.finish(id).await) });
+        }
+        let next = if running.len() < AT_ONCE { things.earliest() } else { None };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = service.pending.rung() => {}
+            () = sleep_until(next) => {}
+            changed = nodes.recv() => {
+                let back = match changed {
+                    Ok(node) => service.live.reach(node).is_some_and(|reach| reach.up),
+                    Err(_) => true, // it missed some: one of them may be back
+                };
+                if back {
+                    things.hurry(Instant::now());
+                }
+            }
+            Some(ended) = running.join_next() => match ended {
+                Ok((id, result)) => things.ended(id, result, Instant::now()),
+                Err(error) => {
+                    tracing::error!(%error, "a try panicked; it is tried again");
+                    things.died(Instant::now());
+                }
+            },
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Things {
+    known: HashMap<Unfinished, Thing>,
+    waits: Waits,
+}
+
+impl Things {
+    fn take_in(&mut self, ids: Vec<Unfinished>, now: Instant) {
+        let wait = self.waits.first;
+        let fresh = || Thing { due: now, wait, state: State::Waiting };
+        for id in ids {
+            let thing = self.known.entry(id).or_insert_with(fresh);
+            if thing.state == State::Running {
+                thing.state = State::RunningAndAgain;
+            }
+        }
+    }
+
+    /// The next thing that is due, which runs from now on.
+    fn next_due(&mut self, now: Instant) -> Option<Unfinished> {
+        let due = |thing: &Thing| thing.state == State::Waiting && thing.due <= now;
+        let (id, thing) = self.known.iter_mut().find(|(_, thing)| due(thing))?;
+        thing.state = State::Running;
+        Some(*id)
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        let waiting = self.known.values().filter(|thing| thing.state == State::Waiting);
+        waiting.map(|thing| thing.due).min()
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.known.values_mut().for_each(|thing| {
+            thing.due = now;
+            thing.wait = self.waits.first;
+        });
+    }
+
+    fn ended(&mut self, id: Unfinished, result: Result<(), ServiceError>, now: Instant) {
+        let Some(thing) = self.known.get_mut(&id) else { return };
+        let again = thing.state == State::RunningAndAgain;
+        match result {
+            Ok(()) if again => {
+                // Somebody failed with it meanwhile: look once more.
+                thing.due = now;
+                thing.state = State::Waiting;
+            }
+            Ok(()) => {
+                tracing::info!(%id, "finished");
+                self.known.remove(&id);
+            }
+            Err(error) => {
+                tracing::warn!(%id, wait = ?thing.wait, error = %Chain(&error), "not finished yet");
+                thing.due = now + thing.wait;
+                thing.wait = (thing.wait * 2).min(self.waits.most);
+                thing.state = State::Waiting;
+            }
+        }
+    }
+
+    /// A try died without saying which: everything that runs is tried again, and trying twice is
+    /// harmless.
+    fn died(&mut self, now: Instant) {
+        for thing in self.known.values_mut().filter(|thing| thing.state != State::Waiting) {
+            thing.due = now + thing.wait;
+            thing.wait = (thing.wait * 2).min(self.waits.most);
+            thing.state = State::Waiting;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use goldleaf_types::VolumeId;
+
+    use super::*;
+
+    fn away() -> Result<(), ServiceError> {
+        Err(ServiceError::TokenTooOld)
+    }
+
+    fn things(first: u64, most: u64) -> Things {
+        let seconds = Duration::from_secs;
+        Things { known: HashMap::new(), waits: Waits { first: seconds(first), most: seconds(most) } }
+    }
+
+    #[test]
+    fn waits_double_up_to_a_bound_and_a_finished_thing_is_forgotten() {
+        let mut things = things(1, 4);
+        let id = Unfinished::Volume(VolumeId::mint());
+        let mut now = Instant::now();
+        things.take_in(vec![id], now);
+        for seconds in [1, 2, 4, 4] {
+            assert_eq!(things.next_due(now), Some(id));
+            assert_eq!(things.next_due(now), None, "one try at a time");
+            things.take_in(vec![id], now); // its own failure hands it in again
+            things.ended(id, away(), now);
+            now += Duration::from_secs(seconds);
+            assert_eq!(things.earliest(), Some(now));
+            assert_eq!(things.next_due(now - Duration::from_millis(1)), None, "not before");
+        }
+        assert_eq!(things.next_due(now), Some(id));
+        things.ended(id, Ok(()), now);
+        assert!(things.known.is_empty());
+    }
+
+    #[test]
+    fn a_thing_handed_in_while_it_is_finished_is_looked_at_again() {
+        let mut things = things(1, 4);
+        let (id, now) = (Unfinished::Volume(VolumeId::mint()), Instant::now());
+        things.take_in(vec![id], now);
+        assert_eq!(things.next_due(now), Some(id));
+        things.take_in(vec![id], now);
+        things.ended(id, Ok(()), now);
+        assert_eq!(things.next_due(now), Some(id));
+    }
+
+    #[test]
+    fn a_node_that_comes_back_cuts_the_wait_short() {
+        let mut things = things(1, 4);
+        let (id, now) = (Unfinished::Volume(VolumeId::mint()), Instant::now());
+        things.take_in(vec![id], now);
+        assert_eq!(things.next_due(now), Some(id));
+        things.ended(id, away(), now);
+        assert_eq!(things.next_due(now), None);
+        things.hurry(now);
+        assert_eq!(things.next_due(now), Some(id));
+    }
+}

@@ -1,0 +1,181 @@
+//! One operation at a time on one thing; different things never wait for each other.
+//!
+//! Called by every rule that changes something. Who asks for what is going on already waits for it
+//! and then sees its result; who asks for something else is told so. A name is taken before an id,
+//! never after one, so nobody waits in a circle.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What is done to a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Making it, or finishing that.
+    Create,
+    /// Taking it away, or finishing that.
+    Delete,
+    /// Growing it.
+    Resize,
+    /// Making its device appear.
+    Activate,
+    /// Taking its device away.
+    Deactivate,
+    /// Opening a pool.
+    Open,
+    /// Closing a pool.
+    Close,
+    /// A short change of our own that nobody asked for; it waits and is waited for.
+    Inner,
+}
+
+impl Op {
+    /// For "... is being created".
+    #[must_use]
+    pub const fn doing(self) -> &'static str {
+        match self {
+            Self::Create => "being created",
+            Self::Delete => "being deleted",
+            Self::Resize => "being resized",
+            Self::Activate => "being activated",
+            Self::Deactivate => "being deactivated",
+            Self::Open => "being opened",
+            Self::Close => "being closed",
+            Self::Inner => "being looked at",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    op: Op,
+    users: usize,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+type Slots = HashMap<String, Slot>;
+
+/// The things that something is done to now.
+#[derive(Clone, Debug, Default)]
+pub struct Locks {
+    slots: Arc<Mutex<Slots>>,
+}
+
+/// A thing that is ours until this is dropped.
+#[must_use = "the thing is free as soon as this is dropped"]
+#[derive(Debug)]
+pub struct Held {
+    // Before `_place`: the lock is open when the slot is given up.
+    _lock: tokio::sync::OwnedMutexGuard<()>,
+    _place: Place,
+}
+
+/// A place in a slot's queue; kept also by those who stop waiting.
+#[derive(Debug)]
+struct Place {
+    slots: Arc<Mutex<Slots>>,
+    key: String,
+}
+
+fn open(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Locks {
+    /// Takes a thing, after everybody who does the same to it.
+    ///
+    /// # Errors
+    ///
+    /// What goes on, if that is something else.
+    pub async fn take(&self, key: impl Into<String>, op: Op) -> Result<Held, Op> {
+        let key = key.into();
+        let lock = {
+            let mut slots = open(&self.slots);
+            let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
+                op,
+                users: 0,
+                lock: Arc::default(),
+            });
+            if slot.op == Op::Inner {
+                slot.op = op;
+            } else if op != Op::Inner && slot.op != op {
+                return Err(slot.op);
+            }
+            slot.users += 1;
+            Arc::clone(&slot.lock)
+        };
+        let place = Place { slots: Arc::clone(&self.slots), key };
+        Ok(Held { _lock: lock.lock_owned().await, _place: place })
+    }
+
+    /// Takes a thing for a short change of our own.
+    pub async fn take_inner(&self, key: impl Into<String>) -> Held {
+        let key = key.into();
+        loop {
+            // `Inner` is never refused; the loop is for the types.
+            if let Ok(held) = self.take(key.clone(), Op::Inner).await {
+                return held;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut slots = open(&self.slots);
+        if let Some(slot) = slots.get_mut(&self.key) {
+            slot.users -= 1;
+            if slot.users == 0 {
+                slots.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_same_operation_queues_and_another_is_told_what_goes_on() {
+        let locks = Locks::default();
+        let first = locks.take("a", Op::Create).await.unwrap();
+        assert_eq!(locks.take("a", Op::Delete).await.unwrap_err(), Op::Create);
+        assert!(locks.take("b", Op::Delete).await.is_ok());
+        let waiting = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.take("a", Op::Create).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.unwrap().unwrap();
+        assert!(locks.take("a", Op::Delete).await.is_ok());
+        assert!(open(&locks.slots).is_empty(), "slots are given up");
+    }
+
+    #[tokio::test]
+    async fn who_stops_waiting_leaves_no_trace() {
+        let locks = Locks::default();
+        let first = locks.take("a", Op::Create).await.unwrap();
+        let tired =
+            tokio::time::timeout(Duration::from_millis(10), locks.take("a", Op::Create)).await;
+        assert!(tired.is_err());
+        drop(first);
+        assert!(open(&locks.slots).is_empty());
+    }
+
+    #[tokio::test]
+    async fn our_own_short_changes_refuse_nobody() {
+        let locks = Locks::default();
+        let ours = locks.take_inner("a").await;
+        let theirs = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.take("a", Op::Delete).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        drop(ours);
+        assert!(theirs.await.unwrap().is_ok());
+    }
+}

@@ -1,0 +1,389 @@
+//! Pools: create, open, close, delete, list, and following what their nodes say.
+//!
+//! Called by `grpc`, and by `reconcile` for what is unfinished and for each report of a node. The
+//! record says that a pool should be; whether it is open and what it can do is its node's word,
+//! copied into the record so that a watch sees it change.
+
+use goldleaf_types::{Labels, Name, NodeId, PoolId};
+use jiff::Timestamp;
+
+use super::views::{condition, unreachable};
+use super::{
+    Attempt, Begun, Held, Listed, Listing, Op, Service, ServiceError, Target, Unfinished,
+    at_revision, busy, conflict, for_good, is_precondition, untouched,
+};
+use crate::agents::AgentError;
+use crate::domain::{
+    Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume,
+};
+use crate::failpoint::{Point, hit};
+use crate::store::rows::{self, Row};
+
+/// A pool to be.
+#[derive(Clone, Debug)]
+pub struct CreatePool {
+    /// Its name.
+    pub name: Name,
+    /// Its node; none while there is just one.
+    pub node: Option<Ref<NodeId>>,
+    /// Its parameters.
+    pub asked: PoolAsked,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A pool with what its node says of it.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// The record, and conditions of the moment.
+    pub pool: Pool,
+    /// What its node said, if it did.
+    pub report: Option<PoolReport>,
+}
+
+impl Service {
+    /// The node that a request names, or the only one.
+    pub(super) async fn node_named(&self, what: Option<&Ref<NodeId>>) -> Result<Node, ServiceError> {
+        if let Some(what) = what {
+            return self.records.get::<Node>(what, "node").await;
+        }
+        let mut nodes = self.records.all::<Node>().await?;
+        match (nodes.pop(), nodes.len()) {
+            (Some(node), 0) => Ok(node),
+            (Some(_), more) => Err(ServiceError::BadField {
+                field: "node",
+                problem: format!("is empty and there are {} nodes: name one", more + 1),
+            }),
+            (None, _) => Err(ServiceError::BadField {
+                field: "node",
+                problem: "is empty and no node has registered: start an agent with --server".into(),
+            }),
+        }
+    }
+
+    /// Makes a pool. The same request again answers the same pool.
+    ///
+    /// # Errors
+    ///
+    /// What is refused for good changes nothing; what is cut short is finished by itself.
+    pub async fn create_pool(&self, wanted: CreatePool) -> Result<PoolView, ServiceError> {
+        let _name = self.hold_name::<Pool>(&wanted.name).await?;
+        if let Some(pool) = self.records.by_name::<Pool>(&wanted.name).await? {
+            return self.repeat_pool(pool, &wanted).await;
+        }
+        let node = self.node_named(wanted.node.as_ref()).await?;
+        let mut pool = Pool {
+            id: PoolId::mint(),
+            name: wanted.name,
+            labels: wanted.labels,
+            revision: 0,
+            phase: Phase::Creating,
+            conditions: Vec::new(),
+            created: Timestamp::now(),
+            node: node.id,
+            asked: wanted.asked,
+            mode: PoolMode::Unknown,
+        };
+        let (_held, _) = self.hold(&pool, Op::Create).await?;
+        let begun = self.pending.begin(Unfinished::Pool(pool.id));
+        self.records.insert(&mut pool, Vec::new()).await?;
+        hit(Point::PoolWished);
+        self.make_pool(pool, (Attempt::First, begun)).await
+    }
+
+    async fn repeat_pool(&self, pool: Pool, wanted: &CreatePool) -> Result<PoolView, ServiceError> {
+        let (_held, pool) = self.hold(&pool, Op::Create).await?;
+        let Some(pool) = pool.filter(|pool| pool.phase != Phase::Deleting) else {
+            return Err(busy::<Pool>(wanted.name.as_str(), Op::Delete.doing()));
+        };
+        pool.same_or_conflict(&wanted.asked, &wanted.labels)
+            .map_err(|field| conflict(&pool, field))?;
+        if let Some(node) = &wanted.node
+            && self.records.get::<Node>(node, "node").await?.id != pool.node
+        {
+            return Err(conflict(&pool, "node"));
+        }
+        if pool.phase == Phase::Creating {
+            let begun = self.pending.begin(Unfinished::Pool(pool.id));
+            return self.make_pool(pool, (Attempt::Again, begun)).await;
+        }
+        self.view_pool(pool).await
+    }
+
+    /// Effect and fact of a pool that is wished for. The caller holds it.
+    async fn make_pool(
+        &self,
+        mut pool: Pool,
+        (attempt, begun): (Attempt, Begun),
+    ) -> Result<PoolView, ServiceError> {
+        let agent = self.agent_of(pool.node).await?;
+        let report = match agent.create_pool(&pool).await {
+            Ok(report) => report,
+            Err(error) if for_good(&error) => {
+                return Err(self.withdraw_pool(pool, error, (attempt, begun)).await);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        hit(Point::PoolMade);
+        pool.follow(&report);
+        self.records.update(&mut pool).await?;
+        self.live.merge(pool.node, &report);
+        hit(Point::PoolRecorded);
+        begun.done();
+        Ok(PoolView { pool, report: Some(report) })
+    }
+
+    async fn withdraw_pool(
+        &self,
+        pool: Pool,
+        error: AgentError,
+        (attempt, begun): (Attempt, Begun),
+    ) -> ServiceError {
+        if !untouched(&error, attempt) {
+            let left = match self.agent_of(pool.node).await {
+                Ok(agent) => agent.delete_pool(pool.id).await.err().map(ServiceError::from),
+                Err(left) => Some(left),
+            };
+            if let Some(left) = left {
+                tracing::warn!(pool = %pool.id, refusal = %error, %left, "wish stays");
+                return left;
+            }
+        }
+        hit(Point::PoolWithdrawn);
+        match self.records.remove(&pool).await {
+            Ok(()) => {
+                self.live.forget_pool(pool.node, pool.id);
+                begun.done();
+                error.into()
+            }
+            Err(left) => left,
+        }
+    }
+
+    /// Releases a pool's devices. A closed one answers as it is.
+    ///
+    /// # Errors
+    ///
+    /// What its node refuses, an active volume for one.
+    pub async fn close_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
+        let (_held, pool) = self.hold_pool(what, Op::Close).await?;
+        let report = self.agent_of(pool.node).await?.close_pool(pool.id).await?;
+        hit(Point::PoolClosed);
+        let view = self.take_over(pool, report).await?;
+        hit(Point::PoolClosedRecorded);
+        Ok(view)
+    }
+
+    /// Brings a closed pool back. An open one answers as it is.
+    ///
+    /// # Errors
+    ///
+    /// What its node refuses, a missing device for one.
+    pub async fn open_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
+        let (_held, pool) = self.hold_pool(what, Op::Open).await?;
+        let report = self.agent_of(pool.node).await?.open_pool(pool.id).await?;
+        hit(Point::PoolOpened);
+        let view = self.take_over(pool, report).await?;
+        hit(Point::PoolOpenedRecorded);
+        Ok(view)
+    }
+
+    async fn hold_pool(&self, what: &Ref<PoolId>, op: Op) -> Result<(Held, Pool), ServiceError> {
+        let found = self.records.get::<Pool>(what, "pool").await?;
+        let (held, pool) = self.hold(&found, op).await?;
+        match pool {
+            Some(pool) => match pool.phase {
+                Phase::Creating => Err(busy::<Pool>(pool.name.as_str(), Op::Create.doing())),
+                Phase::Deleting => Err(busy::<Pool>(pool.name.as_str(), Op::Delete.doing())),
+                Phase::Ready | Phase::Closed | Phase::Failed => Ok((held, pool)),
+            },
+            None => Err(busy::<Pool>(found.name.as_str(), Op::Delete.doing())),
+        }
+    }
+
+    /// Writes what a node said of a pool that the caller holds.
+    async fn take_over(&self, mut pool: Pool, report: PoolReport) -> Result<PoolView, ServiceError> {
+        if pool.follow(&report) {
+            self.records.update(&mut pool).await?;
+        }
+        self.live.merge(pool.node, &report);
+        Ok(PoolView { pool, report: Some(report) })
+    }
+
+    /// Deletes an empty pool. One that is not there is as good.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::InUse`] while anything is in it; what its node refuses.
+    pub async fn delete_pool(&self, target: Target<Ref<PoolId>>) -> Result<(), ServiceError> {
+        let Some(found) = self.records.find::<Pool>(&target.what).await? else { return Ok(()) };
+        let (_held, pool) = self.hold(&found, Op::Delete).await?;
+        let Some(mut pool) = pool else { return Ok(()) };
+        let begun = self.pending.begin(Unfinished::Pool(pool.id));
+        let before = pool.phase;
+        if before != Phase::Deleting {
+            let ready = match at_revision(&pool, target.revision) {
+                Ok(()) => self.empty(&pool).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ready {
+                if before != Phase::Creating {
+                    begun.done();
+                }
+                return Err(error);
+            }
+            // From here no volume can be placed in it: they are wished for over its revision.
+            pool.phase = Phase::Deleting;
+            self.records.update(&mut pool).await?;
+            hit(Point::PoolDeletionWished);
+        }
+        self.take_pool_away(pool, begun).await
+    }
+
+    /// Effect and fact of a deletion; a pool that turns out to be needed stays.
+    async fn take_pool_away(&self, mut pool: Pool, begun: Begun) -> Result<(), ServiceError> {
+        let agent = self.agent_of(pool.node).await?;
+        let done = match self.empty(&pool).await {
+            Ok(()) => agent.delete_pool(pool.id).await.map_err(ServiceError::from),
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => {}
+            Err(error) if is_precondition(&error) || is_in_use(&error) => {
+                let reports = agent.pools().await?;
+                if let Some(report) = reports.iter().find(|report| report.id == pool.id) {
+                    pool.follow(report);
+                    self.records.update(&mut pool).await?;
+                    begun.done();
+                }
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+        hit(Point::PoolDeleted);
+        self.records.remove(&pool).await?;
+        self.live.forget_pool(pool.node, pool.id);
+        hit(Point::PoolForgotten);
+        begun.done();
+        Ok(())
+    }
+
+    async fn empty(&self, pool: &Pool) -> Result<(), ServiceError> {
+        let in_use = |by: String| ServiceError::InUse {
+            kind: Pool::KIND,
+            name: pool.name.to_string(),
+            by,
+        };
+        if let Some(volume) = self.records.first::<Volume>(|v| v.pool == pool.id).await? {
+            return Err(in_use(format!("volume {}", volume.name)));
+        }
+        match self.records.first::<Snapshot>(|s| s.pool == pool.id).await? {
+            Some(snapshot) => Err(in_use(format!("snapshot {}", snapshot.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Finishes whatever a pool's record says is unfinished.
+    pub(super) async fn finish_pool(&self, id: PoolId) -> Result<(), ServiceError> {
+        let Some(found) = self.records.by_id::<Pool>(id).await? else { return Ok(()) };
+        let op = match found.phase {
+            Phase::Creating => Op::Create,
+            Phase::Deleting => Op::Delete,
+            Phase::Ready | Phase::Failed | Phase::Closed => return Ok(()),
+        };
+        let (_held, pool) = self.hold(&found, op).await?;
+        let Some(pool) = pool else { return Ok(()) };
+        let begun = self.pending.begin(Unfinished::Pool(id));
+        match pool.phase {
+            Phase::Creating => self.make_pool(pool, (Attempt::Again, begun)).await.map(|_| ()),
+            Phase::Deleting => self.take_pool_away(pool, begun).await,
+            Phase::Ready | Phase::Failed | Phase::Closed => {
+                begun.done();
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies what a node says of its pools into their records, where a watcher would care.
+    ///
+    /// # Errors
+    ///
+    /// When the store is away; the next report tries again.
+    pub async fn follow_pools(&self, reports: &[PoolReport]) -> Result<(), ServiceError> {
+        for report in reports {
+            let _held = self.locks.take_inner(rows::key::<Pool>(report.id)).await;
+            let Some(mut pool) = self.records.by_id::<Pool>(report.id).await? else { continue };
+            match pool.phase {
+                Phase::Creating | Phase::Deleting => continue, // a wish decides
+                Phase::Ready | Phase::Closed | Phase::Failed => {}
+            }
+            if pool.follow(report) {
+                tracing::info!(pool = %pool.id, name = %pool.name, phase = ?pool.phase,
+                    mode = ?pool.mode, "pool changed");
+                self.records.update(&mut pool).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A pool with what its node says of it now.
+    async fn view_pool(&self, pool: Pool) -> Result<PoolView, ServiceError> {
+        let report = match self.live.fresh(pool.node, pool.id) {
+            Some(report) => Ok(Some(report)),
+            None => self.ask_pools(pool.node).await.map(|reports| {
+                reports.into_iter().find(|report| report.id == pool.id)
+            }),
+        };
+        Ok(pool_view(pool, report.map_err(|error| error.to_string())))
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the store is away.
+    pub async fn get_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
+        let pool = self.records.get::<Pool>(what, "target").await?;
+        self.view_pool(pool).await
+    }
+
+    /// Pools in order of creation.
+    ///
+    /// # Errors
+    ///
+    /// For a token that no page answered, or when the store is away.
+    pub async fn list_pools(&self, listing: &Listing) -> Result<Listed<PoolView>, ServiceError> {
+        let listed = self.list::<Pool>(listing).await?;
+        let mut items = Vec::new();
+        for pool in listed.items {
+            items.push(self.view_pool(pool).await?);
+        }
+        Ok(Listed { items, next: listed.next })
+    }
+
+    /// A pool as a watch tells of it: with what is known without asking.
+    pub(super) fn glance_at_pool(&self, pool: Pool) -> PoolView {
+        let report = self.live.fresh(pool.node, pool.id);
+        PoolView { pool, report }
+    }
+}
+
+fn pool_view(mut pool: Pool, report: Result<Option<PoolReport>, String>) -> PoolView {
+    let more = match &report {
+        Ok(Some(_)) => None,
+        Ok(None) if matches!(pool.phase, Phase::Creating | Phase::Deleting) => None,
+        Ok(None) => Some(condition(
+            "KnownToNode",
+            false,
+            "NodeDoesNotHaveIt",
+            "its node does not find its devices: bring them back, then open it".into(),
+        )),
+        Err(why) => Some(unreachable(why)),
+    };
+    pool.conditions.extend(more);
+    PoolView { pool, report: report.unwrap_or_default() }
+}
+
+fn is_in_use(error: &ServiceError) -> bool {
+    matches!(error, ServiceError::InUse { .. })
+}

@@ -1,0 +1,423 @@
+//! Volumes come and go: create, clone, delete, and finishing each.
+//!
+//! Called by `grpc` and, for what is unfinished, by `reconcile`. The wish names pool, node, image and
+//! size, so finishing decides nothing anew: once placed, a volume stays placed. A wish that its
+//! agent refuses for good is taken back only after the agent said that it has no such thin.
+
+use goldleaf_types::{Bytes, Labels, Name, ThinOwner, VolumeId, VolumeSize};
+use jiff::Timestamp;
+
+use super::placing::{Place, Placement};
+use super::records::unchanged;
+use super::views::VolumeView;
+use super::{
+    Attempt, Begun, DECISIONS, Held, Op, Service, ServiceError, Target, Unfinished, at_revision,
+    busy, conflict, for_good, is_precondition, untouched, usable,
+};
+use crate::agents::AgentError;
+use crate::domain::{
+    ActivateOptions, Begin, ImageRef, Phase, Ref, Snapshot, SourceRef, Volume, VolumeAsked,
+};
+use crate::failpoint::{Point, hit};
+use crate::store::Expect;
+
+/// A volume to be, blank or over an image.
+#[derive(Clone, Debug)]
+pub struct CreateThin {
+    /// Its name.
+    pub name: Name,
+    /// Its size.
+    pub size: VolumeSize,
+    /// The image that shows through.
+    pub image: Option<ImageRef>,
+    /// The parameters as they were given.
+    pub asked: VolumeAsked,
+    /// Where it may go.
+    pub placement: Placement,
+    /// Its labels.
+    pub labels: Labels,
+    /// Make its device too.
+    pub activate: Option<ActivateOptions>,
+}
+
+/// A volume to be that begins as another thin.
+#[derive(Clone, Debug)]
+pub struct Clone {
+    /// Its name.
+    pub name: Name,
+    /// What it begins as.
+    pub source: SourceRef,
+    /// Its size, if not the source's.
+    pub size: Option<VolumeSize>,
+    /// The parameters as they were given.
+    pub asked: VolumeAsked,
+    /// Its labels.
+    pub labels: Labels,
+    /// Make its device too.
+    pub activate: Option<ActivateOptions>,
+}
+
+/// What both ways of making a volume have in common.
+struct Wanted<'a> {
+    name: &'a Name,
+    asked: &'a VolumeAsked,
+    labels: &'a Labels,
+    placement: &'a Placement,
+    activate: Option<ActivateOptions>,
+}
+
+/// A thin that others can begin as.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) owner: ThinOwner,
+    pub(super) pool: goldleaf_types::PoolId,
+    pub(super) node: goldleaf_types::NodeId,
+    pub(super) size: VolumeSize,
+    pub(super) image: Option<goldleaf_types::Digest>,
+    pub(super) unchanged: Expect,
+}
+
+impl Service {
+    /// Makes a volume. The same request again answers the same volume.
+    ///
+    /// # Errors
+    ///
+    /// What is refused for good changes nothing; what is cut short is finished by itself.
+    pub async fn create_thin(&self, wanted: CreateThin) -> Result<VolumeView, ServiceError> {
+        let _name = self.hold_name::<Volume>(&wanted.name).await?;
+        let common = Wanted {
+            name: &wanted.name,
+            asked: &wanted.asked,
+            labels: &wanted.labels,
+            placement: &wanted.placement,
+            activate: wanted.activate,
+        };
+        for _ in 0..DECISIONS {
+            if let Some(volume) = self.records.by_name::<Volume>(&wanted.name).await? {
+                return self.repeat(volume, &common).await;
+            }
+            let place = self.place(&wanted.placement, wanted.image.as_ref()).await?;
+            let (volume, expect) = placed(&wanted, place);
+            match self.wish(volume, expect).await {
+                Err(error) if error.is_conflict() => {} // something it rests on changed
+                Err(error) => return Err(error),
+                Ok((volume, _held, begun)) => {
+                    return self.make(volume, wanted.activate, (Attempt::First, begun)).await;
+                }
+            }
+        }
+        Err(busy::<Volume>(wanted.name.as_str(), "being decided on by others too"))
+    }
+
+    /// Makes a volume that begins as another thin. The same request again answers the same volume.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create_thin`].
+    pub async fn clone_thin(&self, wanted: Clone) -> Result<VolumeView, ServiceError> {
+        let _name = self.hold_name::<Volume>(&wanted.name).await?;
+        let common = Wanted {
+            name: &wanted.name,
+            asked: &wanted.asked,
+            labels: &wanted.labels,
+            placement: &Placement::default(),
+            activate: wanted.activate,
+        };
+        for _ in 0..DECISIONS {
+            if let Some(volume) = self.records.by_name::<Volume>(&wanted.name).await? {
+                return self.repeat(volume, &common).await;
+            }
+            let source = self.source(&wanted.source).await?;
+            let size = wanted.size.unwrap_or(source.size);
+            if size < source.size {
+                return Err(smaller(size.bytes(), source.size.bytes()));
+            }
+            let expect = vec![source.unchanged.clone()];
+            match self.wish(cloned(&wanted, &source, size), expect).await {
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+                Ok((volume, _held, begun)) => {
+                    return self.make(volume, wanted.activate, (Attempt::First, begun)).await;
+                }
+            }
+        }
+        Err(busy::<Volume>(wanted.name.as_str(), "being decided on by others too"))
+    }
+
+    /// The thin that a request wants to begin as.
+    pub(super) async fn source(&self, source: &SourceRef) -> Result<Source, ServiceError> {
+        match source {
+            SourceRef::Volume(what) => {
+                let volume = self.records.get::<Volume>(what, "source").await?;
+                usable(&volume, volume.phase)?;
+                if volume.wanted_size.is_some() {
+                    return Err(busy::<Volume>(volume.name.as_str(), Op::Resize.doing()));
+                }
+                Ok(Source {
+                    owner: volume.id.into(),
+                    pool: volume.pool,
+                    node: volume.node,
+                    size: volume.size,
+                    image: volume.image,
+                    unchanged: unchanged(&volume),
+                })
+            }
+            SourceRef::Snapshot(what) => {
+                let snapshot = self.records.get::<Snapshot>(what, "source").await?;
+                usable(&snapshot, snapshot.phase)?;
+                Ok(Source {
+                    owner: snapshot.id.into(),
+                    pool: snapshot.pool,
+                    node: snapshot.node,
+                    size: snapshot.size,
+                    image: snapshot.image,
+                    unchanged: unchanged(&snapshot),
+                })
+            }
+        }
+    }
+
+    /// The wish: durable before the agent hears of anything.
+    async fn wish(
+        &self,
+        mut volume: Volume,
+        expect: Vec<Expect>,
+    ) -> Result<(Volume, Held, Begun), ServiceError> {
+        let (held, _) = self.hold(&volume, Op::Create).await?;
+        let begun = self.pending.begin(Unfinished::Volume(volume.id));
+        if let Err(error) = self.records.insert(&mut volume, expect).await {
+            if error.is_conflict() {
+                begun.done(); // nothing was written
+            }
+            return Err(error);
+        }
+        hit(match volume.begin {
+            Begin::Blank | Begin::Image(_) => Point::ThinWished,
+            Begin::Thin(_) => Point::CloneWished,
+        });
+        Ok((volume, held, begun))
+    }
+
+    /// A name that is taken: the same volume if the same was asked for.
+    async fn repeat(
+        &self,
+        volume: Volume,
+        wanted: &Wanted<'_>,
+    ) -> Result<VolumeView, ServiceError> {
+        let (_held, volume) = self.hold(&volume, Op::Create).await?;
+        let Some(volume) = volume else {
+            return Err(busy::<Volume>(wanted.name.as_str(), Op::Delete.doing()));
+        };
+        if volume.phase == Phase::Deleting {
+            return Err(busy::<Volume>(wanted.name.as_str(), Op::Delete.doing()));
+        }
+        volume
+            .same_or_conflict(wanted.asked, wanted.labels)
+            .map_err(|field| conflict(&volume, field))?;
+        let at = (volume.pool, volume.node);
+        if let Some(field) = self.misplaced(wanted.placement, at).await? {
+            return Err(conflict(&volume, field));
+        }
+        if volume.phase == Phase::Creating {
+            let begun = self.pending.begin(Unfinished::Volume(volume.id));
+            return self.make(volume, wanted.activate, (Attempt::Again, begun)).await;
+        }
+        match wanted.activate {
+            Some(options) => self.activate_ready(volume, options).await,
+            None => self.view_volume(volume).await,
+        }
+    }
+
+    /// Effect and fact of a volume that is wished for. The caller holds it.
+    async fn make(
+        &self,
+        mut volume: Volume,
+        activate: Option<ActivateOptions>,
+        (attempt, begun): (Attempt, Begun),
+    ) -> Result<VolumeView, ServiceError> {
+        let (made, recorded) = match volume.begin {
+            Begin::Blank | Begin::Image(_) => (Point::ThinMade, Point::ThinRecorded),
+            Begin::Thin(_) => (Point::CloneMade, Point::CloneRecorded),
+        };
+        let agent = self.agent_of(volume.node).await?;
+        let report = match agent.create_thin(&volume.order(), activate).await {
+            Ok(report) => report,
+            Err(error) if for_good(&error) => {
+                return Err(self.withdraw(volume, error, (attempt, begun)).await);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        hit(made);
+        volume.phase = Phase::Ready;
+        self.records.update(&mut volume).await?;
+        hit(recorded);
+        begun.done();
+        Ok(VolumeView { volume, report: Some(report) })
+    }
+
+    /// Takes a refused wish back, once nothing of it is on the node; says why it was refused.
+    async fn withdraw(
+        &self,
+        volume: Volume,
+        error: AgentError,
+        (attempt, begun): (Attempt, Begun),
+    ) -> ServiceError {
+        if !untouched(&error, attempt) {
+            let place = (volume.pool, volume.node);
+            if let Err(left) = self.ensure_no_thin(place, volume.id.into(), volume.epoch).await {
+                // It may be there: the wish stays, and the loop goes on with it.
+                tracing::warn!(volume = %volume.id, refusal = %error, %left, "wish stays");
+                return left;
+            }
+        }
+        hit(Point::ThinWithdrawn);
+        match self.records.remove(&volume).await {
+            Ok(()) => {
+                begun.done();
+                error.into()
+            }
+            Err(left) => left,
+        }
+    }
+
+    /// Deletes a volume. One that is not there is as good.
+    ///
+    /// # Errors
+    ///
+    /// What its node refuses leaves it as it was.
+    pub async fn delete_volume(
+        &self,
+        target: Target<Ref<VolumeId>>,
+    ) -> Result<(), ServiceError> {
+        let Some(found) = self.records.find::<Volume>(&target.what).await? else { return Ok(()) };
+        let (_held, volume) = self.hold(&found, Op::Delete).await?;
+        let Some(mut volume) = volume else { return Ok(()) };
+        let begun = self.pending.begin(Unfinished::Volume(volume.id));
+        if volume.phase != Phase::Deleting {
+            let ready = async {
+                at_revision(&volume, target.revision)?;
+                self.require_open(volume.pool, volume.node).await
+            };
+            if let Err(error) = ready.await {
+                if volume.phase == Phase::Ready && volume.wanted_size.is_none() {
+                    begun.done();
+                }
+                return Err(error);
+            }
+            volume.phase = Phase::Deleting;
+            self.records.update(&mut volume).await?;
+            hit(Point::DeletionWished);
+        }
+        self.take_away(volume, begun).await
+    }
+
+    /// Effect and fact of a deletion. The caller holds the volume.
+    async fn take_away(&self, mut volume: Volume, begun: Begun) -> Result<(), ServiceError> {
+        let place = (volume.pool, volume.node);
+        match self.ensure_no_thin(place, volume.id.into(), volume.epoch).await {
+            Ok(()) => {}
+            Err(error) if is_precondition(&error) => {
+                // Refused: it stays, if the node says that it has it whole.
+                let agent = self.agent_of(volume.node).await?;
+                let whole = agent.thin(volume.id.into()).await;
+                if whole.is_ok_and(|report| report.phase == Phase::Ready) {
+                    volume.phase = Phase::Ready;
+                    self.records.update(&mut volume).await?;
+                    begun.done();
+                }
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+        hit(Point::DeletionDone);
+        self.records.remove(&volume).await?;
+        hit(Point::DeletionRecorded);
+        begun.done();
+        Ok(())
+    }
+
+    /// Finishes whatever a volume's record says is unfinished.
+    pub(super) async fn finish_volume(&self, id: VolumeId) -> Result<(), ServiceError> {
+        let Some(found) = self.records.by_id::<Volume>(id).await? else { return Ok(()) };
+        let op = match found.phase {
+            Phase::Creating => Op::Create,
+            Phase::Deleting => Op::Delete,
+            Phase::Ready => Op::Resize,
+            Phase::Failed | Phase::Closed => return Ok(()),
+        };
+        if found.phase == Phase::Ready && found.wanted_size.is_none() {
+            return Ok(());
+        }
+        let (_held, volume) = self.hold(&found, op).await?;
+        let Some(volume) = volume else { return Ok(()) };
+        let begun = self.pending.begin(Unfinished::Volume(id));
+        match (volume.phase, volume.wanted_size) {
+            (Phase::Creating, _) => {
+                let done = self.make(volume, None, (Attempt::Again, begun)).await;
+                done.map(|_| ())
+            }
+            (Phase::Deleting, _) => self.take_away(volume, begun).await,
+            (Phase::Ready, Some(size)) => {
+                self.grow(volume, size, begun).await.map(|_| ())
+            }
+            (Phase::Ready, None) | (Phase::Failed | Phase::Closed, _) => {
+                begun.done();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The refusal of a size below the present one.
+pub(super) fn smaller(asked: Bytes, least: Bytes) -> ServiceError {
+    ServiceError::OutOfRange {
+        field: "size_bytes",
+        problem: format!("{} B is less than the present {} B: a volume only grows", asked.0, least.0),
+    }
+}
+
+fn placed(wanted: &CreateThin, place: Place) -> (Volume, Vec<Expect>) {
+    let mut expect = vec![unchanged(&place.pool)];
+    let digest = place.image.map(|(digest, image)| {
+        expect.push(unchanged(&image));
+        digest
+    });
+    let volume = Volume {
+        id: VolumeId::mint(),
+        name: wanted.name.clone(),
+        labels: wanted.labels.clone(),
+        revision: 0,
+        phase: Phase::Creating,
+        conditions: Vec::new(),
+        created: Timestamp::now(),
+        size: wanted.size,
+        wanted_size: None,
+        pool: place.pool.id,
+        node: place.pool.node,
+        begin: digest.map_or(Begin::Blank, Begin::Image),
+        image: digest,
+        asked: wanted.asked.clone(),
+        epoch: 1,
+    };
+    (volume, expect)
+}
+
+fn cloned(wanted: &Clone, source: &Source, size: VolumeSize) -> Volume {
+    Volume {
+        id: VolumeId::mint(),
+        name: wanted.name.clone(),
+        labels: wanted.labels.clone(),
+        revision: 0,
+        phase: Phase::Creating,
+        conditions: Vec::new(),
+        created: Timestamp::now(),
+        size,
+        wanted_size: None,
+        pool: source.pool,
+        node: source.node,
+        begin: Begin::Thin(source.owner),
+        image: source.image,
+        asked: wanted.asked.clone(),
+        epoch: 1,
+    }
+}

@@ -1,0 +1,240 @@
+//! Watches: every record as it is, then every change, with tokens to go on from.
+//!
+//! Called by `grpc`. One task a watcher, which ends with it. A token counts the changes of its
+//! transaction that were told, so going on neither skips nor repeats one; a watcher that was away
+//! for longer than the store remembers is told so. What changes in memory only (progress, whether
+//! a node answers, how full a pool is) comes as the record again, with the token of before.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use goldleaf_types::Labels;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
+
+use super::records::carries;
+use super::tokens::{self, ALL, Resume};
+use super::{ImageView, NodeView, Page, PoolView, Revised, Service, ServiceError, VolumeView};
+use crate::domain::{Image, Node, Pool, Snapshot, Volume};
+use crate::store::{Change, Revision, rows};
+
+/// Records read at a time for the first listing.
+const CHUNK: usize = 500;
+
+/// What is to be watched.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The token of the last event that was seen; empty begins with everything.
+    pub token: String,
+    /// Labels that every item carries.
+    pub labels: Labels,
+}
+
+/// One event.
+#[derive(Clone, Debug)]
+pub enum Event<V> {
+    /// It is there, so.
+    Present {
+        /// What.
+        item: V,
+        /// Goes on after this event.
+        token: String,
+    },
+    /// It is gone.
+    Gone {
+        /// Its id.
+        id: String,
+        /// Goes on after this event.
+        token: String,
+    },
+}
+
+/// Events in order; an error is the last.
+pub type Events<V> = ReceiverStream<Result<Event<V>, ServiceError>>;
+
+type Out<V> = mpsc::Sender<Result<Event<V>, ServiceError>>;
+type Bumps<Id> = BoxStream<'static, Id>;
+
+/// The watcher went away.
+struct Left;
+
+impl Service {
+    /// Volumes as their records change; what is live is not in a record.
+    #[must_use]
+    pub fn watch_volumes(self: &Arc<Self>, watch: Watch) -> Events<VolumeView> {
+        self.watch(watch, stream::pending().boxed(), |_, volume: Volume| VolumeView {
+            volume,
+            report: None,
+        })
+    }
+
+    /// Snapshots as they change.
+    #[must_use]
+    pub fn watch_snapshots(self: &Arc<Self>, watch: Watch) -> Events<Snapshot> {
+        self.watch(watch, stream::pending().boxed(), |_, snapshot| snapshot)
+    }
+
+    /// Images as they change, progress included.
+    #[must_use]
+    pub fn watch_images(self: &Arc<Self>, watch: Watch) -> Events<ImageView> {
+        self.watch(watch, bumps(self.board.bumps()), |service, image: Image| {
+            service.view_image(image)
+        })
+    }
+
+    /// Pools as they change, their usage included.
+    #[must_use]
+    pub fn watch_pools(self: &Arc<Self>, watch: Watch) -> Events<PoolView> {
+        self.watch(watch, bumps(self.live.pool_changes()), |service, pool: Pool| {
+            service.glance_at_pool(pool)
+        })
+    }
+
+    /// Nodes as they change, coming and going included.
+    #[must_use]
+    pub fn watch_nodes(self: &Arc<Self>, watch: Watch) -> Events<NodeView> {
+        self.watch(watch, bumps(self.live.node_changes()), |service, node: Node| {
+            service.view_node(node)
+        })
+    }
+
+    fn watch<T: Revised, V: Send + 'static>(
+        self: &Arc<Self>,
+        watch: Watch,
+        bumps: Bumps<T::Id>,
+        view: fn(&Service, T) -> V,
+    ) -> Events<V> {
+        let (out, events) = mpsc::channel(16);
+        let feed = Feed { service: Arc::clone(self), labels: watch.labels, out, view };
+        tokio::spawn(async move {
+            let out = feed.out.clone();
+            if let Err(error) = feed.run(&watch.token, bumps).await {
+                let _ = out.send(Err(error)).await; // the watcher may have left
+            }
+        });
+        ReceiverStream::new(events)
+    }
+}
+
+fn bumps<Id: Clone + Send + 'static>(bumps: broadcast::Receiver<Id>) -> Bumps<Id> {
+    // Who lags misses a step of what will be told again.
+    BroadcastStream::new(bumps).filter_map(|bump| async { bump.ok() }).boxed()
+}
+
+struct Feed<T, V> {
+    service: Arc<Service>,
+    labels: Labels,
+    out: Out<V>,
+    view: fn(&Service, T) -> V,
+}
+
+impl<T: Revised, V: Send + 'static> Feed<T, V> {
+    async fn run(self, token: &str, bumps: Bumps<T::Id>) -> Result<(), ServiceError> {
+        let incarnation = self.service.records.store().incarnation();
+        let start = tokens::read_resume(incarnation, token, &rows::prefix::<T>())?;
+        let (from, told) = match start {
+            None => (self.list(None, None).await?, ALL),
+            Some(Resume::Listing { revision, after }) => {
+                (self.list(Some(revision), after).await?, ALL)
+            }
+            Some(Resume::Changes { revision, told }) => (Some(revision), told),
+        };
+        match from {
+            Some(from) => self.follow(from, told, bumps).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Everything as it is; answers the revision that changes go on from, none when nobody listens.
+    async fn list(
+        &self,
+        mut revision: Option<Revision>,
+        mut after: Option<String>,
+    ) -> Result<Option<Revision>, ServiceError> {
+        loop {
+            let records = &self.service.records;
+            let page: Page<T> = records.page(after.take(), CHUNK, &self.labels).await?;
+            let revision = *revision.get_or_insert(page.revision);
+            let count = page.items.len();
+            for (at, item) in (1..).zip(page.items) {
+                let resume = if page.next.is_none() && at == count {
+                    Resume::Changes { revision, told: ALL }
+                } else {
+                    Resume::Listing { revision, after: Some(rows::key::<T>(item.id())) }
+                };
+                if self.present(item, self.token(&resume)).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(Some(revision)),
+            }
+        }
+    }
+
+    /// Changes after a revision, of which some were told already.
+    async fn follow(
+        &self,
+        revision: Revision,
+        told: usize,
+        mut bumps: Bumps<T::Id>,
+    ) -> Result<(), ServiceError> {
+        let after = if told == ALL { revision } else { revision.saturating_sub(1) };
+        let store = self.service.records.store();
+        let mut changes = store.watch(&rows::prefix::<T>(), after).await?;
+        let mut at = Resume::Changes { revision, told };
+        let (mut current, mut count) = (after, 0);
+        loop {
+            tokio::select! {
+                () = self.out.closed() => return Ok(()),
+                change = changes.next() => {
+                    let Some(change) = change else { return Ok(()) };
+                    let change = change?;
+                    count = if change.revision == current { count + 1 } else { 1 };
+                    current = change.revision;
+                    if told != ALL && current == revision && count <= told {
+                        continue;
+                    }
+                    at = Resume::Changes { revision: current, told: count };
+                    if self.changed(&change, self.token(&at)).await?.is_err() {
+                        return Ok(());
+                    }
+                }
+                Some(id) = bumps.next() => {
+                    let Some(item) = self.service.records.by_id::<T>(id).await? else { continue };
+                    if carries(&item, &self.labels)
+                        && self.present(item, self.token(&at)).await.is_err()
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn changed(
+        &self,
+        change: &Change,
+        token: String,
+    ) -> Result<Result<(), Left>, ServiceError> {
+        match T::from_change(change)? {
+            Some(item) if carries(&item, &self.labels) => Ok(self.present(item, token).await),
+            Some(_) => Ok(Ok(())),
+            None => {
+                let id = rows::id_of_key::<T>(&change.key)?.to_string();
+                Ok(self.out.send(Ok(Event::Gone { id, token })).await.map_err(|_| Left))
+            }
+        }
+    }
+
+    async fn present(&self, item: T, token: String) -> Result<(), Left> {
+        let item = (self.view)(&self.service, item);
+        self.out.send(Ok(Event::Present { item, token })).await.map_err(|_| Left)
+    }
+
+    fn token(&self, at: &Resume) -> String {
+        tokens::resume(self.service.records.store().incarnation(), at)
+    }
+}
