@@ -10,18 +10,15 @@ use tonic::transport::{Channel, Endpoint};
 use crate::args::Global;
 use crate::failure::Failure;
 
-/// Gives each request the id that the logs of all parts carry.
+/// Gives each request of one command the id that the logs of all parts carry.
 #[derive(Clone, Debug)]
-pub struct Identified;
+pub struct Identified(AsciiMetadataValue);
 
 impl Interceptor for Identified {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
-        let id = uuid::Uuid::now_v7().simple().to_string();
-        if let Ok(value) = AsciiMetadataValue::try_from(id) {
-            request
-                .metadata_mut()
-                .insert(goldleaf_proto::REQUEST_ID_KEY, value);
-        }
+        request
+            .metadata_mut()
+            .insert(goldleaf_proto::REQUEST_ID_KEY, self.0.clone());
         Ok(request)
     }
 }
@@ -32,6 +29,7 @@ type Service = InterceptedService<Channel, Identified>;
 #[derive(Clone, Debug)]
 pub struct Client {
     service: Service,
+    request: String,
 }
 
 impl Client {
@@ -51,9 +49,16 @@ impl Client {
             .connect()
             .await
             .map_err(unreachable)?;
-        Ok(Self {
-            service: InterceptedService::new(channel, Identified),
-        })
+        let request = uuid::Uuid::now_v7().simple().to_string();
+        let id = AsciiMetadataValue::try_from(request.as_str())
+            .expect("hexadecimal digits are lawful metadata");
+        let service = InterceptedService::new(channel, Identified(id));
+        Ok(Self { service, request })
+    }
+
+    /// What the control plane's answer means for the person, with this command's request id.
+    pub fn refused(&self, status: tonic::Status) -> Failure {
+        Failure::refused(status, &self.request)
     }
 
     /// Pools.

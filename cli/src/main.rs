@@ -17,9 +17,12 @@ async fn main() -> ExitCode {
     let args = args::Args::parse();
     match commands::run(args).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            error.exit_code()
+        Err(failure) => {
+            let code = failure.exit_code();
+            if code != 0 {
+                eprintln!("{failure}");
+            }
+            ExitCode::from(code)
         }
     }
 }

@@ -1,4 +1,9 @@
-//! Printing: tables for people, the wire's own JSON for machines.
+//! Printing: tables for people, the wire's own JSON or YAML for machines.
+//!
+//! Called by `commands` with what came back. Only `print` writes; everything else makes text.
+
+use std::io::{ErrorKind, Write};
+use std::sync::LazyLock;
 
 use comfy_table::{ContentArrangement, Table};
 use goldleaf_proto::v1 as api;
@@ -25,65 +30,88 @@ pub trait Printable: Message {
 ///
 /// # Errors
 ///
-/// [`Failure::Output`].
+/// [`Failure::Output`], or [`Failure::NobodyReads`].
 pub fn one<T: Printable>(output: Output, item: &T) -> Result<(), Failure> {
-    match output {
-        Output::Json => print_json(&value(item)?),
-        Output::Yaml => print_yaml(&value(item)?),
-        Output::Table | Output::Name => {
-            print_rows(output, std::slice::from_ref(item));
-            Ok(())
-        }
-    }
+    print(&one_text(output, item)?)
 }
 
 /// Prints a list.
 ///
 /// # Errors
 ///
-/// [`Failure::Output`].
+/// As [`one`].
 pub fn many<T: Printable>(output: Output, items: &[T]) -> Result<(), Failure> {
-    let list = || -> Result<Value, Failure> {
-        let values = items.iter().map(value).collect::<Result<Vec<_>, _>>()?;
-        Ok(serde_json::json!({ "items": values }))
-    };
-    match output {
-        Output::Json => print_json(&list()?),
-        Output::Yaml => print_yaml(&list()?),
-        Output::Table | Output::Name => {
-            print_rows(output, items);
-            Ok(())
-        }
-    }
+    print(&many_text(output, items)?)
 }
 
 /// Prints one event of a watch on a line of its own.
 ///
 /// # Errors
 ///
-/// [`Failure::Output`].
+/// As [`one`].
 pub fn event<T: Printable>(output: Output, kind: i32, item: &T) -> Result<(), Failure> {
-    let gone = kind == i32::from(api::EventKind::Gone);
-    match output {
-        Output::Json | Output::Yaml => {
-            let event = serde_json::json!({
-                "kind": if gone { "GONE" } else { "PRESENT" },
-                "item": value(item)?,
-            });
-            println!("{event}");
-        }
-        Output::Name => println!("{}", item.name()),
-        Output::Table if gone => println!("gone\t{}", item.row().join("\t")),
-        Output::Table => println!("now\t{}", item.row().join("\t")),
-    }
-    Ok(())
+    print(&event_text(output, kind, item)?)
 }
 
-fn print_rows<T: Printable>(output: Output, items: &[T]) {
-    if output == Output::Name {
-        items.iter().for_each(|item| println!("{}", item.name()));
-        return;
+fn one_text<T: Printable>(output: Output, item: &T) -> Result<String, Failure> {
+    match output {
+        Output::Json => json(&value(item)?),
+        Output::Yaml => yaml(&value(item)?),
+        Output::Table => Ok(table(std::slice::from_ref(item))),
+        Output::Name => Ok(names(std::slice::from_ref(item))),
     }
+}
+
+fn many_text<T: Printable>(output: Output, items: &[T]) -> Result<String, Failure> {
+    let list = || -> Result<Value, Failure> {
+        let values = items.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+        Ok(serde_json::json!({ "items": values }))
+    };
+    match output {
+        Output::Json => json(&list()?),
+        Output::Yaml => yaml(&list()?),
+        Output::Table => Ok(table(items)),
+        Output::Name => Ok(names(items)),
+    }
+}
+
+fn event_text<T: Printable>(output: Output, kind: i32, item: &T) -> Result<String, Failure> {
+    let gone = kind == i32::from(api::EventKind::Gone);
+    let event = || -> Result<Value, Failure> {
+        let kind = if gone { "GONE" } else { "PRESENT" };
+        Ok(serde_json::json!({ "kind": kind, "item": value(item)? }))
+    };
+    match output {
+        Output::Json => Ok(format!("{}\n", event()?)),
+        Output::Yaml => Ok(format!("---\n{}", yaml(&event()?)?)),
+        Output::Name => Ok(format!("{}\n", item.name())),
+        Output::Table if gone => Ok(format!("gone\t{}\n", item.row().join("\t"))),
+        Output::Table => Ok(format!("now\t{}\n", item.row().join("\t"))),
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error of ours.
+///
+/// # Errors
+///
+/// [`Failure::Output`], or [`Failure::NobodyReads`].
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::NobodyReads),
+        Err(error) => Err(Failure::Output(error.to_string())),
+    }
+}
+
+fn names<T: Printable>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(|item| format!("{}\n", item.name()))
+        .collect()
+}
+
+fn table<T: Printable>(items: &[T]) -> String {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
@@ -92,14 +120,21 @@ fn print_rows<T: Printable>(output: Output, items: &[T]) {
     for item in items {
         table.add_row(item.row());
     }
-    println!("{table}");
+    table
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
+
+/// What the wire's messages look like, decoded once.
+static DESCRIPTORS: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
+    DescriptorPool::decode(goldleaf_proto::FILE_DESCRIPTOR_SET).map_err(|e| e.to_string())
+});
 
 /// The wire's JSON of a message, with the field names of the `.proto` files.
 fn value<T: Printable>(item: &T) -> Result<Value, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Output(e.to_string());
-    let pool =
-        DescriptorPool::decode(goldleaf_proto::FILE_DESCRIPTOR_SET).map_err(|e| failed(&e))?;
+    let pool = DESCRIPTORS.as_ref().map_err(|e| failed(e))?;
     let descriptor = pool
         .get_message_by_name(T::MESSAGE)
         .ok_or_else(|| failed(&format!("no message {}", T::MESSAGE)))?;
@@ -113,16 +148,14 @@ fn value<T: Printable>(item: &T) -> Result<Value, Failure> {
         .map_err(|e| failed(&e))
 }
 
-fn print_json(value: &Value) -> Result<(), Failure> {
+fn json(value: &Value) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Output(e.to_string()))?;
-    println!("{text}");
-    Ok(())
+    Ok(text + "\n")
 }
 
-fn print_yaml(value: &Value) -> Result<(), Failure> {
+fn yaml(value: &Value) -> Result<String, Failure> {
     let text = serde_saphyr::to_string(value).map_err(|e| Failure::Output(e.to_string()))?;
-    print!("{text}");
-    Ok(())
+    Ok(text.trim_end().to_owned() + "\n")
 }
 
 /// Bytes for people: three digits, binary units.
@@ -154,7 +187,11 @@ fn state(number: i32, conditions: &[api::Condition]) -> String {
     }
 }
 
+/// A digest that people can tell apart; "-" for none.
 fn short(digest: &str) -> String {
+    if digest.is_empty() {
+        return "-".into();
+    }
     digest.chars().take("sha256:".len() + 12).collect()
 }
 
@@ -169,13 +206,12 @@ impl Printable for api::Volume {
             .as_ref()
             .filter(|a| a.active)
             .map_or_else(|| "-".into(), |a| a.device_path.clone());
-        let or_dash = |s: String| if s.is_empty() { "-".into() } else { s };
         vec![
             self.name.clone(),
             state(self.phase, &self.conditions),
             bytes(self.size_bytes),
             self.owned_bytes.map_or_else(|| "-".into(), bytes),
-            or_dash(short(&self.image_digest)),
+            short(&self.image_digest),
             device,
             self.id.clone(),
         ]
@@ -212,7 +248,20 @@ impl Printable for api::Pool {
     ];
 
     fn row(&self) -> Vec<String> {
-        let usage = self.usage.unwrap_or_default();
+        let Some(usage) = self.usage else {
+            let unknown = || "-".to_owned(); // its node did not say
+            let state = state(self.phase, &self.conditions);
+            return vec![
+                self.name.clone(),
+                state,
+                unknown(),
+                unknown(),
+                unknown(),
+                unknown(),
+                unknown(),
+                self.id.clone(),
+            ];
+        };
         let share = |used: u64, total: u64| match used.saturating_mul(100).checked_div(total) {
             Some(percent) => format!("{percent} %"),
             None => "-".into(),
@@ -246,7 +295,11 @@ impl Printable for api::Image {
         vec![
             self.name.clone(),
             state(self.phase, &self.conditions),
-            bytes(self.size_bytes),
+            if self.size_bytes == 0 {
+                "-".into()
+            } else {
+                bytes(self.size_bytes)
+            },
             short(&self.digest),
             self.copies.len().to_string(),
             self.id.clone(),
@@ -298,32 +351,4 @@ impl Printable for api::PreflightCheck {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_has_the_fields_of_the_proto() {
-        let volume = api::Volume {
-            id: "vol-1".into(),
-            size_bytes: 1 << 40,
-            phase: api::Phase::Ready.into(),
-            ..Default::default()
-        };
-        let json = value(&volume).unwrap();
-        assert_eq!(json["id"], "vol-1");
-        assert_eq!(json["size_bytes"], "1099511627776");
-        assert_eq!(json["phase"], "PHASE_READY");
-    }
-
-    #[test]
-    fn a_state_says_what_is_wrong() {
-        let bad = api::Condition {
-            reason: "ThinMissing".into(),
-            ..Default::default()
-        };
-        assert_eq!(
-            state(api::Phase::Ready.into(), &[bad]),
-            "ready (ThinMissing)"
-        );
-    }
-}
+mod tests;

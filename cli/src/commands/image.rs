@@ -1,5 +1,7 @@
 //! `goldleaf image`.
 
+use std::time::Duration;
+
 use goldleaf_proto::v1 as api;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,18 +26,10 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
             output::many(call.global.output, &items)
         }
         Image::Get(t) => call.show(images.get(get(t.target))).await,
-        Image::Verify(t) => {
-            // As long as it takes: every byte is read.
-            let request = api::VerifyImageRequest { image: t.target };
-            let image = images.verify(request).await?.into_inner();
-            output::one(call.global.output, &image)
-        }
-        Image::Delete(t) => {
-            call.gone(&t.target.clone(), images.delete(delete(t.target)))
-                .await
-        }
+        Image::Verify(t) => verify(call, t.target).await,
+        Image::Delete(t) => call.gone(&t.target.clone(), images.delete(delete(t))).await,
         Image::Watch(selection) => {
-            call.follow(images.watch(watch(selection)), |e| (e.kind, e.image))
+            call.follow(images.watch(watch(selection)?), |e| (e.kind, e.image))
                 .await
         }
     }
@@ -43,64 +37,96 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
 
 async fn create(call: &Call, wanted: ImageCreate) -> Result<(), Failure> {
     let wait = !wanted.no_wait;
-    let mut image = call
-        .answer(call.client.images().create(request(wanted)))
-        .await?;
+    let request = request(wanted)?;
+    let mut image = call.answer(call.client.images().create(request)).await?;
     if wait && image.phase() == api::Phase::Creating {
-        image = follow(call, image).await?;
+        let bar = bar(&image.name);
+        let followed = follow(call, &image, &bar).await;
+        bar.finish_and_clear();
+        image = followed?;
     }
     output::one(call.global.output, &image)?;
     if image.phase() == api::Phase::Failed {
-        let why = image
-            .conditions
-            .iter()
-            .find(|c| !c.status)
-            .map(|c| c.message.clone());
-        return Err(Failure::Failed(
-            why.unwrap_or_else(|| "the image failed".into()),
-        ));
+        Err(failed(image))
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
-/// Follows the work with a progress bar until the image is ready or failed.
-async fn follow(call: &Call, image: api::Image) -> Result<api::Image, Failure> {
-    let bar = ProgressBar::new(0).with_message(image.name.clone());
-    if let Ok(style) =
+/// Reads every copy again, as long as that takes: every byte is read.
+async fn verify(call: &Call, image: String) -> Result<(), Failure> {
+    let spinner = ProgressBar::new_spinner().with_message(format!("verifying {image}"));
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let answer = call
+        .client
+        .images()
+        .verify(api::VerifyImageRequest { image })
+        .await;
+    spinner.finish_and_clear();
+    let image = answer.map_err(|e| call.client.refused(e))?.into_inner();
+    output::one(call.global.output, &image)
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let style =
         ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-    {
-        bar.set_style(style);
-    }
+            .expect("the template is sound");
+    ProgressBar::new(0)
+        .with_message(name.to_owned())
+        .with_style(style)
+}
+
+/// Follows the work until the image is ready or failed.
+async fn follow(call: &Call, image: &api::Image, bar: &ProgressBar) -> Result<api::Image, Failure> {
     let everything = api::WatchRequest {
         resume_token: String::new(),
         filter: None,
     };
-    let mut events = call.client.images().watch(everything).await?.into_inner();
-    while let Some(event) = events.message().await? {
+    let mut events = call.answer(call.client.images().watch(everything)).await?;
+    // Deleted before the watch began, it would never show there.
+    call.answer(call.client.images().get(get(image.id.clone())))
+        .await?;
+    while let Some(event) = events.message().await.map_err(|e| call.client.refused(e))? {
         let Some(now) = event.image.filter(|now| now.id == image.id) else {
             continue;
         };
         if event.kind == i32::from(api::EventKind::Gone) {
-            return Err(Failure::Failed(format!(
-                "{} was deleted meanwhile",
-                image.name
-            )));
+            let why = "it was deleted meanwhile".into();
+            return Err(Failure::ImageFailed {
+                name: image.name.clone(),
+                why,
+            });
         }
         if now.phase() != api::Phase::Creating {
-            bar.finish_and_clear();
             return Ok(now);
         }
-        if let Some(progress) = now.copies.first().and_then(|copy| copy.progress) {
-            bar.set_length(progress.total_bytes);
-            bar.set_position(progress.done_bytes);
-        }
+        let parts = || now.copies.iter().filter_map(|copy| copy.progress);
+        let done = parts().map(|p| p.done_bytes).sum::<u64>();
+        bar.set_length(parts().map(|p| p.total_bytes).sum::<u64>().max(done));
+        bar.set_position(done);
     }
-    Err(Failure::Failed(
-        "the control plane ended the watch: repeat the command".into(),
-    ))
+    Err(Failure::WatchEnded)
 }
 
-fn request(wanted: ImageCreate) -> api::CreateImageRequest {
+/// Why an image failed, in its own words or in those of a copy.
+fn failed(image: api::Image) -> Failure {
+    let conditions = image
+        .conditions
+        .into_iter()
+        .filter(|c| !c.status)
+        .map(|c| c.message);
+    let copies = image.copies.into_iter().map(|copy| copy.message);
+    let mut reasons = conditions.chain(copies).filter(|text| !text.is_empty());
+    let why = reasons
+        .next()
+        .unwrap_or_else(|| "it failed: see `goldleaf image get -o json`".into());
+    Failure::ImageFailed {
+        name: image.name,
+        why,
+    }
+}
+
+fn request(wanted: ImageCreate) -> Result<api::CreateImageRequest, Failure> {
     use api::create_image_request::Source;
     let source = wanted
         .source
@@ -113,14 +139,14 @@ fn request(wanted: ImageCreate) -> api::CreateImageRequest {
         ImageFormat::Raw => api::ImageFormat::Raw,
         ImageFormat::Qcow2 => api::ImageFormat::Qcow2,
     };
-    api::CreateImageRequest {
+    Ok(api::CreateImageRequest {
         name: wanted.name,
         source,
         format: format.into(),
-        source_sha256: wanted.sha256,
-        digest: wanted.digest,
+        source_sha256: wanted.sha256.unwrap_or_default(),
+        digest: wanted.digest.unwrap_or_default(),
         node: wanted.node.unwrap_or_default(),
-        labels: labels(wanted.labels),
+        labels: labels(wanted.labels)?,
         wait: false,
-    }
+    })
 }

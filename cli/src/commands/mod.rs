@@ -13,7 +13,7 @@ use clap::CommandFactory;
 use goldleaf_proto::v1 as api;
 use tonic::{Response, Status, Streaming};
 
-use crate::args::{Args, Command, Global, Selection, SetLabels};
+use crate::args::{Args, Command, Global, Removal, Selection, SetLabels};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Printable};
@@ -25,13 +25,9 @@ use crate::output::{self, Printable};
 /// [`Failure`], which a person can read.
 pub async fn run(args: Args) -> Result<(), Failure> {
     if let Command::Completion { shell } = &args.command {
-        clap_complete::generate(
-            *shell,
-            &mut Args::command(),
-            "goldleaf",
-            &mut std::io::stdout(),
-        );
-        return Ok(());
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Args::command(), "goldleaf", &mut script);
+        return output::print(&String::from_utf8_lossy(&script));
     }
     let call = Call {
         client: Client::connect(&args.global).await?,
@@ -60,7 +56,8 @@ impl Call {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
         match tokio::time::timeout(self.global.timeout, call).await {
-            Ok(answer) => Ok(answer?.into_inner()),
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.client.refused(status)),
             Err(_) => Err(Failure::TimedOut(self.global.timeout)),
         }
     }
@@ -92,12 +89,12 @@ impl Call {
         parts: impl Fn(E) -> (i32, Option<T>),
     ) -> Result<(), Failure> {
         let mut events = self.answer(call).await?;
-        while let Some(event) = events.message().await? {
+        while let Some(event) = events.message().await.map_err(|e| self.client.refused(e))? {
             if let (kind, Some(item)) = parts(event) {
                 output::event(self.global.output, kind, &item)?;
             }
         }
-        Ok(())
+        Err(Failure::WatchEnded)
     }
 }
 
@@ -105,28 +102,39 @@ fn get(target: String) -> api::GetRequest {
     api::GetRequest { target }
 }
 
-fn delete(target: String) -> api::DeleteRequest {
+fn delete(removal: Removal) -> api::DeleteRequest {
     api::DeleteRequest {
-        target,
-        expected_revision: 0,
+        target: removal.target,
+        expected_revision: removal.if_revision,
     }
 }
 
-fn filter(selection: Selection) -> api::Filter {
-    api::Filter {
-        labels: selection.labels.into_iter().collect(),
-    }
+fn filter(selection: Selection) -> Result<api::Filter, Failure> {
+    Ok(api::Filter {
+        labels: distinct(selection.labels)?,
+    })
 }
 
-fn watch(selection: Selection) -> api::WatchRequest {
-    api::WatchRequest {
+fn watch(selection: Selection) -> Result<api::WatchRequest, Failure> {
+    Ok(api::WatchRequest {
         resume_token: String::new(),
-        filter: Some(filter(selection)),
-    }
+        filter: Some(filter(selection)?),
+    })
 }
 
-fn labels(set: SetLabels) -> HashMap<String, String> {
-    set.labels.into_iter().collect()
+fn labels(set: SetLabels) -> Result<HashMap<String, String>, Failure> {
+    distinct(set.labels)
+}
+
+/// Labels as a map; one that is given twice is a mistake, of which no half is silently taken.
+fn distinct(pairs: Vec<(String, String)>) -> Result<HashMap<String, String>, Failure> {
+    let mut map = HashMap::new();
+    for (key, value) in pairs {
+        if map.insert(key.clone(), value).is_some() {
+            return Err(Failure::LabelTwice(key));
+        }
+    }
+    Ok(map)
 }
 
 /// Every page of a list.
@@ -137,7 +145,7 @@ async fn all<T, F>(
 where
     F: Future<Output = Result<(Vec<T>, String), Failure>>,
 {
-    let filter = filter(selection);
+    let filter = filter(selection)?;
     let mut items = Vec::new();
     let mut token = String::new();
     loop {
@@ -151,5 +159,24 @@ where
             return Ok(items);
         }
         token = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_is_given_twice_is_a_mistake() {
+        let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        assert_eq!(
+            distinct(vec![pair("a", "1"), pair("b", "1")])
+                .unwrap()
+                .len(),
+            2
+        );
+        let twice = distinct(vec![pair("a", "1"), pair("a", "2")]).unwrap_err();
+        assert_eq!(twice.exit_code(), 2);
+        assert!(twice.to_string().contains("label a "));
     }
 }

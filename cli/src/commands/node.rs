@@ -34,7 +34,7 @@ pub async fn run(call: &Call, command: Node) -> Result<(), Failure> {
             }
         }
         Node::Watch(selection) => {
-            call.follow(nodes.watch(watch(selection)), |e| (e.kind, e.node))
+            call.follow(nodes.watch(watch(selection)?), |e| (e.kind, e.node))
                 .await
         }
     }

@@ -10,7 +10,7 @@ use crate::output;
 pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
     let mut pools = call.client.pools();
     match command {
-        Pool::Create(wanted) => call.show(pools.create(request(wanted))).await,
+        Pool::Create(wanted) => call.show(pools.create(request(wanted)?)).await,
         Pool::List(selection) => {
             let items = all(selection, |page| {
                 let mut pools = call.client.pools();
@@ -31,18 +31,15 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
             call.show(pools.close(api::ClosePoolRequest { pool: t.target }))
                 .await
         }
-        Pool::Delete(t) => {
-            call.gone(&t.target.clone(), pools.delete(delete(t.target)))
-                .await
-        }
+        Pool::Delete(t) => call.gone(&t.target.clone(), pools.delete(delete(t))).await,
         Pool::Watch(selection) => {
-            call.follow(pools.watch(watch(selection)), |e| (e.kind, e.pool))
+            call.follow(pools.watch(watch(selection)?), |e| (e.kind, e.pool))
                 .await
         }
     }
 }
 
-fn request(wanted: PoolCreate) -> api::CreatePoolRequest {
+fn request(wanted: PoolCreate) -> Result<api::CreatePoolRequest, Failure> {
     let device = |path| api::PoolDevice {
         path,
         create_file_bytes: 0,
@@ -58,7 +55,7 @@ fn request(wanted: PoolCreate) -> api::CreatePoolRequest {
         WhenFull::Error => api::WhenFull::Error,
         WhenFull::Queue => api::WhenFull::Queue,
     };
-    api::CreatePoolRequest {
+    Ok(api::CreatePoolRequest {
         name: wanted.name,
         node: wanted.node.unwrap_or_default(),
         devices: wanted
@@ -70,6 +67,6 @@ fn request(wanted: PoolCreate) -> api::CreatePoolRequest {
         metadata_device: wanted.metadata_device.map(device),
         block_size_bytes: wanted.block_size,
         when_full: when_full.into(),
-        labels: labels(wanted.labels),
-    }
+        labels: labels(wanted.labels)?,
+    })
 }

@@ -14,7 +14,7 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
             let request = api::CreateSnapshotRequest {
                 name: wanted.name,
                 source: wanted.source,
-                labels: labels(wanted.labels),
+                labels: labels(wanted.labels)?,
             };
             call.show(volumes.create_snapshot(request)).await
         }
@@ -31,11 +31,11 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
         }
         Snapshot::Get(t) => call.show(volumes.get_snapshot(get(t.target))).await,
         Snapshot::Delete(t) => {
-            call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t.target)))
+            call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t)))
                 .await
         }
         Snapshot::Watch(selection) => {
-            call.follow(volumes.watch_snapshots(watch(selection)), |e| {
+            call.follow(volumes.watch_snapshots(watch(selection)?), |e| {
                 (e.kind, e.snapshot)
             })
             .await

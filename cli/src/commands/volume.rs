@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 
-use super::{Call, all, delete, get, labels, watch};
+use super::{Call, all, delete, distinct, get, labels, watch};
 use crate::args::{Volume, VolumeClone, VolumeCreate};
 use crate::failure::Failure;
 use crate::output;
@@ -11,16 +11,17 @@ use crate::output;
 pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
     let mut volumes = call.client.volumes();
     match command {
-        Volume::Create(wanted) => call.show(volumes.create_thin(create(wanted))).await,
+        Volume::Create(wanted) => call.show(volumes.create_thin(create(wanted)?)).await,
         Volume::Clone(wanted) => {
             // By path: the method of that name would be Rust's own `Clone`.
-            call.show(VolumeServiceClient::clone(&mut volumes, clone(wanted))).await
+            call.show(VolumeServiceClient::clone(&mut volumes, clone(wanted)?))
+                .await
         }
         Volume::Resize(wanted) => {
             let request = api::ResizeRequest {
                 volume: wanted.target,
                 size_bytes: wanted.size,
-                expected_revision: 0,
+                expected_revision: wanted.if_revision,
             };
             call.show(volumes.resize(request)).await
         }
@@ -40,7 +41,7 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
                 .await
         }
         Volume::Delete(t) => {
-            call.gone(&t.target.clone(), volumes.delete(delete(t.target)))
+            call.gone(&t.target.clone(), volumes.delete(delete(t)))
                 .await
         }
         Volume::List(selection) => {
@@ -56,7 +57,7 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
         }
         Volume::Get(t) => call.show(volumes.get(get(t.target))).await,
         Volume::Watch(selection) => {
-            call.follow(volumes.watch(watch(selection)), |e| (e.kind, e.volume))
+            call.follow(volumes.watch(watch(selection)?), |e| (e.kind, e.volume))
                 .await
         }
     }
@@ -66,27 +67,27 @@ fn options(activate: bool) -> Option<api::ActivateOptions> {
     activate.then(api::ActivateOptions::default)
 }
 
-fn create(wanted: VolumeCreate) -> api::CreateThinRequest {
-    api::CreateThinRequest {
+fn create(wanted: VolumeCreate) -> Result<api::CreateThinRequest, Failure> {
+    Ok(api::CreateThinRequest {
         name: wanted.name,
         size_bytes: wanted.size,
         image: wanted.image,
         pool: wanted.pool,
         placement: Some(api::Placement {
             node: wanted.node,
-            ..Default::default()
+            pool_labels: distinct(wanted.pool_labels)?,
         }),
-        labels: labels(wanted.labels),
+        labels: labels(wanted.labels)?,
         activate: options(wanted.activate),
-    }
+    })
 }
 
-fn clone(wanted: VolumeClone) -> api::CloneRequest {
-    api::CloneRequest {
+fn clone(wanted: VolumeClone) -> Result<api::CloneRequest, Failure> {
+    Ok(api::CloneRequest {
         name: wanted.name,
         source: wanted.source,
         size_bytes: wanted.size,
-        labels: labels(wanted.labels),
+        labels: labels(wanted.labels)?,
         activate: options(wanted.activate),
-    }
+    })
 }

@@ -1,8 +1,15 @@
-//! The command line, checked while it is parsed.
+//! The command line, checked while it is parsed: what `commands` gets is well-formed.
+//!
+//! One type for each noun and each of its verbs; `values` reads sizes, labels and digests. Every
+//! command shows examples with `--help`, which a test demands.
+
+mod values;
 
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use values::{duration, file_and_size, key_value, server, sha256, size};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
 #[derive(Debug, Parser)]
@@ -34,7 +41,8 @@ pub struct Global {
         long,
         global = true,
         env = "GOLDLEAF_SERVER",
-        default_value = "http://127.0.0.1:4700"
+        default_value = "http://127.0.0.1:4700",
+        value_parser = server
     )]
     pub server: String,
     /// How to print what comes back.
@@ -62,21 +70,46 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Pools: where volumes keep what was written to them.
-    #[command(subcommand, visible_alias = "pools")]
+    #[command(
+        subcommand,
+        visible_alias = "pools",
+        after_help = "Examples:
+  goldleaf pool create fast --device /dev/nvme0n1
+  goldleaf pool list"
+    )]
     Pool(Pool),
     /// Images: immutable content that volumes begin as.
-    #[command(subcommand, visible_alias = "images")]
+    #[command(
+        subcommand,
+        visible_alias = "images",
+        after_help = "Examples:
+  goldleaf image create debian-12 --file /var/lib/goldleaf/import/debian-12.qcow2
+  goldleaf image list"
+    )]
     Image(Image),
     /// Volumes: thin devices that may begin as an image.
-    #[command(subcommand, visible_aliases = ["volumes", "vol"])]
+    #[command(subcommand, visible_aliases = ["volumes", "vol"], after_help = "Examples:
+  goldleaf volume create vm1 --size 20G --image debian-12 --activate
+  goldleaf volume list")]
     Volume(Volume),
     /// Snapshots: volumes as they were at one instant.
-    #[command(subcommand, visible_aliases = ["snapshots", "snap"])]
+    #[command(subcommand, visible_aliases = ["snapshots", "snap"], after_help = "Examples:
+  goldleaf snapshot create before-upgrade --source volume/vm1
+  goldleaf snapshot list")]
     Snapshot(Snapshot),
     /// Nodes: hosts with an agent.
-    #[command(subcommand, visible_alias = "nodes")]
+    #[command(
+        subcommand,
+        visible_alias = "nodes",
+        after_help = "Examples:
+  goldleaf node list
+  goldleaf node preflight"
+    )]
     Node(Node),
     /// Prints a completion script for a shell.
+    #[command(after_help = "Examples:
+  source <(goldleaf completion bash)
+  goldleaf completion zsh > ~/.zfunc/_goldleaf")]
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
@@ -106,6 +139,21 @@ pub struct Target {
     pub target: String,
 }
 
+/// One resource to delete.
+#[derive(Debug, ClapArgs)]
+pub struct Removal {
+    /// Its name or id.
+    pub target: String,
+    /// Only if it has this revision still, as `get -o json` shows it.
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub if_revision: u64,
+}
+
 /// What to do with pools.
 #[derive(Debug, Subcommand)]
 pub enum Pool {
@@ -115,16 +163,31 @@ pub enum Pool {
   goldleaf pool create try --file /var/lib/goldleaf/pools/try.pool=20G")]
     Create(PoolCreate),
     /// Lists pools.
+    #[command(after_help = "Examples:
+  goldleaf pool list
+  goldleaf pool list -l team=web -o json")]
     List(Selection),
     /// Shows one pool.
+    #[command(after_help = "Example:
+  goldleaf pool get fast -o yaml")]
     Get(Target),
     /// Brings a closed pool back.
+    #[command(after_help = "Example:
+  goldleaf pool open fast")]
     Open(Target),
     /// Releases a pool's devices cleanly.
+    #[command(after_help = "Example:
+  goldleaf pool close fast")]
     Close(Target),
     /// Deletes an empty pool and wipes its labels.
-    Delete(Target),
+    #[command(after_help = "Examples:
+  goldleaf pool delete fast
+  goldleaf pool delete fast --if-revision 7")]
+    Delete(Removal),
     /// Prints pools as they change.
+    #[command(after_help = "Examples:
+  goldleaf pool watch
+  goldleaf pool watch -o json | jq -r .item.name")]
     Watch(Selection),
 }
 
@@ -171,17 +234,30 @@ pub enum Image {
     /// Brings an image to a node.
     #[command(after_help = "Examples:
   goldleaf image create debian-12 --file /var/lib/goldleaf/import/debian-12.qcow2
-  goldleaf image create debian-12 --url https://mirror.example/debian-12.raw --sha256 5f0c...")]
+  goldleaf image create debian-12 --url https://mirror.example/debian-12.raw --sha256 $SUM")]
     Create(ImageCreate),
     /// Lists images.
+    #[command(after_help = "Examples:
+  goldleaf image list
+  goldleaf image list -l team=web -o json")]
     List(Selection),
     /// Shows one image.
+    #[command(after_help = "Example:
+  goldleaf image get debian-12 -o yaml")]
     Get(Target),
     /// Reads every copy's content again and compares it with the digest.
+    #[command(after_help = "Example:
+  goldleaf image verify debian-12")]
     Verify(Target),
     /// Forgets a name, and the content with its last name.
-    Delete(Target),
+    #[command(after_help = "Examples:
+  goldleaf image delete debian-12
+  goldleaf image delete debian-12 --if-revision 7")]
+    Delete(Removal),
     /// Prints images as they change.
+    #[command(after_help = "Examples:
+  goldleaf image watch
+  goldleaf image watch -o json | jq -r .item.name")]
     Watch(Selection),
 }
 
@@ -197,21 +273,11 @@ pub struct ImageCreate {
     #[arg(long, value_enum, default_value_t = ImageFormat::Detect)]
     pub format: ImageFormat,
     /// SHA-256 of the source as it comes; required with --url.
-    #[arg(
-        long,
-        value_name = "HEX",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub sha256: String,
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub sha256: Option<String>,
     /// SHA-256 of the raw content, if known.
-    #[arg(
-        long,
-        value_name = "HEX",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub digest: String,
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub digest: Option<String>,
     /// The node, if there are several.
     #[arg(long)]
     pub node: Option<String>,
@@ -234,7 +300,7 @@ pub struct ImageSource {
     #[arg(long)]
     pub device: Option<String>,
     /// http or https.
-    #[arg(long)]
+    #[arg(long, requires = "sha256")]
     pub url: Option<String>,
 }
 
@@ -263,18 +329,36 @@ pub enum Volume {
   goldleaf volume clone old --source snapshot/before-upgrade --size 40G")]
     Clone(VolumeClone),
     /// Grows a volume.
+    #[command(after_help = "Example:
+  goldleaf volume resize vm1 --size 40G")]
     Resize(VolumeResize),
     /// Makes a volume's device appear on its node.
+    #[command(after_help = "Examples:
+  goldleaf volume activate vm1
+  goldleaf volume activate vm1 --read-only")]
     Activate(VolumeActivate),
     /// Takes a volume's device away.
+    #[command(after_help = "Example:
+  goldleaf volume deactivate vm1")]
     Deactivate(Target),
     /// Deletes a volume that is not active.
-    Delete(Target),
+    #[command(after_help = "Examples:
+  goldleaf volume delete vm1
+  goldleaf volume delete vm1 --if-revision 7")]
+    Delete(Removal),
     /// Lists volumes.
+    #[command(after_help = "Examples:
+  goldleaf volume list
+  goldleaf volume list -l team=web -o json")]
     List(Selection),
     /// Shows one volume.
+    #[command(after_help = "Example:
+  goldleaf volume get vm1 -o yaml")]
     Get(Target),
     /// Prints volumes as they change.
+    #[command(after_help = "Examples:
+  goldleaf volume watch
+  goldleaf volume watch -o json | jq -r .item.name")]
     Watch(Selection),
 }
 
@@ -295,6 +379,9 @@ pub struct VolumeCreate {
     /// Only pools of this node.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub node: String,
+    /// Only pools with this label; may be given again.
+    #[arg(long = "pool-label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub pool_labels: Vec<(String, String)>,
     /// Make its device too.
     #[arg(long)]
     pub activate: bool,
@@ -330,6 +417,14 @@ pub struct VolumeResize {
     /// The new size.
     #[arg(long, value_parser = size)]
     pub size: u64,
+    /// Only if it has this revision still, as `get -o json` shows it.
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub if_revision: u64,
 }
 
 /// A device to be.
@@ -350,12 +445,23 @@ pub enum Snapshot {
   goldleaf snapshot create before-upgrade --source volume/vm1")]
     Create(SnapshotCreate),
     /// Lists snapshots.
+    #[command(after_help = "Examples:
+  goldleaf snapshot list
+  goldleaf snapshot list -l team=web -o json")]
     List(Selection),
     /// Shows one snapshot.
+    #[command(after_help = "Example:
+  goldleaf snapshot get before-upgrade -o yaml")]
     Get(Target),
     /// Deletes a snapshot.
-    Delete(Target),
+    #[command(after_help = "Examples:
+  goldleaf snapshot delete before-upgrade
+  goldleaf snapshot delete before-upgrade --if-revision 7")]
+    Delete(Removal),
     /// Prints snapshots as they change.
+    #[command(after_help = "Examples:
+  goldleaf snapshot watch
+  goldleaf snapshot watch -o json | jq -r .item.name")]
     Watch(Selection),
 }
 
@@ -376,60 +482,29 @@ pub struct SnapshotCreate {
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// Lists nodes.
+    #[command(after_help = "Examples:
+  goldleaf node list
+  goldleaf node list -l team=web -o json")]
     List(Selection),
     /// Shows one node.
+    #[command(after_help = "Example:
+  goldleaf node get host1 -o yaml")]
     Get(Target),
     /// Says what a node's host lacks, and how to get it. Exit code 1 if anything.
+    #[command(after_help = "Examples:
+  goldleaf node preflight
+  goldleaf node preflight host1 -o json")]
     Preflight {
         /// Its name or id, if there are several.
         #[arg(default_value = "", hide_default_value = true)]
         node: String,
     },
     /// Prints nodes as they change.
+    #[command(after_help = "Examples:
+  goldleaf node watch
+  goldleaf node watch -o json | jq -r .item.name")]
     Watch(Selection),
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| e.to_string())
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-fn file_and_size(text: &str) -> Result<(String, u64), String> {
-    let (path, number) = text.rsplit_once('=').ok_or("want PATH=SIZE")?;
-    Ok((path.to_owned(), size(number)?))
-}
-
-/// Bytes, with K, M, G, T (and KiB...) for powers of 1024: a disk's sizes are binary.
-fn size(text: &str) -> Result<u64, String> {
-    let binary = match text.trim().strip_suffix(|c: char| "KMGTPkmgtp".contains(c)) {
-        Some(_) => format!("{}iB", text.trim()),
-        None => text.trim().to_owned(),
-    };
-    binary
-        .parse::<bytesize::ByteSize>()
-        .map(|b| b.as_u64())
-        .map_err(|_| "want bytes, or a number with K, M, G or T".to_owned())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_sound() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_are_binary() {
-        assert_eq!(size("20G"), Ok(20 << 30));
-        assert_eq!(size("64KiB"), Ok(64 << 10));
-        assert_eq!(size("21474836480"), Ok(20 << 30));
-        assert!(size("x").is_err() && size("").is_err());
-    }
-}
+mod tests;

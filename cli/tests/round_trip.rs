@@ -1,0 +1,338 @@
+//! The real binary against a control plane played in this process: what goes out, what is printed,
+//! which exit code comes back.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the played control plane refuses by hand"
+)]
+
+use std::pin::Pin;
+use std::process::Output;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::image_service_server::{ImageService, ImageServiceServer};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, iter};
+use tonic::{Code, Request, Response, Status};
+
+/// An image service that brings "good" and "bad" images, and keeps the ids of requests.
+#[derive(Clone, Default)]
+struct Played {
+    request_ids: Arc<Mutex<Vec<String>>>,
+}
+
+impl Played {
+    fn seen<T>(&self, request: Request<T>) -> T {
+        let id = request
+            .metadata()
+            .get(goldleaf_proto::REQUEST_ID_KEY)
+            .unwrap();
+        self.request_ids
+            .lock()
+            .unwrap()
+            .push(id.to_str().unwrap().to_owned());
+        request.into_inner()
+    }
+}
+
+fn image(name: &str, phase: api::Phase) -> api::Image {
+    let progress = api::Progress {
+        done_bytes: 5,
+        total_bytes: 10,
+    };
+    let copy = api::ImageCopy {
+        progress: Some(progress),
+        ..Default::default()
+    };
+    api::Image {
+        id: format!("img-{name}"),
+        name: name.into(),
+        phase: phase.into(),
+        copies: vec![copy],
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Played {
+    async fn create(
+        &self,
+        request: Request<api::CreateImageRequest>,
+    ) -> Result<Response<api::Image>, Status> {
+        let wanted = self.seen(request);
+        assert!(!wanted.wait, "the command follows the work itself");
+        Ok(Response::new(image(&wanted.name, api::Phase::Creating)))
+    }
+
+    async fn get(&self, request: Request<api::GetRequest>) -> Result<Response<api::Image>, Status> {
+        match self.seen(request).target.as_str() {
+            "img-good" | "img-bad" => Ok(Response::new(image("good", api::Phase::Creating))),
+            "bug" => Err(Status::new(Code::Internal, "the row does not decode")),
+            other => Err(Status::new(Code::NotFound, format!("no image {other}"))),
+        }
+    }
+
+    async fn list(
+        &self,
+        request: Request<api::ListRequest>,
+    ) -> Result<Response<api::ListImagesResponse>, Status> {
+        let asked = self.seen(request);
+        assert_eq!(
+            asked.filter.unwrap().labels.get("team").map(String::as_str),
+            Some("web")
+        );
+        let (name, next) = match asked.page.unwrap().token.as_str() {
+            "" => ("first", "2"),
+            "2" => ("second", ""),
+            other => return Err(Status::new(Code::InvalidArgument, format!("token {other}"))),
+        };
+        Ok(Response::new(api::ListImagesResponse {
+            images: vec![image(name, api::Phase::Ready)],
+            next_page_token: next.into(),
+        }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<api::VerifyImageRequest>,
+    ) -> Result<Response<api::Image>, Status> {
+        self.seen(request);
+        Err(Status::new(Code::Unavailable, "node host1 is away"))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<api::DeleteRequest>,
+    ) -> Result<Response<api::DeleteResponse>, Status> {
+        let asked = self.seen(request);
+        assert_eq!(
+            (asked.target.as_str(), asked.expected_revision),
+            ("good", 7)
+        );
+        Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<api::ImageEvent, Status>> + Send>>;
+
+    /// Another image, then progress, then the end of both: "good" is ready, "bad" failed.
+    async fn watch(
+        &self,
+        request: Request<api::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.seen(request);
+        let mut bad = image("bad", api::Phase::Failed);
+        bad.copies[0].message = "sha256 differs: fetch the file again".into();
+        let events = [
+            image("other", api::Phase::Ready),
+            image("good", api::Phase::Creating),
+            image("good", api::Phase::Ready),
+            bad,
+        ]
+        .map(|image| {
+            let kind = api::EventKind::Present.into();
+            Ok(api::ImageEvent {
+                kind,
+                image: Some(image),
+                resume_token: "1".into(),
+            })
+        });
+        Ok(Response::new(Box::pin(iter(events))))
+    }
+}
+
+/// A played control plane and its address.
+struct ControlPlane {
+    played: Played,
+    address: String,
+}
+
+impl ControlPlane {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let played = Played::default();
+        let served = tonic::transport::Server::builder()
+            .add_service(ImageServiceServer::new(played.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(served);
+        Self { played, address }
+    }
+
+    async fn goldleaf(&self, line: &str) -> Output {
+        goldleaf(&self.address, line).await
+    }
+}
+
+async fn goldleaf(server: &str, line: &str) -> Output {
+    let command = tokio::process::Command::new(env!("CARGO_BIN_EXE_goldleaf"))
+        .args(line.split_whitespace())
+        .env("GOLDLEAF_SERVER", server)
+        .kill_on_drop(true)
+        .output();
+    tokio::time::timeout(Duration::from_secs(60), command)
+        .await
+        .expect("it hangs")
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn an_image_is_followed_until_it_is_ready() {
+    let plane = ControlPlane::start().await;
+    let done = plane
+        .goldleaf("image create good --file /i.raw -o json")
+        .await;
+    assert_eq!(done.status.code(), Some(0), "{}", stderr(&done));
+    let json: serde_json::Value = serde_json::from_str(stdout(&done)).unwrap();
+    assert_eq!(
+        (&json["id"], &json["phase"]),
+        (&"img-good".into(), &"PHASE_READY".into())
+    );
+    let at_once = plane
+        .goldleaf("image create good --file /i.raw --no-wait -o json")
+        .await;
+    assert!(
+        stdout(&at_once).contains("PHASE_CREATING"),
+        "{}",
+        stdout(&at_once)
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_fails_says_why_and_exits_with_1() {
+    let plane = ControlPlane::start().await;
+    let failed = plane.goldleaf("image create bad --file /i.raw").await;
+    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(
+        stderr(&failed),
+        "error: image bad: sha256 differs: fetch the file again\n"
+    );
+    let gone = plane.goldleaf("image create vanished --file /i.raw").await;
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(
+        stderr(&gone).starts_with("error: no image img-vanished\n"),
+        "{}",
+        stderr(&gone)
+    );
+}
+
+#[tokio::test]
+async fn a_list_has_every_page_under_one_request_id() {
+    let plane = ControlPlane::start().await;
+    let list = plane.goldleaf("image list -l team=web -o name").await;
+    assert_eq!(stdout(&list), "first\nsecond\n");
+    let ids = plane.played.request_ids.lock().unwrap().clone();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[0].len(), 32, "{}", ids[0]);
+}
+
+#[tokio::test]
+async fn a_deletion_can_demand_a_revision() {
+    let plane = ControlPlane::start().await;
+    let deleted = plane.goldleaf("image delete good --if-revision 7").await;
+    assert_eq!(deleted.status.code(), Some(0), "{}", stderr(&deleted));
+    assert_eq!(
+        (stdout(&deleted), stderr(&deleted)),
+        ("", "good: deleted\n")
+    );
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_do_next_and_have_their_exit_codes() {
+    let plane = ControlPlane::start().await;
+    let unknown = plane.goldleaf("image get nothing").await;
+    assert_eq!((unknown.status.code(), stdout(&unknown)), (Some(1), ""));
+    assert!(
+        stderr(&unknown).starts_with("error: no image nothing\n"),
+        "{}",
+        stderr(&unknown)
+    );
+    let away = plane.goldleaf("image verify good").await;
+    assert_eq!(away.status.code(), Some(3));
+    assert!(
+        stderr(&away).contains("goldleaf node list"),
+        "{}",
+        stderr(&away)
+    );
+    let bug = plane.goldleaf("image get bug").await;
+    let id = plane
+        .played
+        .request_ids
+        .lock()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert!(
+        stderr(&bug).ends_with(&format!("request id: {id}\n")),
+        "{}",
+        stderr(&bug)
+    );
+    let older = plane.goldleaf("node list").await; // a service that is not played
+    assert_eq!(older.status.code(), Some(1));
+    assert!(
+        stderr(&older).contains("older than this command"),
+        "{}",
+        stderr(&older)
+    );
+}
+
+#[tokio::test]
+async fn a_watch_prints_each_event_and_its_end_is_no_success() {
+    let plane = ControlPlane::start().await;
+    let watch = plane.goldleaf("image watch -o json").await;
+    assert_eq!(stdout(&watch).lines().count(), 4);
+    assert_eq!(watch.status.code(), Some(3), "{}", stderr(&watch));
+}
+
+#[tokio::test]
+async fn nobody_at_home_is_told_with_the_remedy() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let output = goldleaf(&address, "volume list").await;
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        stderr(&output).contains("Connection refused"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).contains("--server"), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn help_and_completion_need_no_control_plane() {
+    let nowhere = "http://127.0.0.1:1";
+    let script = goldleaf(nowhere, "completion bash").await;
+    assert_eq!(script.status.code(), Some(0));
+    assert!(
+        stdout(&script).contains("complete -F"),
+        "{}",
+        stdout(&script)
+    );
+    let help = goldleaf(nowhere, "volume create --help").await;
+    assert!(stdout(&help).contains("Examples:"), "{}", stdout(&help));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let command = tokio::process::Command::new(env!("CARGO_BIN_EXE_goldleaf"))
+        .args(["completion", "bash"])
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .output();
+    let output = command.await.unwrap();
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
+}
