@@ -1,0 +1,30 @@
+# Goldleaf. Rust and Go must be there; each target gets the Debian packages that it needs when run
+# as root, and otherwise says which to install.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## three VMs from one golden image, through Goldleaf
+	tests/prerequisites demo
+	tests/demo/run
+
+test: ## all tests; KERNEL=uml (default), qemu or host runs those of the kernel; ONLY="word..." some
+	tests/run $(ONLY)
+
+check: ## format, lints, documentation, licences
+	tests/prerequisites build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
+	else echo "not checked: licences and bans (get cargo-deny by: cargo install cargo-deny)"; fi
+
+bench: ## creating, snapshots and deleting beside raw ioctls, dmsetup and lvm2
+	tests/prerequisites bench
+	tests/bench/run
+
+clean: ## forget everything that was built, downloaded or logged
+	cargo clean
+	rm -rf .build

@@ -1,0 +1,174 @@
+//! One test binary, run here or in a test kernel, its output kept in a log.
+
+use std::fmt;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::outcome::Outcome;
+use super::{Place, plan};
+use crate::command::command;
+
+/// Lines of a log that are shown of a failure.
+const SHOWN: usize = 200;
+
+/// What is to be run.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) name: String,
+    pub(super) in_kernel: bool,
+    pub(super) work: Work,
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A test binary, run in its package's folder.
+    Binary {
+        executable: PathBuf,
+        folder: PathBuf,
+    },
+    /// The examples in the documentation of all crates.
+    DocTests,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) name: String,
+    pub(super) outcome: Outcome,
+    pub(super) log: PathBuf,
+    took: Duration,
+    ended: String,
+    output: String,
+}
+
+impl Job {
+    /// Runs it to its end. `worker` chooses the processor of a test kernel.
+    pub(super) fn run(self, place: &Place, worker: usize) -> Finished {
+        let log = place
+            .logs
+            .join(format!("{}.log", self.name.replace(' ', "-")));
+        let began = Instant::now();
+        let mut process = self.process(place, worker);
+        let (ended_well, ended) = match start(&mut process, &log) {
+            Ok(status) => (status.success(), status.to_string()),
+            Err(error) => (false, format!("it did not start: {error}")),
+        };
+        let output = std::fs::read(&log).unwrap_or_default();
+        let output = String::from_utf8_lossy(&output).into_owned();
+        let outcome = Outcome::read(&output, ended_well);
+        Finished {
+            name: self.name,
+            outcome,
+            log,
+            took: began.elapsed(),
+            ended,
+            output,
+        }
+    }
+
+    fn process(&self, place: &Place, worker: usize) -> Command {
+        let mut process = match &self.work {
+            Work::DocTests => plan::doc_tests(&place.repo),
+            Work::Binary { executable, folder } => {
+                let mut process = if self.in_kernel {
+                    self.kernel_process(place, worker)
+                } else {
+                    command(executable)
+                };
+                if self.in_kernel {
+                    process.arg(executable).arg("--test-threads=1");
+                }
+                process
+                    .current_dir(folder)
+                    .env("CARGO_MANIFEST_DIR", folder);
+                process
+            }
+        };
+        process
+            .env("GOLDLEAF_BINARIES", &place.programs)
+            .env("GRPCURL", place.repo.join(".build/bin/grpcurl"))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
+        process
+    }
+
+    fn kernel_process(&self, place: &Place, worker: usize) -> Command {
+        // An emulated processor is many times slower than User-Mode Linux.
+        let limit = if place.kernel == "qemu" {
+            "2400"
+        } else {
+            "600"
+        };
+        let mut process = command(place.repo.join("tests/vm/run"));
+        process
+            .args(["--name", &format!("test-{}", self.name), "--limit", limit])
+            .args(["--memory", "2G"])
+            .env("KERNEL", &place.kernel)
+            .env("VM_CPU", worker.to_string())
+            .env("GOLDLEAF_TEST_KERNEL", &place.kernel);
+        let passed = [
+            "GOLDLEAF_TEST_KERNEL",
+            "GOLDLEAF_BINARIES",
+            "GRPCURL",
+            "KEEP",
+        ];
+        for name in passed
+            .into_iter()
+            .chain(["CARGO_MANIFEST_DIR", "RUST_BACKTRACE"])
+        {
+            process.args(["-e", name]);
+        }
+        process.arg("--");
+        process
+    }
+}
+
+fn start(process: &mut Command, log: &PathBuf) -> std::io::Result<std::process::ExitStatus> {
+    let file = File::create(log)?;
+    process.stdout(file.try_clone()?).stderr(file).status()
+}
+
+impl Finished {
+    /// The end of its output.
+    pub(super) fn tail(&self) -> String {
+        let lines: Vec<&str> = self.output.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+    }
+
+    /// The kernel that it says it ran on.
+    fn kernel(&self) -> &str {
+        self.output
+            .lines()
+            .find_map(|line| line.strip_prefix("kernel: "))
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            outcome,
+            took,
+            ended,
+            ..
+        } = self;
+        let word = if outcome.failed == 0 { "ok" } else { "FAILED" };
+        write!(f, "{word:6} {name}: {} passed", outcome.passed)?;
+        if outcome.failed > 0 {
+            write!(f, ", {} failed ({ended})", outcome.failed)?;
+        }
+        if !outcome.skipped.is_empty() {
+            write!(f, ", {} skipped", outcome.skipped.len())?;
+        }
+        write!(f, ", {:.1} s", took.as_secs_f64())?;
+        let kernel = self.kernel();
+        if kernel.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ", on {kernel}")
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Which test binaries there are, as cargo says it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::Place;
+use super::job::{Job, Work};
+use crate::command::command;
+
+/// The part that matters of cargo's `compiler-artifact` message.
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    manifest_path: PathBuf,
+    target: Target,
+    profile: Profile,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds all test binaries and says what is to be run, what takes longest first.
+pub(super) fn jobs(place: &Place) -> Result<Vec<Job>> {
+    let output = command("cargo")
+        .args([
+            "test",
+            "--workspace",
+            "--features",
+            "goldleaf-tests/kernel",
+            "--no-run",
+        ])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(&place.repo)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo did not start")?;
+    ensure!(output.status.success(), "the tests do not build");
+    let mut jobs: Vec<Job> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.contains("\"compiler-artifact\""))
+        .map(|line| serde_json::from_str::<Artifact>(line).context("cargo's message"))
+        .filter_map(|artifact| artifact.map(job).transpose())
+        .collect::<Result<_>>()?;
+    jobs.push(Job {
+        name: "doc tests".to_owned(),
+        in_kernel: false,
+        work: Work::DocTests,
+    });
+    jobs.sort_by_key(|job| !job.in_kernel);
+    Ok(jobs)
+}
+
+fn job(artifact: Artifact) -> Option<Job> {
+    let executable = artifact.executable.filter(|_| artifact.profile.test)?;
+    let folder = artifact.manifest_path.parent()?.to_owned();
+    let target = artifact.target;
+    let in_kernel = is_integration(&target) && is_kernel_name(&target.name);
+    let name = if is_integration(&target) {
+        target.name
+    } else {
+        format!("{} {}", target.name, target.kind.join(","))
+    };
+    Some(Job {
+        name,
+        in_kernel,
+        work: Work::Binary { executable, folder },
+    })
+}
+
+fn is_integration(target: &Target) -> bool {
+    target.kind == ["test"]
+}
+
+fn is_kernel_name(name: &str) -> bool {
+    name.starts_with("kernel_") || name.starts_with("e2e_")
+}
+
+/// Runs the examples in the documentation; cargo alone knows how they are built.
+pub(super) fn doc_tests(repo: &Path) -> std::process::Command {
+    let mut cargo = command("cargo");
+    cargo
+        .args(["test", "--workspace", "--doc"])
+        .current_dir(repo);
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(kind: &str, name: &str, test: bool, executable: &str) -> Option<Job> {
+        let line = format!(
+            r#"{{"reason":"compiler-artifact","package_id":"p","manifest_path":"/r/tests/Cargo.toml",
+            "target":{{"kind":["{kind}"],"name":"{name}","src_path":"x"}},
+            "profile":{{"opt_level":"0","test":{test}}},"executable":{executable}}}"#
+        );
+        job(serde_json::from_str(&line).unwrap())
+    }
+
+    #[test]
+    fn kernel_and_end_to_end_tests_go_to_the_test_kernel_and_no_others() {
+        for (kind, name, expected) in [
+            ("test", "kernel_pool", true),
+            ("test", "e2e_volumes", true),
+            ("test", "crash_store", false),
+            ("lib", "kernel_x", false),
+        ] {
+            assert_eq!(
+                read(kind, name, true, "\"/t/x\"").unwrap().in_kernel,
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_test_is_not_run() {
+        assert!(read("bin", "goldleaf", false, "\"/t/x\"").is_none());
+        assert!(read("lib", "goldleaf", true, "null").is_none());
+    }
+}

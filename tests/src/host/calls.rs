@@ -1,0 +1,274 @@
+//! The public API as plain calls, and requests as tests say them.
+
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::image_service_client::ImageServiceClient;
+use goldleaf_proto::v1::node_service_client::NodeServiceClient;
+use goldleaf_proto::v1::pool_service_client::PoolServiceClient;
+use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::Host;
+
+type Answer<T> = Result<T, Status>;
+
+/// A blank volume.
+#[must_use]
+pub fn blank(name: &str, size_bytes: u64) -> api::CreateThinRequest {
+    api::CreateThinRequest {
+        name: name.into(),
+        size_bytes,
+        ..Default::default()
+    }
+}
+
+/// An active volume over an image.
+#[must_use]
+pub fn over(name: &str, size_bytes: u64, image: &str) -> api::CreateThinRequest {
+    api::CreateThinRequest {
+        image: image.into(),
+        activate: Some(api::ActivateOptions::default()),
+        ..blank(name, size_bytes)
+    }
+}
+
+fn target(target: &str) -> api::GetRequest {
+    api::GetRequest {
+        target: target.into(),
+    }
+}
+
+fn deletion(target: &str) -> api::DeleteRequest {
+    api::DeleteRequest {
+        target: target.into(),
+        expected_revision: 0,
+    }
+}
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $answer:ty, $client:ident.$method:ident;)*) => {
+        #[expect(clippy::missing_errors_doc, reason = "the API's own status, as the protos say")]
+        impl Host {
+            $($(#[$doc])*
+            pub fn $name(&self, request: $request) -> Answer<$answer> {
+                let mut client = $client::<Channel>::new(self.channel.clone());
+                self.runtime.block_on(client.$method(request)).map(tonic::Response::into_inner)
+            })*
+        }
+    };
+}
+
+calls! {
+    /// Makes a pool.
+    create_pool(api::CreatePoolRequest) -> api::Pool, PoolServiceClient.create;
+    /// Closes a pool.
+    close_pool(api::ClosePoolRequest) -> api::Pool, PoolServiceClient.close;
+    /// Opens a pool.
+    open_pool(api::OpenPoolRequest) -> api::Pool, PoolServiceClient.open;
+    /// Lists pools.
+    list_pools(api::ListRequest) -> api::ListPoolsResponse, PoolServiceClient.list;
+    /// Makes an image.
+    create_image(api::CreateImageRequest) -> api::Image, ImageServiceClient.create;
+    /// Verifies an image.
+    verify_image(api::VerifyImageRequest) -> api::Image, ImageServiceClient.verify;
+    /// Lists images.
+    list_images(api::ListRequest) -> api::ListImagesResponse, ImageServiceClient.list;
+    /// Makes a volume.
+    create_thin(api::CreateThinRequest) -> api::Volume, VolumeServiceClient.create_thin;
+    /// Grows a volume.
+    resize_volume(api::ResizeRequest) -> api::Volume, VolumeServiceClient.resize;
+    /// Lists volumes.
+    list_volumes(api::ListRequest) -> api::ListVolumesResponse, VolumeServiceClient.list;
+    /// Takes a snapshot.
+    create_snapshot(api::CreateSnapshotRequest) -> api::Snapshot, VolumeServiceClient.create_snapshot;
+    /// Lists snapshots.
+    list_snapshots(api::ListRequest) -> api::ListSnapshotsResponse, VolumeServiceClient.list_snapshots;
+}
+
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "the API's own status, as the protos say"
+)]
+impl Host {
+    /// One node.
+    pub fn node(&self, name: &str) -> Answer<api::Node> {
+        let mut client = NodeServiceClient::new(self.channel.clone());
+        self.runtime
+            .block_on(client.get(target(name)))
+            .map(tonic::Response::into_inner)
+    }
+
+    fn volumes(&self) -> VolumeServiceClient<Channel> {
+        VolumeServiceClient::new(self.channel.clone())
+    }
+
+    fn pools(&self) -> PoolServiceClient<Channel> {
+        PoolServiceClient::new(self.channel.clone())
+    }
+
+    fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel.clone())
+    }
+
+    /// Clones a volume or snapshot.
+    pub fn clone_volume(&self, request: api::CloneRequest) -> Answer<api::Volume> {
+        let mut client = self.volumes();
+        // By its full name: `client.clone(..)` would be the trait's.
+        let call = VolumeServiceClient::<Channel>::clone(&mut client, request);
+        self.runtime.block_on(call).map(tonic::Response::into_inner)
+    }
+
+    /// One volume.
+    pub fn volume(&self, name: &str) -> Answer<api::Volume> {
+        let mut client = self.volumes();
+        self.runtime
+            .block_on(client.get(target(name)))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// One pool.
+    pub fn get_pool(&self, name: &str) -> Answer<api::Pool> {
+        let mut client = self.pools();
+        self.runtime
+            .block_on(client.get(target(name)))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// One image.
+    pub fn get_image(&self, name: &str) -> Answer<api::Image> {
+        let mut client = self.images();
+        self.runtime
+            .block_on(client.get(target(name)))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Makes a volume's device appear.
+    pub fn activate(&self, volume: &str) -> Answer<api::Volume> {
+        let request = api::ActivateRequest {
+            volume: volume.into(),
+            options: None,
+        };
+        let mut client = self.volumes();
+        self.runtime
+            .block_on(client.activate(request))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Takes a volume's device away.
+    pub fn deactivate(&self, volume: &str) -> Answer<api::Volume> {
+        let request = api::DeactivateRequest {
+            volume: volume.into(),
+        };
+        let mut client = self.volumes();
+        self.runtime
+            .block_on(client.deactivate(request))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Takes a snapshot.
+    pub fn snapshot(&self, name: &str, source: &str) -> Answer<api::Snapshot> {
+        self.create_snapshot(api::CreateSnapshotRequest {
+            name: name.into(),
+            source: source.into(),
+            ..Default::default()
+        })
+    }
+
+    /// An active clone.
+    pub fn active_clone(&self, name: &str, source: &str, size_bytes: u64) -> Answer<api::Volume> {
+        self.clone_volume(api::CloneRequest {
+            name: name.into(),
+            source: source.into(),
+            size_bytes,
+            activate: Some(api::ActivateOptions::default()),
+            ..Default::default()
+        })
+    }
+
+    /// Grows a volume.
+    pub fn resize(&self, volume: &str, size_bytes: u64) -> Answer<api::Volume> {
+        self.resize_volume(api::ResizeRequest {
+            volume: volume.into(),
+            size_bytes,
+            expected_revision: 0,
+        })
+    }
+
+    /// Deletes a volume.
+    pub fn delete_volume(&self, name: &str) -> Answer<()> {
+        let mut client = self.volumes();
+        self.runtime
+            .block_on(client.delete(deletion(name)))
+            .map(drop)
+    }
+
+    /// Deletes a snapshot.
+    pub fn delete_snapshot(&self, name: &str) -> Answer<()> {
+        let mut client = self.volumes();
+        self.runtime
+            .block_on(client.delete_snapshot(deletion(name)))
+            .map(drop)
+    }
+
+    /// Deletes a pool.
+    pub fn delete_pool(&self, name: &str) -> Answer<()> {
+        let mut client = self.pools();
+        self.runtime
+            .block_on(client.delete(deletion(name)))
+            .map(drop)
+    }
+
+    /// Deletes an image.
+    pub fn delete_image(&self, name: &str) -> Answer<()> {
+        let mut client = self.images();
+        self.runtime
+            .block_on(client.delete(deletion(name)))
+            .map(drop)
+    }
+
+    /// Every volume's name, whatever the number of pages.
+    pub fn volume_names(&self) -> Answer<Vec<String>> {
+        let mut names = Vec::new();
+        let mut token = String::new();
+        loop {
+            let page = Some(api::PageRequest { size: 50, token });
+            let answer = self.list_volumes(api::ListRequest { page, filter: None })?;
+            names.extend(answer.volumes.into_iter().map(|v| v.name));
+            token = answer.next_page_token;
+            if token.is_empty() {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Deletes all there is, through the API.
+    pub(super) fn delete_everything(&self) {
+        let fine = |what: &str, answer: Answer<()>| {
+            answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.logs()));
+        };
+        for name in self.volume_names().expect("a list of volumes") {
+            fine(&name, self.deactivate(&name).map(drop));
+            fine(&name, self.delete_volume(&name));
+        }
+        let all = api::ListRequest {
+            page: Some(api::PageRequest {
+                size: 1000,
+                token: String::new(),
+            }),
+            filter: None,
+        };
+        for snapshot in self
+            .list_snapshots(all.clone())
+            .expect("a list of snapshots")
+            .snapshots
+        {
+            fine(&snapshot.name, self.delete_snapshot(&snapshot.name));
+        }
+        for pool in self.list_pools(all.clone()).expect("a list of pools").pools {
+            fine(&pool.name, self.delete_pool(&pool.name));
+        }
+        for image in self.list_images(all).expect("a list of images").images {
+            fine(&image.name, self.delete_image(&image.name));
+        }
+    }
+}

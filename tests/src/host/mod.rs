@@ -1,0 +1,293 @@
+//! A host with Goldleaf on it: a control plane and a node agent as real processes in the test
+//! kernel, called through the public API alone.
+//!
+//! Everything of it lies in one folder on tmpfs. [`Host::end`] asserts that nothing is left in the
+//! kernel; a test that fails leaves nothing either, unless `KEEP=1`.
+
+mod calls;
+pub mod life;
+mod process;
+mod wreck;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use goldleaf_proto::v1 as api;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+
+pub use calls::{blank, over};
+pub use process::{Process, program};
+
+use crate::support::kernel_under_test;
+
+/// How long something that comes by itself may take.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A host with Goldleaf on it.
+#[derive(Debug)]
+pub struct Host {
+    dir: PathBuf,
+    runtime: Runtime,
+    server_port: u16,
+    agent_port: u16,
+    channel: Channel,
+    /// The control plane, while it runs.
+    pub server: Option<Process>,
+    /// The agent, while it runs.
+    pub agent: Option<Process>,
+}
+
+impl Host {
+    /// Starts both, and waits until the node is reachable.
+    ///
+    /// # Panics
+    ///
+    /// When one does not start.
+    #[must_use]
+    pub fn start(test: &str) -> Self {
+        let mut host = Self::idle(test);
+        host.start_server(&[]);
+        host.start_agent(&[]);
+        host.await_node();
+        host
+    }
+
+    /// A host on which nothing runs yet.
+    ///
+    /// # Panics
+    ///
+    /// When its folder cannot be made.
+    #[must_use]
+    pub fn idle(test: &str) -> Self {
+        drop(kernel_under_test());
+        let dir = PathBuf::from(format!("/dev/shm/gl-{}-{test}", std::process::id()));
+        std::fs::create_dir_all(dir.join("import")).expect("a folder on tmpfs");
+        let runtime = Runtime::new().expect("a runtime");
+        let server_port = free_port();
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{server_port}"));
+        let endpoint = endpoint.expect("an address").timeout(SOON);
+        let channel = runtime.block_on(async { endpoint.connect_lazy() });
+        Self {
+            dir,
+            runtime,
+            server_port,
+            agent_port: free_port(),
+            channel,
+            server: None,
+            agent: None,
+        }
+    }
+
+    /// Starts the control plane.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_server(&mut self, environment: &[(&str, &str)]) {
+        let arguments = self.server_arguments();
+        let started = Process::serve("goldleaf-server", &self.dir, &arguments, environment);
+        self.server = Some(started.expect("the control plane"));
+    }
+
+    /// Starts the agent; what this host had is back when this returns.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start_agent(&mut self, environment: &[(&str, &str)]) {
+        let arguments = self.agent_arguments();
+        let started = Process::serve("goldleaf-node-agent", &self.dir, &arguments, environment);
+        self.agent = Some(started.expect("the agent"));
+    }
+
+    /// How the control plane is started.
+    #[must_use]
+    pub fn server_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--listen=127.0.0.1:{}", self.server_port),
+            format!("--state-dir={}", self.dir.join("server").display()),
+        ]
+    }
+
+    /// How the agent is started.
+    #[must_use]
+    pub fn agent_arguments(&self) -> Vec<String> {
+        vec![
+            format!("--listen=127.0.0.1:{}", self.agent_port),
+            format!("--server=http://127.0.0.1:{}", self.server_port),
+            format!("--socket={}", self.dir.join("agent.sock").display()),
+            format!("--state-dir={}", self.dir.join("agent").display()),
+            format!("--image-source={}", self.dir.join("import").display()),
+            format!("--device-dir={}", self.dir.join("dev").display()),
+            "--node-name=n1".to_owned(),
+            "--host-id=a host of the tests".to_owned(),
+        ]
+    }
+
+    /// Waits until the control plane hears the agent.
+    ///
+    /// # Panics
+    ///
+    /// When it does not within a minute.
+    pub fn await_node(&self) {
+        self.soon("the node is reachable", || {
+            let node = self.node("n1").ok()?;
+            node.conditions
+                .iter()
+                .any(|c| c.r#type == "Reachable" && c.status)
+                .then_some(())
+        });
+    }
+
+    /// Asks again until there is an answer: for what comes by itself.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come within a minute.
+    pub fn soon<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                began.elapsed() < SOON,
+                "not within {SOON:?}: {what}\n{}",
+                self.logs()
+            );
+            self.runtime
+                .block_on(tokio::time::sleep(Duration::from_millis(20)));
+        }
+    }
+
+    /// What both logged.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let log = |name| std::fs::read_to_string(self.dir.join(name)).unwrap_or_default();
+        format!(
+            "--- goldleaf-server\n{}--- goldleaf-node-agent\n{}",
+            log("goldleaf-server.log"),
+            log("goldleaf-node-agent.log")
+        )
+    }
+
+    /// The control plane's address.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.server_port)
+    }
+
+    /// The folder of everything.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Puts a file where the agent may import it from.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn import(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.dir.join("import").join(name);
+        std::fs::write(&path, content).expect("a file to import");
+        path
+    }
+
+    /// A pool of one sparse file.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn pool(&self, name: &str, size: u64) -> api::Pool {
+        let path = self.dir.join("agent/pools").join(format!("{name}.pool"));
+        let device = api::PoolDevice {
+            path: path.display().to_string(),
+            create_file_bytes: size,
+        };
+        self.create_pool(api::CreatePoolRequest {
+            name: name.into(),
+            devices: vec![device],
+            ..Default::default()
+        })
+        .unwrap_or_else(|e| panic!("{e:?}\n{}", self.logs()))
+    }
+
+    /// An image of a raw file with this content.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn image(&self, name: &str, content: &[u8]) -> api::Image {
+        let path = self.import(&format!("{name}.raw"), content);
+        let image = self.create_image(api::CreateImageRequest {
+            name: name.into(),
+            source: Some(api::create_image_request::Source::File(
+                path.display().to_string(),
+            )),
+            wait: true,
+            ..Default::default()
+        });
+        image.unwrap_or_else(|e| panic!("{e:?}\n{}", self.logs()))
+    }
+
+    /// The end of a host on which nothing ran.
+    ///
+    /// # Panics
+    ///
+    /// When something is left.
+    pub fn end_idle(self) {
+        assert!(self.server.is_none() && self.agent.is_none(), "end it with `end`");
+        let left = wreck::left(&self.dir);
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+
+    /// Deletes everything through the API, stops both, and sees that nothing is left.
+    ///
+    /// # Panics
+    ///
+    /// When something does not go, or something is left.
+    pub fn end(mut self) {
+        self.delete_everything();
+        for process in [self.agent.take(), self.server.take()] {
+            if let Some(mut process) = process {
+                let status = process.stop();
+                assert!(
+                    status.success(),
+                    "it stopped with {status}\n{}",
+                    self.logs()
+                );
+            }
+        }
+        let left = wreck::left(&self.dir);
+        assert!(left.is_empty(), "left behind: {left:#?}\n{}", self.logs());
+        let errors: Vec<_> = self
+            .logs()
+            .lines()
+            .filter(|l| l.contains(" ERROR "))
+            .map(str::to_owned)
+            .collect();
+        assert!(errors.is_empty(), "logged: {errors:#?}");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        self.agent = None;
+        self.server = None;
+        if std::env::var_os("KEEP").is_none() {
+            wreck::clear(&self.dir);
+        }
+    }
+}
+
+/// A port that nobody has now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("its number").port()
+}
