@@ -5,14 +5,16 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::args::Args;
 use crate::events;
@@ -22,6 +24,9 @@ use crate::images::{ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
 use crate::ops::Agent;
 use crate::registration::{self, Registration};
+
+/// How long calls in flight may take at a stop.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -96,7 +101,7 @@ async fn serve(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
     };
-    let api = NodeAgentServer::new(AgentApi::new(Arc::clone(agent)));
+    let api = NodeAgentServer::new(AgentApi::new(Arc::clone(agent), stop.clone()));
     let router = || -> Result<_> {
         Ok(Server::builder()
             .trace_fn(|request| {
@@ -113,11 +118,23 @@ async fn serve(
             .add_service(reflection().build_v1alpha()?))
     };
     let over_tcp =
-        router()?.serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stopped(stop.clone()));
+        router()?.serve_with_incoming_shutdown(TcpIncoming::from(tcp).with_nodelay(Some(true)), stopped(stop.clone()));
     let over_unix =
-        router()?.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped(stop));
-    tokio::try_join!(over_tcp, over_unix).context("the gRPC server failed")?;
-    Ok(())
+        router()?.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped(stop.clone()));
+    tokio::select! {
+        served = async { tokio::try_join!(over_tcp, over_unix) } => {
+            served.context("the gRPC server failed").map(drop)
+        }
+        () = patience(stop) => Ok(()),
+    }
+}
+
+/// Ends when what was in flight at the stop has had its time: a caller that keeps a stream open
+/// must not keep the agent.
+async fn patience(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+    tracing::warn!(?GRACE, "calls in flight did not end in time; the next start finishes them");
 }
 
 fn stopped(stop: CancellationToken) -> impl Future<Output = ()> {
@@ -133,7 +150,7 @@ async fn sweep_loop(agent: Arc<Agent>, stop: CancellationToken) {
                 // A device that goes and comes back at once keeps its image's device.
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(std::time::Duration::from_secs(2)) => {}
+                    () = tokio::time::sleep(Duration::from_secs(2)) => {}
                 }
                 let swept = Arc::clone(&agent);
                 let _ = tokio::task::spawn_blocking(move || swept.sweep_images()).await;

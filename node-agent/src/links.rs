@@ -37,6 +37,17 @@ impl Links {
         if std::fs::read_link(&path).is_ok_and(|now| now == node) {
             return Ok(path);
         }
+        match self.put(pool, volume, node, &path) {
+            // The pool's last link went between making its folder and writing into it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.put(pool, volume, node, &path)?;
+            }
+            other => other?,
+        }
+        Ok(path)
+    }
+
+    fn put(&self, pool: &Name, volume: &Name, node: &Path, path: &Path) -> io::Result<()> {
         let folder = self.root.join(pool.as_str());
         std::fs::create_dir_all(&folder)?;
         // No volume's name begins with a dot, so this name is nobody's link.
@@ -47,8 +58,7 @@ impl Links {
             return Err(error);
         }
         std::os::unix::fs::symlink(node, &fresh)?;
-        std::fs::rename(&fresh, &path)?;
-        Ok(path)
+        std::fs::rename(&fresh, path)
     }
 
     /// Removes the link if there is one, and the pool's folder with its last link.

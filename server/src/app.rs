@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use goldleaf_proto::v1::image_service_server::ImageServiceServer;
@@ -11,10 +12,10 @@ use goldleaf_proto::v1::node_service_server::NodeServiceServer;
 use goldleaf_proto::v1::pool_service_server::PoolServiceServer;
 use goldleaf_proto::v1::volume_service_server::VolumeServiceServer;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::agents::client::{GrpcAgents, Timeouts};
 use crate::args::Args;
@@ -43,8 +44,16 @@ pub async fn run(args: Args) -> Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     tasks.spawn(reconcile::recovery(Arc::clone(&service), stop.clone()));
-    tasks.spawn(reconcile::run(Arc::clone(&service), Waits::default(), stop.clone()));
-    tasks.spawn(reconcile::listen(Arc::clone(&service), Waits::default(), stop.clone()));
+    tasks.spawn(reconcile::run(
+        Arc::clone(&service),
+        Waits::default(),
+        stop.clone(),
+    ));
+    tasks.spawn(reconcile::listen(
+        Arc::clone(&service),
+        Waits::default(),
+        stop.clone(),
+    ));
     tasks.spawn(until_told(stop.clone()));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
     let served = serve(service, tcp, stop.clone()).await;
@@ -67,11 +76,7 @@ fn open_store(folder: &Path) -> Result<EmbeddedStore> {
 /// # Errors
 ///
 /// When the transport fails.
-pub async fn serve(
-    service: Arc<Service>,
-    tcp: TcpListener,
-    stop: CancellationToken,
-) -> Result<()> {
+pub async fn serve(service: Arc<Service>, tcp: TcpListener, stop: CancellationToken) -> Result<()> {
     let api = Api::new(service, stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<VolumeServiceServer<Api>>().await;
@@ -83,7 +88,7 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Server::builder()
+    let serving = Server::builder()
         .layer(RequestIds)
         .add_service(VolumeServiceServer::new(api.clone()))
         .add_service(PoolServiceServer::new(api.clone()))
@@ -92,16 +97,33 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stop.cancelled_owned())
-        .await
-        .context("the gRPC server failed")
+        .serve_with_incoming_shutdown(TcpIncoming::from(tcp).with_nodelay(Some(true)), stop.clone().cancelled_owned());
+    tokio::select! {
+        served = serving => served.context("the gRPC server failed"),
+        () = patience(stop) => Ok(()),
+    }
 }
+
+/// Ends when what was in flight at the stop has had its time: a caller that keeps a stream open
+/// must not keep the server.
+async fn patience(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+    tracing::warn!(
+        ?GRACE,
+        "calls in flight did not end in time; the next start finishes them"
+    );
+}
+
+/// How long calls in flight may take at a stop.
+const GRACE: Duration = Duration::from_secs(10);
 
 async fn until_told(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         tracing::error!("signals cannot be caught; stop the server with SIGKILL");
         return;
     };

@@ -7,10 +7,14 @@ use std::path::PathBuf;
 ///
 /// Agents register with it; people and programs call it over gRPC.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "goldleaf-server", version, after_help = "Examples:
+#[command(
+    name = "goldleaf-server",
+    version,
+    after_help = "Examples:
   goldleaf-server
   goldleaf-server --listen 127.0.0.1:4800 --state-dir /srv/goldleaf-server
-  grpcurl -plaintext 127.0.0.1:4700 list")]
+  grpcurl -plaintext 127.0.0.1:4700 list"
+)]
 pub struct Args {
     /// What to do instead of serving.
     #[command(subcommand)]
@@ -21,7 +25,11 @@ pub struct Args {
     pub listen: SocketAddr,
 
     /// Folder of the store, `store.redb` in it. One server at a time.
-    #[arg(long, env = "GOLDLEAF_SERVER_STATE_DIR", default_value = "/var/lib/goldleaf-server")]
+    #[arg(
+        long,
+        env = "GOLDLEAF_SERVER_STATE_DIR",
+        default_value = "/var/lib/goldleaf-server"
+    )]
     pub state_dir: PathBuf,
 
     /// How to write the log. Levels come from RUST_LOG.
@@ -64,7 +72,13 @@ mod tests {
     #[test]
     fn only_loopback_is_served_without_tls() {
         assert!(loopback("127.0.0.1:1").is_ok() && loopback("[::1]:1").is_ok());
-        for bad in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "127.0.0.1", "localhost:1"] {
+        for bad in [
+            "0.0.0.0:1",
+            "10.0.0.1:1",
+            "[::]:1",
+            "127.0.0.1",
+            "localhost:1",
+        ] {
             assert!(loopback(bad).is_err(), "{bad} passed");
         }
     }

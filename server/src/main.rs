@@ -11,7 +11,9 @@ async fn main() -> anyhow::Result<()> {
     match &args.command {
         None => app::run(args).await,
         Some(Command::Failpoints) => {
-            failpoint::Point::ALL.iter().for_each(|p| println!("{}", p.name()));
+            failpoint::Point::ALL
+                .iter()
+                .for_each(|p| println!("{}", p.name()));
             Ok(())
         }
     }

@@ -5,6 +5,8 @@
 //! server dies there, comes back, finishes what it finds, and is asked the same once more. Every
 //! answer must be the one of the undisturbed run, and nothing may be lost or left over.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
 mod support;
 
 use std::sync::Arc;
@@ -22,7 +24,10 @@ use support::{
 };
 
 type Seen = Result<String, String>;
-type Step = (&'static str, Box<dyn Fn(Arc<Service>) -> BoxFuture<'static, Seen> + Send + Sync>);
+type Step = (
+    &'static str,
+    Box<dyn Fn(Arc<Service>) -> BoxFuture<'static, Seen> + Send + Sync>,
+);
 
 /// Ids are minted anew in each run.
 fn without_ids(text: &str) -> String {
@@ -30,7 +35,11 @@ fn without_ids(text: &str) -> String {
     for prefix in ["vol-", "snap-", "img-", "pool-"] {
         let mut from = 0;
         while let Some(at) = out[from..].find(prefix).map(|at| from + at + prefix.len()) {
-            let hex = out[at..].bytes().take(32).filter(u8::is_ascii_hexdigit).count();
+            let hex = out[at..]
+                .bytes()
+                .take(32)
+                .filter(u8::is_ascii_hexdigit)
+                .count();
             if hex == 32 {
                 out.replace_range(at..at + 32, "*");
             }
@@ -42,8 +51,18 @@ fn without_ids(text: &str) -> String {
 
 fn of_volume(view: VolumeView) -> String {
     let v = view.volume;
-    let device = view.report.and_then(|r| r.activation).map(|a| a.device_path);
-    format!("{} {:?} {} {:?} {:?} {device:?}", v.name, v.phase, v.size.bytes(), v.image, v.conditions)
+    let device = view
+        .report
+        .and_then(|r| r.activation)
+        .map(|a| a.device_path);
+    format!(
+        "{} {:?} {} {:?} {:?} {device:?}",
+        v.name,
+        v.phase,
+        v.size.bytes(),
+        v.image,
+        v.conditions
+    )
 }
 
 fn of_snapshot(s: Snapshot) -> String {
@@ -51,11 +70,17 @@ fn of_snapshot(s: Snapshot) -> String {
 }
 
 fn of_pool(view: PoolView) -> String {
-    format!("{} {:?} {:?}", view.pool.name, view.pool.phase, view.pool.mode)
+    format!(
+        "{} {:?} {:?}",
+        view.pool.name, view.pool.phase, view.pool.mode
+    )
 }
 
 fn of_image(view: ImageView) -> String {
-    format!("{} {:?} {:?}", view.image.name, view.image.phase, view.image.digest)
+    format!(
+        "{} {:?} {:?}",
+        view.image.name, view.image.phase, view.image.digest
+    )
 }
 
 fn step<T, F, C>(what: &'static str, seen: fn(T) -> String, call: C) -> Step
@@ -66,7 +91,12 @@ where
 {
     let run = move |service| {
         let call = call(service);
-        async move { call.await.map(seen).map_err(|e| without_ids(&e.to_string())) }.boxed()
+        async move {
+            call.await
+                .map(seen)
+                .map_err(|e| without_ids(&e.to_string()))
+        }
+        .boxed()
     };
     (what, Box::new(run))
 }
@@ -79,29 +109,39 @@ fn gone((): ()) -> String {
 async fn fetched(service: Arc<Service>, name: &'static str) -> Result<ImageView, ServiceError> {
     let view = service.create_image(image(name)).await?;
     service.finish(Unfinished::Image(view.image.id)).await?;
-    service.get_image(&named::<goldleaf_types::ImageId>(name)).await
+    service
+        .get_image(&named::<goldleaf_types::ImageId>(name))
+        .await
 }
 
 /// A whole life, every operation in it. Those that are to be refused say so.
 fn life() -> Vec<Step> {
     let mut steps = vec![
-        step("register the node", |_| "known".into(), |s| async move {
-            s.register(registration(NODE, "n1")).await
-        }),
+        step(
+            "register the node",
+            |_| "known".into(),
+            |s| async move { s.register(registration(NODE, "n1")).await },
+        ),
         step("create the pool", of_pool, |s| async move {
             s.create_pool(pool("fast", "/dev/sda")).await
         }),
-        step("refused: create a pool on the same device", of_pool, |s| async move {
-            s.create_pool(pool("slow", "/dev/sda")).await
-        }),
+        step(
+            "refused: create a pool on the same device",
+            of_pool,
+            |s| async move { s.create_pool(pool("slow", "/dev/sda")).await },
+        ),
         step("create the image", of_image, |s| fetched(s, "golden")),
-        step("create its second name", of_image, |s| fetched(s, "golden-too")),
+        step("create its second name", of_image, |s| {
+            fetched(s, "golden-too")
+        }),
         step("create a blank volume, active", of_volume, |s| async move {
             s.create_thin(active(thin("blank", ""))).await
         }),
-        step("create a volume over the image", of_volume, |s| async move {
-            s.create_thin(thin("vm1", "golden")).await
-        }),
+        step(
+            "create a volume over the image",
+            of_volume,
+            |s| async move { s.create_thin(thin("vm1", "golden")).await },
+        ),
         step("activate it", of_volume, |s| async move {
             s.activate(&named("vm1"), ActivateOptions::default()).await
         }),
@@ -120,10 +160,14 @@ fn life() -> Vec<Step> {
         step("refused: delete the active volume", gone, |s| async move {
             s.delete_volume(target("vm1")).await
         }),
-        step("refused: delete the image that is needed", gone, |s| async move {
-            s.delete_image(target("golden")).await
+        step(
+            "refused: delete the image that is needed",
+            gone,
+            |s| async move { s.delete_image(target("golden")).await },
+        ),
+        step("deactivate it", of_volume, |s| async move {
+            s.deactivate(&named("vm1")).await
         }),
-        step("deactivate it", of_volume, |s| async move { s.deactivate(&named("vm1")).await }),
         step("deactivate the blank one", of_volume, |s| async move {
             s.deactivate(&named("blank")).await
         }),
@@ -137,14 +181,20 @@ fn takedown() -> Vec<Step> {
         step("delete the first snapshot", gone, |s| async move {
             s.delete_snapshot(target("s1")).await
         }),
-        step("delete the volume", gone, |s| async move { s.delete_volume(target("vm1")).await }),
+        step("delete the volume", gone, |s| async move {
+            s.delete_volume(target("vm1")).await
+        }),
         step("delete the second snapshot", gone, |s| async move {
             s.delete_snapshot(target("s2")).await
         }),
-        step("delete the clone", gone, |s| async move { s.delete_volume(target("vm2")).await }),
-        step("refused: delete the pool that is not empty", gone, |s| async move {
-            s.delete_pool(target("fast")).await
+        step("delete the clone", gone, |s| async move {
+            s.delete_volume(target("vm2")).await
         }),
+        step(
+            "refused: delete the pool that is not empty",
+            gone,
+            |s| async move { s.delete_pool(target("fast")).await },
+        ),
         step("delete the blank volume", gone, |s| async move {
             s.delete_volume(target("blank")).await
         }),
@@ -154,24 +204,36 @@ fn takedown() -> Vec<Step> {
         step("delete the other name", gone, |s| async move {
             s.delete_image(target("golden-too")).await
         }),
-        step("close the pool", of_pool, |s| async move { s.close_pool(&named("fast")).await }),
-        step("open the pool", of_pool, |s| async move { s.open_pool(&named("fast")).await }),
-        step("delete the pool", gone, |s| async move { s.delete_pool(target("fast")).await }),
+        step("close the pool", of_pool, |s| async move {
+            s.close_pool(&named("fast")).await
+        }),
+        step("open the pool", of_pool, |s| async move {
+            s.open_pool(&named("fast")).await
+        }),
+        step("delete the pool", gone, |s| async move {
+            s.delete_pool(target("fast")).await
+        }),
     ]
 }
 
 /// What the agent refuses only after the wish: the image or the source is lost on the node.
 fn lossy() -> Vec<Step> {
     let mut steps: Vec<_> = life().into_iter().take(7).collect();
-    steps.push(step("refused: a volume whose image the node lost", of_volume, |s| async move {
-        s.create_thin(thin("vm3", "golden")).await
-    }));
-    steps.push(step("refused: a snapshot of lost data", of_snapshot, |s| async move {
-        s.create_snapshot(snapshot_of("s3", "volume/blank")).await
-    }));
-    steps.push(step("refused: a clone of lost data", of_volume, |s| async move {
-        s.clone_thin(clone_of("vm4", "volume/blank", 0)).await
-    }));
+    steps.push(step(
+        "refused: a volume whose image the node lost",
+        of_volume,
+        |s| async move { s.create_thin(thin("vm3", "golden")).await },
+    ));
+    steps.push(step(
+        "refused: a snapshot of lost data",
+        of_snapshot,
+        |s| async move { s.create_snapshot(snapshot_of("s3", "volume/blank")).await },
+    ));
+    steps.push(step(
+        "refused: a clone of lost data",
+        of_volume,
+        |s| async move { s.clone_thin(clone_of("vm4", "volume/blank", 0)).await },
+    ));
     steps
 }
 
@@ -181,7 +243,12 @@ async fn lose(rig: &Rig, what: &str) {
         rig.node().lose_image(digest(7));
     }
     if what.contains("of lost data") {
-        let blank = rig.service().get_volume(&named("blank")).await.unwrap().volume;
+        let blank = rig
+            .service()
+            .get_volume(&named("blank"))
+            .await
+            .unwrap()
+            .volume;
         rig.node().lose_data(blank.id.into());
     }
 }
@@ -189,7 +256,8 @@ async fn lose(rig: &Rig, what: &str) {
 /// Runs a life; dies once at `point`, if given, and comes back. The answers, and whether it died.
 async fn run(steps: Vec<Step>, point: Option<Point>) -> (Vec<Seen>, bool) {
     let mut rig = Rig::empty();
-    rig.node().offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
+    rig.node()
+        .offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
     let mut answers = Vec::new();
     let mut died = false;
     for (what, step) in steps {
@@ -205,7 +273,8 @@ async fn run(steps: Vec<Step>, point: Option<Point>) -> (Vec<Seen>, bool) {
                 rig.restart();
                 // What a node refuses for good is tried once and then gone: errors are no matter.
                 rig.settle().await;
-                rig.check(&format!("{point:?} in {what:?}, back again")).await;
+                rig.check(&format!("{point:?} in {what:?}, back again"))
+                    .await;
                 step(Arc::clone(rig.service())).await
             }
         };
@@ -231,7 +300,11 @@ fn quiet() {
 
 fn as_planned(answers: &[Seen], steps: &[Step]) {
     for ((what, _), answer) in steps.iter().zip(answers) {
-        assert_eq!(answer.is_err(), what.starts_with("refused"), "{what}: {answer:?}");
+        assert_eq!(
+            answer.is_err(),
+            what.starts_with("refused"),
+            "{what}: {answer:?}"
+        );
     }
 }
 
@@ -257,7 +330,8 @@ async fn an_agent_cut_off_anywhere_costs_a_retry_and_nothing_else() {
     let (whole, _) = run(life(), None).await;
     for cut in 0..200 {
         let rig = Rig::empty();
-        rig.node().offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
+        rig.node()
+            .offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
         rig.node().cut_after(Some(cut));
         let mut answers = Vec::new();
         let mut struck = false;
@@ -267,7 +341,8 @@ async fn an_agent_cut_off_anywhere_costs_a_retry_and_nothing_else() {
                 struck = true;
                 rig.node().cut_after(None);
                 rig.settle().await;
-                rig.check(&format!("cut {cut} in {what:?}, back again")).await;
+                rig.check(&format!("cut {cut} in {what:?}, back again"))
+                    .await;
                 answer = step(Arc::clone(rig.service())).await;
             }
             answers.push(answer);
@@ -289,15 +364,32 @@ async fn an_agent_cut_off_anywhere_costs_a_retry_and_nothing_else() {
 async fn a_wish_outlives_a_node_that_is_away() {
     let rig = Rig::furnished().await;
     let node = rig.node();
-    node.cut(goldleaf_server::agents::fake::Verb::CreateThin, goldleaf_server::agents::fake::Cut::BeforeEffect);
-    let error = rig.service().create_thin(thin("vm1", "golden")).await.unwrap_err();
+    node.cut(
+        goldleaf_server::agents::fake::Verb::CreateThin,
+        goldleaf_server::agents::fake::Cut::BeforeEffect,
+    );
+    let error = rig
+        .service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap_err();
     assert_eq!(support::verdict(error).0, tonic::Code::Unavailable);
     let view = rig.service().get_volume(&named("vm1")).await.unwrap();
     assert_eq!(view.volume.phase, Phase::Creating);
-    assert_eq!(rig.service().pending.take(), [Unfinished::Volume(view.volume.id)]);
+    assert_eq!(
+        rig.service().pending.take(),
+        [Unfinished::Volume(view.volume.id)]
+    );
     assert!(rig.settle().await.is_empty());
-    let again = rig.service().create_thin(thin("vm1", "golden")).await.unwrap();
-    assert_eq!((again.volume.id, again.volume.phase), (view.volume.id, Phase::Ready));
+    let again = rig
+        .service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap();
+    assert_eq!(
+        (again.volume.id, again.volume.phase),
+        (view.volume.id, Phase::Ready)
+    );
     rig.check("at the end").await;
 }
 
@@ -309,20 +401,41 @@ async fn an_unfinished_import_begins_again_after_a_restart() {
     rig.restart();
     assert!(rig.settle().await.is_empty());
     let all = rig.service().records.all::<Image>().await.unwrap();
-    assert_eq!((all[0].phase, all[0].digest), (Phase::Ready, Some(digest(7))));
+    assert_eq!(
+        (all[0].phase, all[0].digest),
+        (Phase::Ready, Some(digest(7)))
+    );
 }
 
 /// A volume whose pool is closed is not forgotten, though its node says that it has no such thin.
 #[tokio::test]
 async fn a_volume_in_a_closed_pool_is_neither_deleted_nor_called_lost() {
     let rig = Rig::furnished().await;
-    rig.service().create_thin(thin("vm1", "golden")).await.unwrap();
+    rig.service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap();
     rig.service().close_pool(&named("fast")).await.unwrap();
-    let error = rig.service().delete_volume(target("vm1")).await.unwrap_err();
+    let error = rig
+        .service()
+        .delete_volume(target("vm1"))
+        .await
+        .unwrap_err();
     assert_eq!(support::verdict(error).0, tonic::Code::FailedPrecondition);
     let view = rig.service().get_volume(&named("vm1")).await.unwrap();
-    assert!(view.volume.conditions.iter().any(|c| c.kind == "PoolOpen" && !c.status));
-    assert!(!view.volume.conditions.iter().any(|c| c.kind == "DataPresent"));
+    assert!(
+        view.volume
+            .conditions
+            .iter()
+            .any(|c| c.kind == "PoolOpen" && !c.status)
+    );
+    assert!(
+        !view
+            .volume
+            .conditions
+            .iter()
+            .any(|c| c.kind == "DataPresent")
+    );
     rig.service().open_pool(&named("fast")).await.unwrap();
     rig.service().delete_volume(target("vm1")).await.unwrap();
     rig.check("at the end").await;

@@ -130,10 +130,22 @@ static void resume(struct caller *c, const char *name, uint32_t flags)
 	call(c, DM_DEV_SUSPEND, "resume", name);
 }
 
+// Somebody who looks into every block device (udev, a scanner) may have it open just now. Waiting for
+// that is no work of the kernel's, so it is said aloud: such a figure is not a floor.
 static void dev_remove(struct caller *c, const char *name)
 {
-	prepare(c, name, 0);
-	call(c, DM_DEV_REMOVE, "remove", name);
+	const struct timespec pause = {.tv_nsec = 1000000};
+	for (int tries = 0;; tries++) {
+		prepare(c, name, 0);
+		if (!ioctl(c->control, DM_DEV_REMOVE, &c->request)) {
+			if (tries)
+				fprintf(stderr, "floor: %s was open elsewhere, %d tries\n", name, tries);
+			return;
+		}
+		if (errno != EBUSY || tries == 1000)
+			fail("remove %s: %s", name, strerror(errno));
+		nanosleep(&pause, NULL);
+	}
 }
 
 static void message(struct caller *c, const char *pool, const char *format, ...)

@@ -99,7 +99,7 @@ fn the_command_line_leads_through_a_volumes_life() {
     let create = ["volume", "create", "vm1", "--size", "20G", "--image", "debian-12", "--activate"];
     let made: Value =
         serde_json::from_str(&fine(&[&create[..], &["-o", "json"]].concat())).unwrap();
-    let path = made["activation"]["devicePath"].as_str().expect("a device path");
+    let path = made["activation"]["device_path"].as_str().expect("a device path");
     assert!(std::path::Path::new(path).exists(), "{path}");
     fine(&create);
     let table = fine(&["volume", "list"]);

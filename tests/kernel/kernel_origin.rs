@@ -1,6 +1,10 @@
 //! External origins against the real kernel: what a thin shows of the image below it.
 //!
 //! Source of the kernel's own cases: Linux `thin-provisioning.rst`, "External snapshots".
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, also in what it calls"
+)]
 
 use goldleaf_dm::{
     DmError, Flush, LinearSegment, Removal, Table, Target, Verity, block, swap_table,

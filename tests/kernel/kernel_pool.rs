@@ -1,4 +1,8 @@
 //! Pools and thins against the real kernel: tables, messages, snapshots, sizes.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, also in what it calls"
+)]
 
 use goldleaf_dm::{
     DiscardPolicy, Flush, LockFs, NoSpacePolicy, PoolFeatures, PoolMessage, PoolMode, ThinStatus,

@@ -1,10 +1,14 @@
 //! A pool's space against the real kernel: full, grown, discarded, warned of, never leaked.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, also in what it calls"
+)]
 
 use std::time::{Duration, Instant};
 
 use goldleaf_dm::{
-    Commit, Events, Flush, LinearSegment, NoSpacePolicy, PoolFeatures, PoolMessage, PoolMode, Table,
-    Target, swap_table,
+    Commit, Events, Flush, LinearSegment, NoSpacePolicy, PoolFeatures, PoolMessage, PoolMode,
+    Table, Target, swap_table,
 };
 use goldleaf_tests::command;
 use goldleaf_tests::support::{Pool, PoolPlan, Scratch};

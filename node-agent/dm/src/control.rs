@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use goldleaf_types::Sectors;
 use rustix::io::Errno;
@@ -16,6 +17,7 @@ use crate::ioctl;
 use crate::message::{MessageReply, PoolMessage};
 use crate::names::{DmName, DmUuid};
 use crate::number::DevNumber;
+pub use crate::options::{Commit, Flush, LockFs, Removal};
 use crate::table::{Table, Target};
 use crate::udev;
 
@@ -139,47 +141,13 @@ pub struct Status {
     pub targets: Vec<TargetLine>,
 }
 
-/// When a device goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
-    /// Now, or EBUSY.
-    Now,
-    /// With its last user.
-    Deferred,
-}
-
-/// Whether a status makes a pool commit its metadata first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commit {
-    /// No: what polling asks for.
-    No,
-    /// Yes.
-    Yes,
-}
-
-/// Whether a suspend waits for what was submitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// It waits until all of it is done.
-    Yes,
-    /// It is held back and goes on after the resume, through the new table if there is one.
-    No,
-}
-
-/// Whether a suspend freezes a mounted file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockFs {
-    /// Yes, so that a snapshot is clean.
-    Yes,
-    /// No.
-    No,
-}
-
 /// The open control node.
 #[derive(Debug)]
 pub struct Control {
     file: File,
     version: Version,
+    /// Room for replies, in bytes; grows to the longest so far.
+    room: AtomicUsize,
 }
 
 pub(crate) fn open_node() -> Result<File, DmError> {
@@ -231,6 +199,7 @@ impl Control {
         let mut control = Self {
             file: open_node()?,
             version: Version([4, 0, 0]),
+            room: AtomicUsize::new(ROOM),
         };
         let (reply, _) = control.query(Command::Version, Head::default())?;
         control.version = Version(reply.version);
@@ -539,7 +508,8 @@ impl Control {
     }
 
     fn query(&self, command: Command, head: Head<'_>) -> Result<(Reply, Vec<u8>), DmError> {
-        let mut room = ROOM;
+        // A host with many devices has long lists: what the last one took is asked for at once.
+        let mut room = self.room.load(Ordering::Relaxed);
         loop {
             let mut buffer = Buffer::new(head, &[], room);
             self.call(command, head, &mut buffer)?;
@@ -548,6 +518,7 @@ impl Control {
                 return Ok((reply, data));
             }
             room = buffer.len() * 2;
+            self.room.fetch_max(room, Ordering::Relaxed);
         }
     }
 

@@ -16,6 +16,7 @@ mod message;
 pub mod names;
 pub mod nodes;
 mod number;
+mod options;
 mod status;
 mod suspended;
 mod table;

@@ -331,6 +331,7 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
             api::WhenFull::Error.into()
         },
         usage,
+        as_of: view.as_of,
     }
 }
 

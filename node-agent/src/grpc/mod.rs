@@ -10,18 +10,18 @@ pub mod status;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
 use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::convert::{field, optional};
 use crate::images::{ImportProgress, ImportRequest};
-use crate::ops::{Agent, CreatePool, CreateSnapshot, CreateThin};
+use crate::ops::{Agent, CreatePool, CreateSnapshot, CreateThin, Look};
 use crate::preflight;
 
 /// The service.
@@ -29,16 +29,17 @@ use crate::preflight;
 pub struct AgentApi {
     agent: Arc<Agent>,
     started: jiff::Timestamp,
+    stop: CancellationToken,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl AgentApi {
-    /// The service over an agent.
+    /// The service over an agent; its streams end with `stop`.
     #[must_use]
-    pub fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, started: jiff::Timestamp::now() }
+    pub fn new(agent: Arc<Agent>, stop: CancellationToken) -> Self {
+        Self { agent, started: jiff::Timestamp::now(), stop }
     }
 
     /// Runs an operation where it may block.
@@ -123,7 +124,7 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         &self,
         _: Request<pb::ListPoolsRequest>,
     ) -> Answer<pb::ListAgentPoolsResponse> {
-        Ok(Response::new(pools(&self.agent).await?))
+        Ok(Response::new(pools(&self.agent, Look::Everywhere).await?))
     }
 
     type WatchPoolsStream = Events<pb::ListAgentPoolsResponse>;
@@ -135,9 +136,9 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let agent = Arc::clone(&self.agent);
         let stream = WatchStream::new(agent.changes()).then(move |_| {
             let agent = Arc::clone(&agent);
-            async move { pools(&agent).await }
+            async move { pools(&agent, Look::AtNew).await }
         });
-        Ok(Response::new(Box::pin(stream)))
+        Ok(Response::new(Box::pin(stream.take_until(self.stop.clone().cancelled_owned()))))
     }
 
     type ImportImageStream = Events<pb::ImportImageEvent>;
@@ -245,7 +246,8 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     ) -> Answer<pb::AgentDeleteResponse> {
         let (store, body) = caller(r)?;
         let owner: ThinOwner = field("owner", &body.owner)?;
-        self.blocking(move |a| a.delete_thin(store, owner, body.epoch)).await?;
+        let pool: Option<PoolId> = optional("pool", &body.pool)?;
+        self.blocking(move |a| a.delete_thin(store, owner, pool, body.epoch)).await?;
         Ok(Response::new(pb::AgentDeleteResponse {}))
     }
 
@@ -269,9 +271,9 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     }
 }
 
-async fn pools(agent: &Arc<Agent>) -> Result<pb::ListAgentPoolsResponse, Status> {
+async fn pools(agent: &Arc<Agent>, look: Look) -> Result<pb::ListAgentPoolsResponse, Status> {
     let agent = Arc::clone(agent);
-    let views = tokio::task::spawn_blocking(move || agent.pools())
+    let views = tokio::task::spawn_blocking(move || agent.pools(look))
         .await
         .map_err(|e| status::panicked(&e))?;
     Ok(pb::ListAgentPoolsResponse { pools: views.iter().map(convert::pool).collect() })

@@ -77,8 +77,19 @@ pub(super) fn ensure_table(
     what: &'static str,
     table: &Table,
 ) -> Result<(DevNumber, Outcome), KernelError> {
+    let found = find(control, owned)?;
+    ensure_table_over(control, owned, found, (what, table))
+}
+
+/// As [`ensure_table`], for a caller that has just looked.
+pub(super) fn ensure_table_over(
+    control: &Control,
+    owned: Owned,
+    found: Option<Found>,
+    (what, table): (&'static str, &Table),
+) -> Result<(DevNumber, Outcome), KernelError> {
     let name = owned.name();
-    match find(control, owned)? {
+    match found {
         None => {
             let device =
                 control.create(&name, &owned.uuid()).map_err(KernelError::dm(what))?;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -59,9 +60,16 @@ pub(super) fn attach(file: &File) -> io::Result<Attached> {
     let mut found = loopdev::find_by_backing(identity.dev(), identity.ino())?;
     let device = match found.pop() {
         Some(device) => device,
-        // Direct, where the file system can: the pool's writes are cached once, above.
-        None => loopdev::attach(file, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes)
-            .or_else(|_| loopdev::attach(file, Access::ReadWrite, Autoclear::Yes, DirectIo::No))?,
+        None => {
+            // Opened anew: the loop device outlives this process, and with the caller's own open
+            // file it would keep the caller's lock.
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let own = File::options().read(true).write(true).open(path)?;
+            // Direct, where the file system can: the pool's writes are cached once, above.
+            loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes).or_else(
+                |_| loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::No),
+            )?
+        }
     };
     Ok(Attached { dev: device.dev(), keep: Some(device) })
 }

@@ -10,7 +10,7 @@ use goldleaf_dm::{
 use goldleaf_dm::DevNumber;
 use goldleaf_types::{PoolId, Sectors, ThinId, ThinOwner};
 
-use super::dm::{ensure_table, find, grow, pool_dev, settle};
+use super::dm::{ensure_table, ensure_table_over, find, grow, pool_dev, settle};
 use super::pool::{Refused, message};
 use super::{KernelError, LiveThin, Outcome, ThinSpec};
 
@@ -130,7 +130,8 @@ pub(super) fn ensure_active(
     };
     let table = Table::of(Target::Thin(wanted));
     let table = if spec.read_only { table.read_only() } else { table };
-    if let Some(found) = find(control, owned)?
+    let found = find(control, owned)?;
+    if let Some(found) = &found
         && let Some([Target::Thin(live)]) = found.targets.as_deref()
         && live.len < wanted.len
         && (Thin { len: wanted.len, ..*live }) == wanted
@@ -140,7 +141,7 @@ pub(super) fn ensure_active(
         grow(control, owned, &table)?;
         return Ok(found.device.dev);
     }
-    match ensure_table(control, owned, "activate a volume", &table) {
+    match ensure_table_over(control, owned, found, ("activate a volume", &table)) {
         Ok((dev, _)) => Ok(dev),
         Err(KernelError::Dm { source, .. }) if source.is_no_data() => {
             Err(KernelError::ThinMissing { pool: spec.pool, thin: spec.thin })

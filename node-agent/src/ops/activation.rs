@@ -74,7 +74,6 @@ impl Agent {
         hit(Point::ActivationWished);
         self.ensure_device(pool, &row, how)?;
         hit(Point::ActivationLive);
-        self.changed();
         self.view(pool, &row)
     }
 
@@ -159,7 +158,6 @@ impl Agent {
         hit(Point::DeactivationWished);
         self.ensure_no_device(&pool, &row)?;
         hit(Point::DeactivationDone);
-        self.changed();
         self.view(&pool, &row)
     }
 

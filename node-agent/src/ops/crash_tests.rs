@@ -163,7 +163,7 @@ fn thin_step(
 }
 
 fn delete_step(what: &'static str, owner: ThinOwner) -> Step {
-    let call = move |rig: &Rig| rig.agent.delete_thin(Some(STORE), owner, 1);
+    let call = move |rig: &Rig| rig.agent.delete_thin(Some(STORE), owner, None, 1);
     (what, Box::new(move |rig| call(rig).map(|()| "gone".into()).map_err(|e| e.to_string())))
 }
 

@@ -1,16 +1,15 @@
-//! A pool's devices: found by their labels, held against other agents, given to the kernel.
+//! A pool's devices: held against other agents, given to the kernel.
 //!
 //! Called by `ops::pools`. A held device is locked (flock) for as long as this process has it: a
 //! second agent of this host finds it in use; another host is kept out by the owner in the label.
 //! A file gets a loop device, which goes by itself with its last user. Nothing is written here.
 
-use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use goldleaf_dm::{DevNumber, block, loopdev};
-use goldleaf_types::{Bytes, PoolId, Sectors};
+use goldleaf_dm::{DevNumber, block};
+use goldleaf_types::{Bytes, Sectors};
 use rustix::fs::FlockOperation;
 
 use super::error::PoolError;
@@ -50,15 +49,6 @@ impl Drop for HeldDevice {
             tracing::warn!(device = %self.path.display(), %error, "its lock goes with this process");
         }
     }
-}
-
-/// A device with a label of ours, not held.
-#[derive(Clone, Debug)]
-pub struct FoundDevice {
-    /// Where.
-    pub path: PathBuf,
-    /// What is written on it.
-    pub label: Label,
 }
 
 /// Which paths may become a pool's devices.
@@ -169,57 +159,4 @@ impl DeviceRules {
             Err(error) => Err(PoolError::io("make a pool file")(error)),
         }
     }
-
-    /// Every device of this host with a label of ours, by pool. Unreadable devices are left out:
-    /// a pool that misses one says so when it is opened.
-    #[must_use]
-    pub fn scan(&self) -> BTreeMap<PoolId, Vec<FoundDevice>> {
-        let mut found: BTreeMap<PoolId, Vec<FoundDevice>> = BTreeMap::new();
-        let files = list(&self.pool_dir);
-        let identities: HashSet<(u64, u64)> = files
-            .iter()
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|m| (m.dev(), m.ino()))
-            .collect();
-        let devices = list(Path::new("/sys/class/block"))
-            .into_iter()
-            .filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
-            .filter(|path| !backs_one_of(path, &identities) && !is_ours(path));
-        for path in files.into_iter().chain(devices) {
-            let label = File::open(&path).ok().and_then(|file| match read_label(&file) {
-                Ok(label) => label,
-                Err(error) => {
-                    tracing::warn!(device = %path.display(),
-                        error = %crate::telemetry::Chain(&error), "an unreadable label");
-                    None
-                }
-            });
-            if let Some(label) = label {
-                found.entry(label.pool).or_default().push(FoundDevice { path, label });
-            }
-        }
-        found
-    }
-}
-
-fn list(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<_> = entries.map(|e| e.path()).collect();
-    paths.sort();
-    paths
-}
-
-/// Whether it is a loop device over one of the files that are looked at themselves.
-fn backs_one_of(path: &Path, identities: &HashSet<(u64, u64)>) -> bool {
-    loopdev::status(path)
-        .ok()
-        .flatten()
-        .is_some_and(|s| identities.contains(&(s.backing_dev, s.backing_inode)))
-}
-
-/// Whether it is a device-mapper device of ours: what a guest wrote there is no label to us.
-fn is_ours(path: &Path) -> bool {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    std::fs::read_to_string(format!("/sys/class/block/{name}/dm/uuid"))
-        .is_ok_and(|uuid| uuid.starts_with("GOLDLEAF-"))
 }

@@ -12,6 +12,7 @@ mod locks;
 mod open_pool;
 mod opening;
 mod pools;
+mod scan;
 mod sweep;
 mod thins;
 mod view;
@@ -36,6 +37,7 @@ pub use devices::DeviceRules;
 pub use error::{ImageOpError, PoolError, ThinError};
 pub use open_pool::{Doubt, OpenPool};
 pub use pools::{CreatePool, DeviceRequest, Pools};
+pub use scan::Look;
 pub use thins::{Activation, CreateSnapshot, CreateThin};
 pub use view::{PoolState, PoolView, ThinView};
 
@@ -108,13 +110,21 @@ impl Agent {
             links: Links::new(device_dir),
             host,
             pools: Pools::new(DeviceRules { pool_dir }),
-            changes: watch::Sender::new(0),
+            // Begun with the time, so that it grows across restarts too.
+            changes: watch::Sender::new(
+                u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0),
+            ),
         }
     }
 
     /// Says that something a watcher may see has changed.
     pub fn changed(&self) {
         self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Grows with each [`Self::changed`]. Read before what it is to date.
+    pub(crate) fn now(&self) -> u64 {
+        *self.changes.borrow()
     }
 
     /// Follows [`Self::changed`].

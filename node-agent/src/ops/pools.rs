@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId};
 
 use super::Agent;
-use super::devices::{DeviceRules, FoundDevice, HeldDevice};
+use super::devices::{DeviceRules, HeldDevice};
 use super::error::PoolError;
 use super::forming::PoolPlan;
 use super::open_pool::OpenPool;
+use super::scan::{FoundDevice, Look, Scanner};
 use super::view::{PoolState, PoolView};
 use crate::catalogue::{NoSpace, Role, wipe_label, write_label};
 use crate::failpoint::{Point, hit};
@@ -52,11 +53,26 @@ pub struct CreatePool {
 pub struct Pools {
     /// Which paths may serve.
     pub rules: DeviceRules,
+    /// Finds pools by their labels.
+    pub(super) scanner: Scanner,
     open: RwLock<BTreeMap<PoolId, Arc<OpenPool>>>,
     /// Why a pool that was found did not open, in words.
     refused: RwLock<BTreeMap<PoolId, String>>,
     /// One pool is made, opened or closed at a time.
     pub(super) turn: Mutex<()>,
+    /// The pool that has the turn: half made or half gone, it is shown to nobody.
+    busy: Mutex<Option<PoolId>>,
+}
+
+/// A pool that is being made, opened, closed or deleted.
+#[must_use = "the pool is shown again as soon as this is dropped"]
+pub(super) struct Busy<'a>(&'a Pools);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.scanner.forget(); // its labels were written
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Pools {
@@ -64,11 +80,23 @@ impl Pools {
     #[must_use]
     pub fn new(rules: DeviceRules) -> Self {
         Self {
+            scanner: Scanner::new(rules.pool_dir.clone()),
             rules,
             open: RwLock::default(),
             refused: RwLock::default(),
             turn: Mutex::new(()),
+            busy: Mutex::new(None),
         }
+    }
+
+    /// Hides a pool while it is changed. The caller has the turn.
+    fn begin(&self, id: PoolId) -> Busy<'_> {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        Busy(self)
+    }
+
+    fn is_busy(&self, id: PoolId) -> bool {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) == Some(id)
     }
 
     /// An open pool.
@@ -124,12 +152,14 @@ impl Agent {
             drop(plan);
             return self.open_found(request.id, caller);
         }
+        let busy = self.pools.begin(request.id);
         plan.label()?;
         hit(Point::PoolLabelled);
         plan.fill(caller)?;
         hit(Point::PoolCatalogued);
         let devices = plan.commit()?;
         let pool = self.bring_up(request.id, devices)?;
+        drop(busy);
         self.changed();
         self.pool_view(&pool)
     }
@@ -163,9 +193,11 @@ impl Agent {
     /// Opens a pool whoever asks: a host brings back what it had by itself. The caller has the
     /// turn.
     pub(super) fn open_own(&self, id: PoolId) -> Result<Arc<OpenPool>, PoolError> {
-        let found = self.pools.rules.scan().remove(&id).ok_or(PoolError::NotFound(id))?;
+        let busy = self.pools.begin(id);
+        let found = self.pools.scanner.scan(Look::Everywhere).remove(&id).ok_or(PoolError::NotFound(id))?;
         let devices = self.hold_all(id, &found)?;
         let pool = self.bring_up(id, devices)?;
+        drop(busy);
         self.changed();
         Ok(pool)
     }
@@ -200,6 +232,7 @@ impl Agent {
             return self.closed_view(id).ok_or(PoolError::NotFound(id));
         };
         admit(&pool, caller)?;
+        let busy = self.pools.begin(id);
         self.take_down(&pool)?;
         for device in &pool.devices {
             let Some(label) = &device.label else { continue };
@@ -210,6 +243,7 @@ impl Agent {
         }
         self.pools.remove(id);
         drop(pool);
+        drop(busy);
         self.changed();
         self.closed_view(id).ok_or(PoolError::NotFound(id))
     }
@@ -242,6 +276,7 @@ impl Agent {
     /// [`PoolError::NotEmpty`] while it holds a volume or snapshot.
     pub fn delete_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<(), PoolError> {
         let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = self.pools.begin(id);
         let devices = match self.pools.open(id) {
             Some(pool) => {
                 admit(&pool, caller)?;
@@ -255,7 +290,7 @@ impl Agent {
                     .ok_or(PoolError::Active { pool: id, count: 1 })?;
                 pool.devices
             }
-            None => match self.pools.rules.scan().remove(&id) {
+            None => match self.pools.scanner.scan(Look::Everywhere).remove(&id) {
                 // A pool whose making or deleting was cut short; a closed one may hold data.
                 Some(found) if found.iter().all(|d| d.label.layout_generation == 0) => found
                     .iter()
@@ -278,6 +313,7 @@ impl Agent {
                 .map_err(|source| PoolError::Label { path: device.path.clone(), source })?;
             self.remove_pool_file(device)?;
         }
+        drop(busy);
         self.changed();
         Ok(())
     }
@@ -293,32 +329,36 @@ impl Agent {
 
     /// Every pool of this node: open ones, closed ones, and ones that do not open. Blocks.
     #[must_use]
-    pub fn pools(&self) -> Vec<PoolView> {
+    pub fn pools(&self, look: Look) -> Vec<PoolView> {
+        let as_of = self.now();
         let mut views: Vec<_> = Vec::new();
-        for pool in self.pools.all_open() {
+        for pool in self.pools.all_open().into_iter().filter(|p| !self.pools.is_busy(p.id)) {
             match self.pool_view(&pool) {
                 Ok(view) => views.push(view),
                 Err(error) => tracing::warn!(pool = %pool.id,
                     error = %crate::telemetry::Chain(&error), "a pool that cannot be seen"),
             }
         }
-        for (id, found) in self.pools.rules.scan() {
+        for (id, found) in self.pools.scanner.scan(look) {
             if self.pools.open(id).is_none()
+                && !self.pools.is_busy(id)
                 && let Some(view) = self.view_found(id, &found)
             {
                 views.push(view);
             }
         }
         views.sort_by_key(|view| view.id);
+        views.iter_mut().for_each(|view| view.as_of = as_of);
         views
     }
 
     fn closed_view(&self, id: PoolId) -> Option<PoolView> {
-        let found = self.pools.rules.scan().remove(&id)?;
+        let found = self.pools.scanner.scan(Look::Everywhere).remove(&id)?;
         self.view_found(id, &found)
     }
 
     fn view_found(&self, id: PoolId, found: &[FoundDevice]) -> Option<PoolView> {
+        let as_of = self.now();
         let first = found.first()?;
         let state = match self.pools.why_refused(id) {
             Some(why) => PoolState::Unopenable(why),
@@ -335,10 +375,12 @@ impl Agent {
             block: first.label.block_size,
             queue_when_full: false,
             state,
+            as_of,
         })
     }
 
     pub(super) fn pool_view(&self, pool: &OpenPool) -> Result<PoolView, PoolError> {
+        let as_of = self.now();
         let record = pool.record();
         let status = match self.kernel.pool_status(pool.id) {
             Ok(status) => Some(status),
@@ -360,6 +402,7 @@ impl Agent {
                 quarantined: record.quarantined,
                 missing: missing.iter().copied().collect(),
             },
+            as_of,
         })
     }
 }

@@ -11,6 +11,7 @@ use goldleaf_types::ThinOwner;
 use super::Agent;
 use super::error::ThinError;
 use super::open_pool::OpenPool;
+use super::scan::Look;
 use super::thins::{Activation, Attempt};
 use crate::catalogue::{Holder, Phase, ThinRecord};
 use crate::telemetry::Chain;
@@ -92,7 +93,7 @@ impl Agent {
     /// Opens every pool that this host had and did not close. Blocks.
     pub fn start(&self) {
         let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, found) in self.pools.rules.scan() {
+        for (id, found) in self.pools.scanner.scan(Look::AtNew) {
             let was_open = found
                 .iter()
                 .any(|d| d.label.owner_host == self.host.owner && !d.label.clean)
@@ -118,6 +119,8 @@ impl Agent {
             self.sweep_pool(&pool);
         }
         self.sweep_images();
+        // How full a pool is moves without an event; watchers hear of it now and then.
+        self.changed();
     }
 
     /// How long the loop waits for a bell.

@@ -134,7 +134,7 @@ fn law_only_the_recorded_transaction_and_the_one_before_are_lawful() {
         let made = create(&rig, 12, false, false);
         assert_eq!(made.is_ok(), lawful, "shifted by {shift}: {made:?}");
         let doubted = matches!(
-            rig.agent.pools().remove(0).state,
+            rig.agent.pools(Look::Everywhere).remove(0).state,
             PoolState::Open { doubt: Some(_), .. }
         );
         assert_eq!(doubted, !lawful, "shifted by {shift}");
@@ -180,10 +180,10 @@ fn law_an_image_under_a_snapshot_alone_is_not_deleted() {
     let rig = rig();
     create(&rig, 11, true, false).unwrap();
     rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false)).unwrap();
-    rig.agent.delete_thin(Some(STORE), volume(11), 1).unwrap();
+    rig.agent.delete_thin(Some(STORE), volume(11), None, 1).unwrap();
     let refused = rig.agent.delete_image(rig.digest);
     assert!(matches!(refused, Err(ImageOpError::Needed { count: 1, .. })), "{refused:?}");
-    rig.agent.delete_thin(Some(STORE), snapshot(21), 1).unwrap();
+    rig.agent.delete_thin(Some(STORE), snapshot(21), None, 1).unwrap();
     rig.agent.delete_image(rig.digest).unwrap();
     let refused = create(&rig, 12, true, false);
     assert!(matches!(refused, Err(ThinError::ImageMissing(_))), "{refused:?}");
@@ -198,7 +198,7 @@ fn law_another_stores_changes_are_refused_until_it_is_adopted() {
     for caller in [other, None] {
         let refusals = [
             rig.agent.create_thin(caller, rig.thin(volume(12), false, false)).map(drop),
-            rig.agent.delete_thin(caller, volume(11), 1),
+            rig.agent.delete_thin(caller, volume(11), None, 1),
             rig.agent.resize(caller, volume(11), VolumeSize::new(8 << 20).unwrap(), 1).map(drop),
             rig.agent.create_snapshot(caller, snap(snapshot(21), volume(11), false)).map(drop),
         ];
@@ -224,7 +224,7 @@ fn law_a_call_from_before_a_move_is_refused() {
     for refused in [
         rig.agent.activate(volume(11), HOST, 2).map(drop),
         rig.agent.deactivate(volume(11), 2).map(drop),
-        rig.agent.delete_thin(Some(STORE), volume(11), 2),
+        rig.agent.delete_thin(Some(STORE), volume(11), None, 2),
     ] {
         assert!(matches!(refused, Err(ThinError::StaleEpoch { now: 3, asked: 2, .. })), "{refused:?}");
     }
@@ -235,7 +235,7 @@ fn law_a_call_from_before_a_move_is_refused() {
 fn an_active_or_open_volume_is_neither_deleted_nor_deactivated() {
     let rig = rig();
     create(&rig, 11, false, true).unwrap();
-    let refused = rig.agent.delete_thin(Some(STORE), volume(11), 1);
+    let refused = rig.agent.delete_thin(Some(STORE), volume(11), None, 1);
     assert!(matches!(refused, Err(ThinError::Active(_))), "{refused:?}");
     rig.kernel.world().opened.insert(volume(11), 1);
     let refused = rig.agent.deactivate(volume(11), 1);
@@ -265,14 +265,14 @@ fn the_source_of_an_unfinished_snapshot_is_not_deleted() {
             Ok::<_, crate::catalogue::NoThinIds>(())
         })
         .unwrap();
-    let refused = rig.agent.delete_thin(Some(STORE), volume(11), 1);
+    let refused = rig.agent.delete_thin(Some(STORE), volume(11), None, 1);
     assert!(matches!(refused, Err(ThinError::Needed { .. })), "{refused:?}");
     rig.agent.create_snapshot(Some(STORE), CreateSnapshot {
         name: rig.agent.thin(volume(11)).unwrap().record.name,
         ..snap(snapshot(21), volume(11), false)
     })
     .unwrap();
-    rig.agent.delete_thin(Some(STORE), volume(11), 1).unwrap();
+    rig.agent.delete_thin(Some(STORE), volume(11), None, 1).unwrap();
     assert_eq!(rows(&rig), 1);
 }
 
@@ -348,4 +348,36 @@ fn an_activation_whose_thin_is_gone_says_so() {
         matches!(refused, Err(ThinError::Kernel(KernelError::ThinMissing { .. }))),
         "{refused:?}"
     );
+}
+
+/// Only an open pool can say that it has no such thin: deleting from a closed one is no success.
+#[test]
+fn a_thin_is_not_called_absent_from_a_pool_that_is_closed() {
+    let rig = rig();
+    create(&rig, 11, false, false).unwrap();
+    rig.agent.close_pool(POOL, Some(STORE)).unwrap();
+    let refused = rig.agent.delete_thin(Some(STORE), volume(11), Some(POOL), 1);
+    assert!(matches!(refused, Err(ThinError::NoPool(POOL))), "{refused:?}");
+    rig.agent.open_pool(POOL, Some(STORE)).unwrap();
+    rig.agent.delete_thin(Some(STORE), volume(11), Some(POOL), 1).unwrap();
+    rig.agent.delete_thin(Some(STORE), volume(11), Some(POOL), 1).unwrap();
+    assert_eq!(rows(&rig), 0);
+}
+
+/// What was answered once is answered again, whatever became of what it was made from.
+#[test]
+fn a_repeated_call_needs_neither_source_nor_image_any_more() {
+    let rig = rig();
+    create(&rig, 11, true, false).unwrap();
+    let ask = || rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false));
+    let first = ask().unwrap().record;
+    rig.agent.resize(Some(STORE), volume(11), VolumeSize::new(8 << 20).unwrap(), 1).unwrap();
+    assert_eq!(ask().unwrap().record, first);
+    rig.agent.delete_thin(Some(STORE), volume(11), None, 1).unwrap();
+    assert_eq!(ask().unwrap().record, first);
+    let other = rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(12), false));
+    assert!(matches!(other, Err(ThinError::Conflict { field: "source", .. })), "{other:?}");
+    let made = create(&rig, 13, true, false).unwrap().record;
+    spoil_image(&rig);
+    assert_eq!(create(&rig, 13, true, false).unwrap().record, made);
 }

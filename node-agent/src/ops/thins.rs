@@ -94,16 +94,17 @@ impl Agent {
         let pool = self.pools.open(request.pool).ok_or(ThinError::NoPool(request.pool))?;
         pool.admit(caller)?;
         let _held = pool.locks.take(&[request.owner]);
+        let mut image = None;
         if pool.catalogue.find(request.owner).is_none() {
+            if self.find_row(request.owner).is_ok() {
+                return Err(ThinError::Conflict { owner: request.owner, field: "pool" });
+            }
             pool.check_room(&*self.kernel)?;
+            image = request.image.map(|digest| self.image_ref(digest)).transpose()?;
         }
-        let image = match request.image {
-            Some(digest) => Some(self.image_ref(digest)?),
-            None => None,
-        };
         let activate = request.activate;
         let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
-            Some(row) => Ok((same_or_conflict(row, &request, image)?, Attempt::Again)),
+            Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
             None => {
                 let row = fresh_row(rows, request, image, None, pool_time())?;
                 rows.insert(row.clone());
@@ -125,6 +126,16 @@ impl Agent {
         caller: Option<Incarnation>,
         request: CreateSnapshot,
     ) -> Result<ThinView, ThinError> {
+        if let Ok((pool, row)) = self.find_row(request.owner)
+            && row.phase == Phase::Ready
+        {
+            // Made already: what became of its source since is of no account.
+            pool.admit(caller)?;
+            let _held = pool.locks.take(&[request.owner]);
+            let row = pool.catalogue.find(row.owner).ok_or(ThinError::NotFound(row.owner))?;
+            let row = same_snapshot_or_conflict(row, &request)?;
+            return self.finish(&pool, row, Attempt::Again, request.activate);
+        }
         let (pool, _) = self.find_row(request.source)?;
         pool.admit(caller)?;
         let _held = pool.locks.take(&[request.owner, request.source]);
@@ -152,7 +163,7 @@ impl Agent {
             Some(row) if row.parent != Some(parent) => {
                 Err(ThinError::Conflict { owner: row.owner, field: "source" })
             }
-            Some(row) => Ok((same_or_conflict(row, &request, image)?, Attempt::Again)),
+            Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
             None => {
                 let row = fresh_row(rows, request, image, Some(parent), pool_time())?;
                 rows.insert(row.clone());
@@ -193,7 +204,6 @@ impl Agent {
             Ok(())
         })?;
         hit(if snapshot { Point::SnapshotRecorded } else { Point::ThinRecorded });
-        self.changed();
         match activate {
             Some(how) if done.holder.is_none() => self.activate_row(pool, done, how),
             Some(_) | None => self.view(pool, &done),
@@ -294,11 +304,11 @@ impl Agent {
             self.ensure_device(&pool, &row, how)?;
         }
         hit(Point::ResizeLive);
-        self.changed();
         self.view(&pool, &row)
     }
 
-    /// Deletes a thin that has no device. OK when it is not there. Blocks.
+    /// Deletes a thin that has no device. OK when it is not there, in the pool if one is named.
+    /// Blocks.
     ///
     /// # Errors
     ///
@@ -307,9 +317,17 @@ impl Agent {
         &self,
         caller: Option<Incarnation>,
         owner: ThinOwner,
+        pool: Option<PoolId>,
         epoch: u64,
     ) -> Result<(), ThinError> {
-        let Ok((pool, _)) = self.find_row(owner) else { return Ok(()) };
+        let pool = match pool {
+            // Only an open pool can say that it has no such thin.
+            Some(id) => self.pools.open(id).ok_or(ThinError::NoPool(id))?,
+            None => match self.find_row(owner) {
+                Ok((pool, _)) => pool,
+                Err(_) => return Ok(()),
+            },
+        };
         pool.admit(caller)?;
         let _held = pool.locks.take(&[owner]);
         let Some(row) = pool.catalogue.find(owner) else { return Ok(()) };
@@ -351,7 +369,6 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::DeletionRecorded);
-        self.changed();
         Ok(())
     }
 
@@ -449,11 +466,28 @@ fn fresh_row(
     })
 }
 
-fn same_or_conflict(
+/// A snapshot or clone that is there: the one that is asked for, or a conflict.
+fn same_snapshot_or_conflict(
     row: ThinRecord,
-    request: &CreateThin,
-    image: Option<ImageRef>,
+    request: &CreateSnapshot,
 ) -> Result<ThinRecord, ThinError> {
+    let conflict = |field| Err(ThinError::Conflict { owner: row.owner, field });
+    if row.phase == Phase::Deleting {
+        return Err(ThinError::Deleting(row.owner));
+    }
+    check_epoch(&row, request.epoch)?;
+    if row.name != request.name {
+        conflict("name")
+    } else if row.parent != Some(request.source) {
+        conflict("source")
+    } else if request.size.is_some_and(|size| size != row.size) {
+        conflict("size_bytes")
+    } else {
+        Ok(row)
+    }
+}
+
+fn same_or_conflict(row: ThinRecord, request: &CreateThin) -> Result<ThinRecord, ThinError> {
     let conflict = |field| Err(ThinError::Conflict { owner: row.owner, field });
     if row.phase == Phase::Deleting {
         return Err(ThinError::Deleting(row.owner));
@@ -463,7 +497,7 @@ fn same_or_conflict(
         conflict("name")
     } else if row.size != request.size {
         conflict("size_bytes")
-    } else if row.image.map(|i| i.digest) != image.map(|i| i.digest) {
+    } else if row.image.map(|i| i.digest) != request.image {
         conflict("image_digest")
     } else {
         Ok(row)

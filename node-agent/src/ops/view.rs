@@ -43,6 +43,8 @@ pub struct PoolView {
     pub queue_when_full: bool,
     /// What it is.
     pub state: PoolState,
+    /// Grows with each change here: of two views the one of the larger number is newer.
+    pub as_of: u64,
 }
 
 /// Whether a pool can be used.

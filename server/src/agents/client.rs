@@ -305,15 +305,21 @@ impl AgentPort for GrpcAgent {
 
     async fn deactivate(&self, volume: VolumeId, epoch: u64) -> Result<ThinReport, AgentError> {
         let owner = volume.to_string();
-        let call = self.thin_call(pb::AgentThinRequest { owner, epoch });
+        let call = self.thin_call(pb::AgentThinRequest { owner, epoch, pool: String::new() });
         let answer = self.answer(self.client()?.deactivate(call).await)?;
         convert::thin(&self.node, answer)
     }
 
-    async fn delete_thin(&self, owner: ThinOwner, epoch: u64) -> Result<(), AgentError> {
+    async fn delete_thin(
+        &self,
+        pool: PoolId,
+        owner: ThinOwner,
+        epoch: u64,
+    ) -> Result<(), AgentError> {
         let call = self.thin_call(pb::AgentThinRequest {
             owner: owner.to_string(),
             epoch,
+            pool: pool.to_string(),
         });
         self.answer(self.client()?.delete_thin(call).await)?;
         Ok(())
@@ -323,6 +329,7 @@ impl AgentPort for GrpcAgent {
         let call = self.thin_call(pb::AgentThinRequest {
             owner: owner.to_string(),
             epoch: 0,
+            pool: String::new(),
         });
         let answer = self.answer(self.client()?.get_thin(call).await)?;
         convert::thin(&self.node, answer)

@@ -206,6 +206,7 @@ fn usage(node: &str, usage: api::PoolUsage) -> Result<PoolUsage, AgentError> {
 pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<PoolReport, AgentError> {
     Ok(PoolReport {
         id: parse(node, "pool.id", &answer.id)?,
+        as_of: answer.as_of,
         phase: phase(node, answer.phase)?,
         conditions: conditions(node, answer.conditions)?,
         usage: answer.usage.map(|found| usage(node, found)).transpose()?,

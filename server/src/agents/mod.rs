@@ -137,8 +137,13 @@ pub trait AgentPort: Send + Sync {
     ) -> Result<ThinReport, AgentError>;
     /// Takes a volume's device away.
     async fn deactivate(&self, volume: VolumeId, epoch: u64) -> Result<ThinReport, AgentError>;
-    /// Deletes a thin; one that is not there is as good.
-    async fn delete_thin(&self, owner: ThinOwner, epoch: u64) -> Result<(), AgentError>;
+    /// Deletes a thin; one that is not in the pool is as good, if the pool is open.
+    async fn delete_thin(
+        &self,
+        pool: PoolId,
+        owner: ThinOwner,
+        epoch: u64,
+    ) -> Result<(), AgentError>;
     /// One thin.
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError>;
     /// Every thin of the node.

@@ -144,6 +144,8 @@ pub struct PoolUsage {
 pub struct PoolReport {
     /// Its id.
     pub id: PoolId,
+    /// Grows with each change on its node: of two reports the one of the larger number is newer.
+    pub as_of: u64,
     /// Ready, closed or failed.
     pub phase: Phase,
     /// What its node finds worth knowing.

@@ -14,7 +14,10 @@ use crate::domain::{
 use crate::service::{Event, ImageView, NodeView, PoolView, VolumeView};
 
 fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+    prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    }
 }
 
 fn labels(labels: &Labels) -> HashMap<String, String> {
@@ -64,7 +67,11 @@ fn activation(a: &Activation) -> api::Activation {
 
 /// What is live of a volume; unset when its node did not say.
 fn live(report: &ThinReport) -> api::Activation {
-    report.activation.as_ref().map(activation).unwrap_or_default()
+    report
+        .activation
+        .as_ref()
+        .map(activation)
+        .unwrap_or_default()
 }
 
 /// A volume for the wire.
@@ -88,7 +95,11 @@ pub fn volume(view: &VolumeView) -> api::Volume {
             Begin::Thin(owner) => owner.to_string(),
         },
         activation: view.report.as_ref().map(live),
-        owned_bytes: view.report.as_ref().and_then(|r| r.owned).map(|bytes| bytes.0),
+        owned_bytes: view
+            .report
+            .as_ref()
+            .and_then(|r| r.owned)
+            .map(|bytes| bytes.0),
         epoch: v.epoch,
     }
 }
@@ -97,7 +108,9 @@ pub fn volume(view: &VolumeView) -> api::Volume {
 fn volume_conditions(v: &Volume, report: Option<&ThinReport>) -> Vec<api::Condition> {
     let mut all = conditions(&v.conditions);
     let more = report.map(|r| r.conditions.as_slice()).unwrap_or_default();
-    let new = more.iter().filter(|c| !v.conditions.iter().any(|known| known.kind == c.kind));
+    let new = more
+        .iter()
+        .filter(|c| !v.conditions.iter().any(|known| known.kind == c.kind));
     all.extend(new.map(condition));
     all
 }
@@ -128,9 +141,14 @@ pub fn image(view: &ImageView) -> api::Image {
     let copy = |copy: &crate::domain::ImageCopy| api::ImageCopy {
         node: copy.node.to_string(),
         phase: phase(copy.phase),
-        progress: view.progress.iter().find(|(node, _)| *node == copy.node).map(|(_, p)| {
-            api::Progress { done_bytes: p.done.0, total_bytes: p.total.0 }
-        }),
+        progress: view
+            .progress
+            .iter()
+            .find(|(node, _)| *node == copy.node)
+            .map(|(_, p)| api::Progress {
+                done_bytes: p.done.0,
+                total_bytes: p.total.0,
+            }),
         message: copy.message.clone(),
     };
     api::Image {
@@ -228,7 +246,11 @@ pub fn node(view: &NodeView) -> api::Node {
     let reachable = view.reach.as_ref().map(|reach| api::Condition {
         r#type: "Reachable".into(),
         status: reach.up,
-        reason: if reach.up { "AgentAnswers".into() } else { "AgentAway".into() },
+        reason: if reach.up {
+            "AgentAnswers".into()
+        } else {
+            "AgentAway".into()
+        },
         message: reach.why.clone(),
         since: Some(timestamp(reach.since)),
     });
@@ -256,7 +278,10 @@ pub fn preflight(checks: Vec<Check>) -> api::PreflightResponse {
         found: c.found,
         remedy: c.remedy,
     };
-    api::PreflightResponse { checks: checks.into_iter().map(check).collect(), ok }
+    api::PreflightResponse {
+        checks: checks.into_iter().map(check).collect(),
+        ok,
+    }
 }
 
 /// The parts of an event: its kind, its item or only that one's id, and the token.

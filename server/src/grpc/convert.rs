@@ -37,7 +37,10 @@ pub struct BadField {
 }
 
 fn bad(field: &str, problem: impl Display) -> BadField {
-    BadField { field: field.into(), problem: problem.to_string() }
+    BadField {
+        field: field.into(),
+        problem: problem.to_string(),
+    }
 }
 
 /// Parses a field with its type's own gate.
@@ -64,14 +67,21 @@ pub fn optional<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, BadFiel
 where
     T::Err: Display,
 {
-    if text.is_empty() { Ok(None) } else { field(name, text).map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        field(name, text).map(Some)
+    }
 }
 
 /// A new thing's name: no id of anything, so that a reference is never ambiguous.
 fn name(text: &str) -> Result<Name, BadField> {
     let name = field("name", text)?;
     if looks_like_an_id(text) {
-        return Err(bad("name", "looks like an id or digest: choose one that does not"));
+        return Err(bad(
+            "name",
+            "looks like an id or digest: choose one that does not",
+        ));
     }
     Ok(name)
 }
@@ -104,7 +114,10 @@ pub fn activation(prefix: &str, o: api::ActivateOptions) -> Result<ActivateOptio
         Ok(api::Holder::Csi) => Holder::Csi,
         Err(_) => return Err(bad(&format!("{prefix}.holder"), "is no known holder")),
     };
-    Ok(ActivateOptions { holder, read_only: o.read_only })
+    Ok(ActivateOptions {
+        holder,
+        read_only: o.read_only,
+    })
 }
 
 fn activate(options: Option<api::ActivateOptions>) -> Result<Option<ActivateOptions>, BadField> {
@@ -127,7 +140,11 @@ impl TryFrom<api::CreateThinRequest> for CreateThin {
             },
             labels: labels("labels", r.labels)?,
             activate: activate(r.activate)?,
-            asked: VolumeAsked { size_bytes: r.size_bytes, image: r.image, source: String::new() },
+            asked: VolumeAsked {
+                size_bytes: r.size_bytes,
+                image: r.image,
+                source: String::new(),
+            },
         })
     }
 }
@@ -139,10 +156,16 @@ impl TryFrom<api::CloneRequest> for CloneThin {
         Ok(Self {
             name: name(&r.name)?,
             source: field("source", &r.source)?,
-            size: (r.size_bytes != 0).then(|| size("size_bytes", r.size_bytes)).transpose()?,
+            size: (r.size_bytes != 0)
+                .then(|| size("size_bytes", r.size_bytes))
+                .transpose()?,
             labels: labels("labels", r.labels)?,
             activate: activate(r.activate)?,
-            asked: VolumeAsked { size_bytes: r.size_bytes, image: String::new(), source: r.source },
+            asked: VolumeAsked {
+                size_bytes: r.size_bytes,
+                image: String::new(),
+                source: r.source,
+            },
         })
     }
 }
@@ -166,7 +189,10 @@ impl TryFrom<api::CreateSnapshotRequest> for CreateSnapshot {
 ///
 /// [`BadField`] that names the field.
 pub fn resize(r: &api::ResizeRequest) -> Result<(Ref<VolumeId>, VolumeSize), BadField> {
-    Ok((field("volume", &r.volume)?, size("size_bytes", r.size_bytes)?))
+    Ok((
+        field("volume", &r.volume)?,
+        size("size_bytes", r.size_bytes)?,
+    ))
 }
 
 /// What to delete.
@@ -175,7 +201,10 @@ pub fn resize(r: &api::ResizeRequest) -> Result<(Ref<VolumeId>, VolumeSize), Bad
 ///
 /// [`BadField`] when it points at nothing.
 pub fn target<Id: FromStr>(r: &api::DeleteRequest) -> Result<Target<Ref<Id>>, BadField> {
-    Ok(Target { what: field("target", &r.target)?, revision: r.expected_revision })
+    Ok(Target {
+        what: field("target", &r.target)?,
+        revision: r.expected_revision,
+    })
 }
 
 /// Which part of a list.
@@ -204,12 +233,19 @@ pub fn listing(r: api::ListRequest) -> Result<Listing, BadField> {
 /// [`BadField`] for a filter that cannot be.
 pub fn watch(r: api::WatchRequest) -> Result<Watch, BadField> {
     let labels = labels("filter.labels", r.filter.unwrap_or_default().labels)?;
-    Ok(Watch { token: r.resume_token, labels })
+    Ok(Watch {
+        token: r.resume_token,
+        labels,
+    })
 }
 
 fn path(field: &str, text: &str) -> Result<String, BadField> {
     let whole = text.starts_with('/') && text.len() <= LONGEST_PATH && !text.contains('\0');
-    if whole { Ok(text.to_owned()) } else { Err(bad(field, "want a whole path, from '/' on")) }
+    if whole {
+        Ok(text.to_owned())
+    } else {
+        Err(bad(field, "want a whole path, from '/' on"))
+    }
 }
 
 fn device(prefix: &str, d: &api::PoolDevice) -> Result<PoolDevice, BadField> {
@@ -218,7 +254,10 @@ fn device(prefix: &str, d: &api::PoolDevice) -> Result<PoolDevice, BadField> {
         return Err(bad(&field, "is not a multiple of 1 MiB: round it up"));
     }
     let path = path(&format!("{prefix}.path"), &d.path)?;
-    Ok(PoolDevice { path, create_file_bytes: d.create_file_bytes })
+    Ok(PoolDevice {
+        path,
+        create_file_bytes: d.create_file_bytes,
+    })
 }
 
 impl TryFrom<api::CreatePoolRequest> for CreatePool {
@@ -226,7 +265,10 @@ impl TryFrom<api::CreatePoolRequest> for CreatePool {
 
     fn try_from(r: api::CreatePoolRequest) -> Result<Self, BadField> {
         if r.devices.is_empty() {
-            return Err(bad("devices", "is empty: name at least one block device or file"));
+            return Err(bad(
+                "devices",
+                "is empty: name at least one block device or file",
+            ));
         }
         let devices: Result<Vec<_>, _> = r
             .devices
@@ -290,7 +332,10 @@ impl TryFrom<api::CreateImageRequest> for CreateImage {
         };
         let source_sha256 = sha256("source_sha256", &r.source_sha256)?;
         if matches!(source, ImageSource::Url(_)) && source_sha256.is_empty() {
-            return Err(bad("source_sha256", "is empty: what comes over a network needs one"));
+            return Err(bad(
+                "source_sha256",
+                "is empty: what comes over a network needs one",
+            ));
         }
         let format = match api::ImageFormat::try_from(r.format) {
             Ok(api::ImageFormat::Unspecified) => ImageFormat::Guess,
@@ -301,7 +346,12 @@ impl TryFrom<api::CreateImageRequest> for CreateImage {
         let digest = optional("digest", &r.digest)?;
         Ok(Self {
             name: name(&r.name)?,
-            asked: ImageAsked { source, format, source_sha256, digest },
+            asked: ImageAsked {
+                source,
+                format,
+                source_sha256,
+                digest,
+            },
             node: optional("node", &r.node)?,
             labels: labels("labels", r.labels)?,
             wait: r.wait,
@@ -313,7 +363,10 @@ impl TryFrom<api::CreateImageRequest> for CreateImage {
 fn address(text: &str) -> Result<String, BadField> {
     let uri: http::Uri = field("address", text)?;
     let host = uri.host().unwrap_or_default();
-    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let ip = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
     if uri.scheme_str() != Some("http") || uri.port_u16().is_none() {
         return Err(bad("address", "want http://ADDRESS:PORT"));
     }
@@ -326,7 +379,11 @@ fn address(text: &str) -> Result<String, BadField> {
 
 fn short(field: &str, text: String) -> Result<String, BadField> {
     let ok = text.len() <= 256 && text.bytes().all(|b| (0x20..0x7f).contains(&b));
-    if ok { Ok(text) } else { Err(bad(field, "want at most 256 printable ASCII characters")) }
+    if ok {
+        Ok(text)
+    } else {
+        Err(bad(field, "want at most 256 printable ASCII characters"))
+    }
 }
 
 impl TryFrom<api::RegisterNodeRequest> for NodeAsked {

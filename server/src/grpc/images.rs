@@ -9,9 +9,16 @@ use super::{Answer, Api, EventStream, answers};
 use crate::service::{CreateImage, Event, ImageView};
 
 fn image_event(event: Event<ImageView>) -> api::ImageEvent {
-    let gone = |id| api::Image { id, ..Default::default() };
+    let gone = |id| api::Image {
+        id,
+        ..Default::default()
+    };
     let (kind, image, resume_token) = answers::event(event, answers::image, gone);
-    api::ImageEvent { kind, image, resume_token }
+    api::ImageEvent {
+        kind,
+        image,
+        resume_token,
+    }
 }
 
 #[tonic::async_trait]
@@ -29,7 +36,10 @@ impl ImageService for Api {
     }
 
     async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListImagesResponse> {
-        let listed = self.service.list_images(&convert::listing(r.into_inner())?).await?;
+        let listed = self
+            .service
+            .list_images(&convert::listing(r.into_inner())?)
+            .await?;
         Ok(Response::new(api::ListImagesResponse {
             images: listed.items.iter().map(answers::image).collect(),
             next_page_token: listed.next,

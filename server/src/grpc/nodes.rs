@@ -10,9 +10,16 @@ use crate::domain::NodeAsked;
 use crate::service::{Event, NodeView};
 
 fn node_event(event: Event<NodeView>) -> api::NodeEvent {
-    let gone = |id| api::Node { id, ..Default::default() };
+    let gone = |id| api::Node {
+        id,
+        ..Default::default()
+    };
     let (kind, node, resume_token) = answers::event(event, answers::node, gone);
-    api::NodeEvent { kind, node, resume_token }
+    api::NodeEvent {
+        kind,
+        node,
+        resume_token,
+    }
 }
 
 #[tonic::async_trait]
@@ -33,17 +40,17 @@ impl NodeService for Api {
     }
 
     async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListNodesResponse> {
-        let listed = self.service.list_nodes(&convert::listing(r.into_inner())?).await?;
+        let listed = self
+            .service
+            .list_nodes(&convert::listing(r.into_inner())?)
+            .await?;
         Ok(Response::new(api::ListNodesResponse {
             nodes: listed.items.iter().map(answers::node).collect(),
             next_page_token: listed.next,
         }))
     }
 
-    async fn preflight(
-        &self,
-        r: Request<api::PreflightRequest>,
-    ) -> Answer<api::PreflightResponse> {
+    async fn preflight(&self, r: Request<api::PreflightRequest>) -> Answer<api::PreflightResponse> {
         let what = optional("node", &r.into_inner().node)?;
         let checks = self.service.preflight(what.as_ref()).await?;
         Ok(Response::new(answers::preflight(checks)))

@@ -9,9 +9,16 @@ use super::{Answer, Api, EventStream, answers};
 use crate::service::{CreatePool, Event, PoolView};
 
 fn pool_event(event: Event<PoolView>) -> api::PoolEvent {
-    let gone = |id| api::Pool { id, ..Default::default() };
+    let gone = |id| api::Pool {
+        id,
+        ..Default::default()
+    };
     let (kind, pool, resume_token) = answers::event(event, answers::pool, gone);
-    api::PoolEvent { kind, pool, resume_token }
+    api::PoolEvent {
+        kind,
+        pool,
+        resume_token,
+    }
 }
 
 #[tonic::async_trait]
@@ -29,7 +36,10 @@ impl PoolService for Api {
     }
 
     async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListPoolsResponse> {
-        let listed = self.service.list_pools(&convert::listing(r.into_inner())?).await?;
+        let listed = self
+            .service
+            .list_pools(&convert::listing(r.into_inner())?)
+            .await?;
         Ok(Response::new(api::ListPoolsResponse {
             pools: listed.items.iter().map(answers::pool).collect(),
             next_page_token: listed.next,

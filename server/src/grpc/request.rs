@@ -34,7 +34,10 @@ impl<S> Layer<S> for RequestIds {
 }
 
 fn id_of<B>(request: &Request<B>) -> String {
-    let given = request.headers().get(REQUEST_ID_KEY).and_then(|value| value.to_str().ok());
+    let given = request
+        .headers()
+        .get(REQUEST_ID_KEY)
+        .and_then(|value| value.to_str().ok());
     match given {
         Some(id) if (1..=LONGEST).contains(&id.len()) => id.to_owned(),
         Some(_) | None => uuid::Uuid::now_v7().simple().to_string(),
@@ -78,7 +81,12 @@ mod tests {
 
     #[test]
     fn an_id_is_the_callers_if_it_is_a_sane_one() {
-        let with = |value: &str| Request::builder().header(REQUEST_ID_KEY, value).body(()).unwrap();
+        let with = |value: &str| {
+            Request::builder()
+                .header(REQUEST_ID_KEY, value)
+                .body(())
+                .unwrap()
+        };
         assert_eq!(id_of(&with("r-1")), "r-1");
         assert_ne!(id_of(&with(&"x".repeat(129))).len(), 129);
         let (one, other) = (Request::new(()), Request::new(()));

@@ -3,8 +3,6 @@
 //! The caller gets the outer sentence, a reason for programs and the field it is about; the chain
 //! of causes goes to the log, here and only here. What an agent refused keeps the agent's words.
 
-#![expect(clippy::disallowed_methods, reason = "this is the file that builds statuses")]
-
 use std::collections::HashMap;
 
 use tonic::{Code, Status};
@@ -31,16 +29,22 @@ fn status(code: Code, reason: &str, field: Option<&str>, message: String) -> Sta
 impl From<BadField> for Status {
     fn from(e: BadField) -> Self {
         tracing::info!(error = %e, "refused");
-        status(Code::InvalidArgument, "BAD_FIELD", Some(&e.field), e.to_string())
+        status(
+            Code::InvalidArgument,
+            "BAD_FIELD",
+            Some(&e.field),
+            e.to_string(),
+        )
     }
 }
 
 impl From<ServiceError> for Status {
     fn from(e: ServiceError) -> Self {
         let (code, reason, field) = verdict(&e);
-        match code {
-            Code::Internal => tracing::error!(reason, error = %Chain(&e), "our fault"),
-            _ => tracing::info!(?code, reason, error = %Chain(&e), "refused"),
+        if code == Code::Internal {
+            tracing::error!(reason, error = %Chain(&e), "our fault");
+        } else {
+            tracing::info!(?code, reason, error = %Chain(&e), "refused");
         }
         status(code, reason, field, e.to_string())
     }
@@ -85,7 +89,11 @@ fn verdict(e: &ServiceError) -> (Code, &str, Option<&str>) {
 
 fn no_place(why: &NoPlace) -> (Code, &'static str, Option<&'static str>) {
     match why {
-        NoPlace::NoneMatches => (Code::FailedPrecondition, "NO_POOL_MATCHES", Some("placement")),
+        NoPlace::NoneMatches => (
+            Code::FailedPrecondition,
+            "NO_POOL_MATCHES",
+            Some("placement"),
+        ),
         NoPlace::Unreachable(_) => (Code::Unavailable, "NODE_AWAY", None),
         NoPlace::Full(_) => (Code::ResourceExhausted, "POOL_FULL", Some("pool")),
         NoPlace::NotWritable { .. } => {
@@ -97,9 +105,12 @@ fn no_place(why: &NoPlace) -> (Code, &'static str, Option<&'static str>) {
 fn agent(why: &AgentError) -> (Code, &str, Option<&str>) {
     match why {
         AgentError::Away { .. } => (Code::Unavailable, "NODE_AWAY", None),
-        AgentError::Refused { refusal, reason, field, .. } => {
-            (code(*refusal), reason, field.as_deref())
-        }
+        AgentError::Refused {
+            refusal,
+            reason,
+            field,
+            ..
+        } => (code(*refusal), reason, field.as_deref()),
     }
 }
 
@@ -133,6 +144,9 @@ mod tests {
         assert_eq!(status.message(), "pool p has no data space left");
         let details = status.get_error_details();
         assert_eq!(details.error_info().unwrap().reason, "POOL_FULL");
-        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "pool");
+        assert_eq!(
+            details.bad_request().unwrap().field_violations[0].field,
+            "pool"
+        );
     }
 }

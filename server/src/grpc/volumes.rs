@@ -9,15 +9,29 @@ use super::{Answer, Api, EventStream, answers};
 use crate::service::{Clone as CloneThin, CreateSnapshot, CreateThin, Event, VolumeView};
 
 fn volume_event(event: Event<VolumeView>) -> api::VolumeEvent {
-    let gone = |id| api::Volume { id, ..Default::default() };
+    let gone = |id| api::Volume {
+        id,
+        ..Default::default()
+    };
     let (kind, volume, resume_token) = answers::event(event, answers::volume, gone);
-    api::VolumeEvent { kind, volume, resume_token }
+    api::VolumeEvent {
+        kind,
+        volume,
+        resume_token,
+    }
 }
 
 fn snapshot_event(event: Event<crate::domain::Snapshot>) -> api::SnapshotEvent {
-    let gone = |id| api::Snapshot { id, ..Default::default() };
+    let gone = |id| api::Snapshot {
+        id,
+        ..Default::default()
+    };
     let (kind, snapshot, resume_token) = answers::event(event, answers::snapshot, gone);
-    api::SnapshotEvent { kind, snapshot, resume_token }
+    api::SnapshotEvent {
+        kind,
+        snapshot,
+        resume_token,
+    }
 }
 
 #[tonic::async_trait]
@@ -37,7 +51,10 @@ impl VolumeService for Api {
     async fn resize(&self, r: Request<api::ResizeRequest>) -> Answer<api::Volume> {
         let body = r.into_inner();
         let (what, size) = convert::resize(&body)?;
-        let view = self.service.resize(&what, size, body.expected_revision).await?;
+        let view = self
+            .service
+            .resize(&what, size, body.expected_revision)
+            .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
@@ -68,7 +85,10 @@ impl VolumeService for Api {
     }
 
     async fn list(&self, r: Request<api::ListRequest>) -> Answer<api::ListVolumesResponse> {
-        let listed = self.service.list_volumes(&convert::listing(r.into_inner())?).await?;
+        let listed = self
+            .service
+            .list_volumes(&convert::listing(r.into_inner())?)
+            .await?;
         Ok(Response::new(api::ListVolumesResponse {
             volumes: listed.items.iter().map(answers::volume).collect(),
             next_page_token: listed.next,
@@ -101,17 +121,17 @@ impl VolumeService for Api {
         &self,
         r: Request<api::ListRequest>,
     ) -> Answer<api::ListSnapshotsResponse> {
-        let listed = self.service.list_snapshots(&convert::listing(r.into_inner())?).await?;
+        let listed = self
+            .service
+            .list_snapshots(&convert::listing(r.into_inner())?)
+            .await?;
         Ok(Response::new(api::ListSnapshotsResponse {
             snapshots: listed.items.iter().map(answers::snapshot).collect(),
             next_page_token: listed.next,
         }))
     }
 
-    async fn delete_snapshot(
-        &self,
-        r: Request<api::DeleteRequest>,
-    ) -> Answer<api::DeleteResponse> {
+    async fn delete_snapshot(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
         let target = convert::target(&r.into_inner())?;
         self.service.delete_snapshot(target).await?;
         Ok(Response::new(api::DeleteResponse {}))
@@ -123,7 +143,9 @@ impl VolumeService for Api {
         &self,
         r: Request<api::WatchRequest>,
     ) -> Result<Response<Self::WatchSnapshotsStream>, Status> {
-        let events = self.service.watch_snapshots(convert::watch(r.into_inner())?);
+        let events = self
+            .service
+            .watch_snapshots(convert::watch(r.into_inner())?);
         Ok(Response::new(self.stream(events, snapshot_event)))
     }
 }

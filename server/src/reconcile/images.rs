@@ -6,10 +6,17 @@ use crate::service::{Service, ServiceError, Unfinished};
 /// Images to fetch somewhere or to delete.
 pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
     let all = service.records.all::<Image>().await?;
-    Ok(all.iter().filter(|image| is_unfinished(image)).map(|i| Unfinished::Image(i.id)).collect())
+    Ok(all
+        .iter()
+        .filter(|image| is_unfinished(image))
+        .map(|i| Unfinished::Image(i.id))
+        .collect())
 }
 
 fn is_unfinished(image: &Image) -> bool {
     image.phase == Phase::Deleting
-        || image.copies.iter().any(|copy| copy.phase == Phase::Creating)
+        || image
+            .copies
+            .iter()
+            .any(|copy| copy.phase == Phase::Creating)
 }

@@ -6,7 +6,11 @@ use crate::service::{Service, ServiceError, Unfinished};
 /// Pools to make or to delete.
 pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
     let all = service.records.all::<Pool>().await?;
-    Ok(all.iter().filter(|record| is_unfinished(record)).map(|r| Unfinished::Pool(r.id)).collect())
+    Ok(all
+        .iter()
+        .filter(|record| is_unfinished(record))
+        .map(|r| Unfinished::Pool(r.id))
+        .collect())
 }
 
 fn is_unfinished(record: &Pool) -> bool {

@@ -26,7 +26,10 @@ pub struct Waits {
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { first: Duration::from_millis(200), most: Duration::from_secs(30) }
+        Self {
+            first: Duration::from_millis(200),
+            most: Duration::from_secs(30),
+        }
     }
 }
 
@@ -52,7 +55,10 @@ type Ended = (Unfinished, Result<(), ServiceError>);
 
 /// Finishes what is unfinished until stopped.
 pub async fn run(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
-    let mut things = Things { known: HashMap::new(), waits };
+    let mut things = Things {
+        known: HashMap::new(),
+        waits,
+    };
     let mut running: JoinSet<Ended> = JoinSet::new();
     let mut nodes = service.live.node_changes();
     loop {
@@ -63,7 +69,11 @@ pub async fn run(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
             let service = Arc::clone(&service);
             running.spawn(async move { (id, service.finish(id).await) });
         }
-        let next = if running.len() < AT_ONCE { things.earliest() } else { None };
+        let next = if running.len() < AT_ONCE {
+            things.earliest()
+        } else {
+            None
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             () = service.pending.rung() => {}
@@ -103,7 +113,11 @@ struct Things {
 impl Things {
     fn take_in(&mut self, ids: Vec<Unfinished>, now: Instant) {
         let wait = self.waits.first;
-        let fresh = || Thing { due: now, wait, state: State::Waiting };
+        let fresh = || Thing {
+            due: now,
+            wait,
+            state: State::Waiting,
+        };
         for id in ids {
             let thing = self.known.entry(id).or_insert_with(fresh);
             if thing.state == State::Running {
@@ -121,7 +135,10 @@ impl Things {
     }
 
     fn earliest(&self) -> Option<Instant> {
-        let waiting = self.known.values().filter(|thing| thing.state == State::Waiting);
+        let waiting = self
+            .known
+            .values()
+            .filter(|thing| thing.state == State::Waiting);
         waiting.map(|thing| thing.due).min()
     }
 
@@ -133,7 +150,9 @@ impl Things {
     }
 
     fn ended(&mut self, id: Unfinished, result: Result<(), ServiceError>, now: Instant) {
-        let Some(thing) = self.known.get_mut(&id) else { return };
+        let Some(thing) = self.known.get_mut(&id) else {
+            return;
+        };
         let again = thing.state == State::RunningAndAgain;
         match result {
             Ok(()) if again => {
@@ -157,7 +176,11 @@ impl Things {
     /// A try died without saying which: everything that runs is tried again, and trying twice is
     /// harmless.
     fn died(&mut self, now: Instant) {
-        for thing in self.known.values_mut().filter(|thing| thing.state != State::Waiting) {
+        for thing in self
+            .known
+            .values_mut()
+            .filter(|thing| thing.state != State::Waiting)
+        {
             thing.due = now + thing.wait;
             thing.wait = (thing.wait * 2).min(self.waits.most);
             thing.state = State::Waiting;
@@ -177,7 +200,13 @@ mod tests {
 
     fn things(first: u64, most: u64) -> Things {
         let seconds = Duration::from_secs;
-        Things { known: HashMap::new(), waits: Waits { first: seconds(first), most: seconds(most) } }
+        Things {
+            known: HashMap::new(),
+            waits: Waits {
+                first: seconds(first),
+                most: seconds(most),
+            },
+        }
     }
 
     #[test]
@@ -193,7 +222,11 @@ mod tests {
             things.ended(id, away(), now);
             now += Duration::from_secs(seconds);
             assert_eq!(things.earliest(), Some(now));
-            assert_eq!(things.next_due(now - Duration::from_millis(1)), None, "not before");
+            assert_eq!(
+                things.next_due(now - Duration::from_millis(1)),
+                None,
+                "not before"
+            );
         }
         assert_eq!(things.next_due(now), Some(id));
         things.ended(id, Ok(()), now);

@@ -6,7 +6,11 @@ use crate::service::{Service, ServiceError, Unfinished};
 /// Snapshots to make or to delete.
 pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
     let all = service.records.all::<Snapshot>().await?;
-    Ok(all.iter().filter(|record| is_unfinished(record)).map(|r| Unfinished::Snapshot(r.id)).collect())
+    Ok(all
+        .iter()
+        .filter(|record| is_unfinished(record))
+        .map(|r| Unfinished::Snapshot(r.id))
+        .collect())
 }
 
 fn is_unfinished(record: &Snapshot) -> bool {

@@ -6,7 +6,11 @@ use crate::service::{Service, ServiceError, Unfinished};
 /// Volumes to make, to grow or to delete.
 pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
     let all = service.records.all::<Volume>().await?;
-    Ok(all.iter().filter(|record| is_unfinished(record)).map(|r| Unfinished::Volume(r.id)).collect())
+    Ok(all
+        .iter()
+        .filter(|record| is_unfinished(record))
+        .map(|r| Unfinished::Volume(r.id))
+        .collect())
 }
 
 fn is_unfinished(record: &Volume) -> bool {

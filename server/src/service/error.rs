@@ -20,7 +20,9 @@ pub enum ServiceError {
         field: &'static str,
     },
     /// The name is taken by something that was asked for otherwise.
-    #[error("{kind} {name} exists with another {field}: repeat its parameters, or choose another name")]
+    #[error(
+        "{kind} {name} exists with another {field}: repeat its parameters, or choose another name"
+    )]
     Conflict {
         /// Of what.
         kind: &'static str,
@@ -91,8 +93,10 @@ pub enum ServiceError {
         what: String,
     },
     /// The image is not where it is needed and cannot come by itself.
-    #[error("image {image} is not on node {node} and comes from a place that only its own node \
-             has: name a pool on a node that holds it, or create an image there")]
+    #[error(
+        "image {image} is not on node {node} and comes from a place that only its own node \
+             has: name a pool on a node that holds it, or create an image there"
+    )]
     ImageElsewhere {
         /// The image.
         image: String,
@@ -110,8 +114,10 @@ pub enum ServiceError {
         by: String,
     },
     /// The node has no such data though the record says so.
-    #[error("the data of {kind} {name} is missing on its node; nothing was made in its place: \
-             look at the pool's conditions")]
+    #[error(
+        "the data of {kind} {name} is missing on its node; nothing was made in its place: \
+             look at the pool's conditions"
+    )]
     DataMissing {
         /// Of what.
         kind: &'static str,

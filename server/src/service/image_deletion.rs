@@ -18,9 +18,13 @@ impl Service {
     ///
     /// [`ServiceError::InUse`] while a volume or snapshot needs its content.
     pub async fn delete_image(&self, target: Target<Ref<ImageId>>) -> Result<(), ServiceError> {
-        let Some(found) = self.records.find::<Image>(&target.what).await? else { return Ok(()) };
+        let Some(found) = self.records.find::<Image>(&target.what).await? else {
+            return Ok(());
+        };
         let (_held, image) = self.hold(&found, Op::Delete).await?;
-        let Some(mut image) = image else { return Ok(()) };
+        let Some(mut image) = image else {
+            return Ok(());
+        };
         if image.phase != Phase::Deleting {
             at_revision(&image, target.revision)?;
             self.not_needed(&image).await?;
@@ -55,13 +59,17 @@ impl Service {
         let nodes: Vec<_> = image.copies.iter().map(|copy| copy.node).collect();
         let deleted = async {
             self.not_needed(&image).await?;
-            let Some(digest) = image.digest else { return Ok(()) };
+            let Some(digest) = image.digest else {
+                return Ok(());
+            };
             let _content = self.hold_content(digest).await;
             self.drop_content(digest, &nodes, image.id).await
         };
         match deleted.await {
             Ok(()) => {}
-            Err(error) if is_precondition(&error) || matches!(error, ServiceError::InUse { .. }) => {
+            Err(error)
+                if is_precondition(&error) || matches!(error, ServiceError::InUse { .. }) =>
+            {
                 image.phase = phase_of_copies(&image);
                 self.records.update(&mut image).await?;
                 if image.phase != Phase::Creating {
@@ -101,16 +109,26 @@ impl Service {
     }
 
     async fn not_needed(&self, image: &Image) -> Result<(), ServiceError> {
-        let Some(digest) = image.digest else { return Ok(()) };
+        let Some(digest) = image.digest else {
+            return Ok(());
+        };
         let in_use = |by: String| ServiceError::InUse {
             kind: Image::KIND,
             name: image.name.to_string(),
             by,
         };
-        if let Some(volume) = self.records.first::<Volume>(|v| v.image == Some(digest)).await? {
+        if let Some(volume) = self
+            .records
+            .first::<Volume>(|v| v.image == Some(digest))
+            .await?
+        {
             return Err(in_use(format!("volume {}", volume.name)));
         }
-        match self.records.first::<Snapshot>(|s| s.image == Some(digest)).await? {
+        match self
+            .records
+            .first::<Snapshot>(|s| s.image == Some(digest))
+            .await?
+        {
             Some(snapshot) => Err(in_use(format!("snapshot {}", snapshot.name))),
             None => Ok(()),
         }

@@ -10,9 +10,7 @@ use goldleaf_types::{Bytes, Digest, ImageId, Labels, Name, NodeId};
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{
-    Held, Listed, Listing, Service, ServiceError, Unfinished, busy, conflict,
-};
+use super::{Held, Listed, Listing, Service, ServiceError, Unfinished, busy, conflict};
 use crate::agents::{AgentError, ImportStep};
 use crate::domain::{
     Image, ImageAsked, ImageCopy, ImageReport, Node, Phase, Progress, Ref, Refusal,
@@ -55,7 +53,11 @@ impl Service {
     /// A conflict, no such node; with `wait`, also whatever made the import fail.
     pub async fn create_image(&self, wanted: CreateImage) -> Result<ImageView, ServiceError> {
         let image = self.image_wished(&wanted).await?;
-        if wanted.wait { self.settled(image.id, &wanted.name).await } else { Ok(self.view_image(image)) }
+        if wanted.wait {
+            self.settled(image.id, &wanted.name).await
+        } else {
+            Ok(self.view_image(image))
+        }
     }
 
     async fn image_wished(&self, wanted: &CreateImage) -> Result<Image, ServiceError> {
@@ -68,7 +70,9 @@ impl Service {
                 .same_or_conflict(&wanted.asked, &wanted.labels)
                 .map_err(|field| conflict(&image, field))?;
             if let Some(node) = &wanted.node
-                && image.copy_on(self.records.get::<Node>(node, "node").await?.id).is_none()
+                && image
+                    .copy_on(self.records.get::<Node>(node, "node").await?.id)
+                    .is_none()
             {
                 return Err(conflict(&image, "node"));
             }
@@ -124,11 +128,16 @@ impl Service {
 
     /// Finishes whatever an image's record says is unfinished.
     pub(super) async fn finish_image(&self, id: ImageId) -> Result<(), ServiceError> {
-        let Some(image) = self.records.by_id::<Image>(id).await? else { return Ok(()) };
+        let Some(image) = self.records.by_id::<Image>(id).await? else {
+            return Ok(());
+        };
         if image.phase == Phase::Deleting {
             return self.finish_image_deletion(&image).await;
         }
-        let wanted = image.copies.iter().filter(|copy| copy.phase == Phase::Creating);
+        let wanted = image
+            .copies
+            .iter()
+            .filter(|copy| copy.phase == Phase::Creating);
         let fetched = join_all(wanted.map(|copy| self.fetch(&image, copy.node))).await;
         fetched.into_iter().collect()
     }
@@ -168,7 +177,11 @@ impl Service {
             }
         }
         let why = "the import ended without a result".to_owned();
-        Err(AgentError::Away { node: node.to_string(), why }.into())
+        Err(AgentError::Away {
+            node: node.to_string(),
+            why,
+        }
+        .into())
     }
 
     /// Returns when nobody wants a copy any more.
@@ -182,15 +195,15 @@ impl Service {
             }
             let wanted = |image: Image| {
                 image.phase != Phase::Deleting
-                    && image.copy_on(node).is_some_and(|copy| copy.phase == Phase::Creating)
+                    && image
+                        .copy_on(node)
+                        .is_some_and(|copy| copy.phase == Phase::Creating)
             };
-            match self.records.by_id::<Image>(id).await {
-                Ok(image) => {
-                    if !image.is_some_and(wanted) {
-                        return;
-                    }
-                }
-                Err(_) => {} // the import's own end will show it
+            // A store that is away is no reason to stop; the import's own end will show it.
+            if let Ok(image) = self.records.by_id::<Image>(id).await
+                && !image.is_some_and(wanted)
+            {
+                return;
             }
         }
     }
@@ -210,7 +223,11 @@ impl Service {
         let there = self.agent_of(node).await?.images().await?;
         if !there.iter().any(|held| held.digest == report.digest) {
             let why = "the content was deleted under its last other name meanwhile".to_owned();
-            return Err(AgentError::Away { node: node.to_string(), why }.into());
+            return Err(AgentError::Away {
+                node: node.to_string(),
+                why,
+            }
+            .into());
         }
         let copy = match image.digest {
             Some(known) if known != report.digest => ImageCopy {
@@ -222,7 +239,10 @@ impl Service {
                 refusal: Some(Refusal::FailedPrecondition),
                 ..ImageCopy::wanted(node)
             },
-            Some(_) | None => ImageCopy { phase: Phase::Ready, ..ImageCopy::wanted(node) },
+            Some(_) | None => ImageCopy {
+                phase: Phase::Ready,
+                ..ImageCopy::wanted(node)
+            },
         };
         if copy.phase == Phase::Ready {
             image.digest = Some(report.digest);
@@ -254,14 +274,27 @@ impl Service {
             },
         };
         let _held = self.locks.take_inner(rows::key::<Image>(id)).await;
-        let Some(mut image) = self.records.by_id::<Image>(id).await? else { return Ok(()) };
+        let Some(mut image) = self.records.by_id::<Image>(id).await? else {
+            return Ok(());
+        };
         let message = error.to_string();
         if give_up {
-            let copy = ImageCopy { node, phase: Phase::Failed, message, refusal: Some(refusal) };
+            let copy = ImageCopy {
+                node,
+                phase: Phase::Failed,
+                message,
+                refusal: Some(refusal),
+            };
             return self.settle(image, copy).await;
         }
-        if image.copy_on(node).is_some_and(|copy| copy.message != message) {
-            image.settle(ImageCopy { message, ..ImageCopy::wanted(node) });
+        if image
+            .copy_on(node)
+            .is_some_and(|copy| copy.message != message)
+        {
+            image.settle(ImageCopy {
+                message,
+                ..ImageCopy::wanted(node)
+            });
             self.records.update(&mut image).await?;
         }
         Err(error.into())
@@ -284,13 +317,22 @@ impl Service {
     /// When there is no such image, it has no content yet, or a node does not answer.
     pub async fn verify_image(&self, what: &Ref<ImageId>) -> Result<ImageView, ServiceError> {
         let image = self.records.get::<Image>(what, "image").await?;
-        let Some(digest) = image.digest else { return Err(failure(&image)) };
+        let Some(digest) = image.digest else {
+            return Err(failure(&image));
+        };
         let mut verified = Vec::new();
-        for copy in image.copies.iter().filter(|copy| copy.phase != Phase::Creating) {
+        for copy in image
+            .copies
+            .iter()
+            .filter(|copy| copy.phase != Phase::Creating)
+        {
             let agent = self.agent_of(copy.node).await?;
             match agent.verify_image(digest).await {
                 Ok(_) => {
-                    verified.push(ImageCopy { phase: Phase::Ready, ..ImageCopy::wanted(copy.node) });
+                    verified.push(ImageCopy {
+                        phase: Phase::Ready,
+                        ..ImageCopy::wanted(copy.node)
+                    });
                 }
                 Err(error) if error.is_transient() => return Err(error.into()),
                 Err(error) => verified.push(ImageCopy {
@@ -302,7 +344,10 @@ impl Service {
             }
         }
         let _held = self.locks.take_inner(rows::key::<Image>(image.id)).await;
-        let mut image = self.records.get::<Image>(&Ref::Id(image.id), "image").await?;
+        let mut image = self
+            .records
+            .get::<Image>(&Ref::Id(image.id), "image")
+            .await?;
         let before = image.clone();
         verified.into_iter().for_each(|copy| image.settle(copy));
         if matches!(image.phase, Phase::Ready | Phase::Failed) {
@@ -317,11 +362,19 @@ impl Service {
 
     /// An image with how far its copies have come.
     pub(super) fn view_image(&self, image: Image) -> ImageView {
-        let making = image.copies.iter().filter(|copy| copy.phase == Phase::Creating);
+        let making = image
+            .copies
+            .iter()
+            .filter(|copy| copy.phase == Phase::Creating);
         let progress = making.filter_map(|copy| {
-            self.board.of(image.id, copy.node).map(|progress| (copy.node, progress))
+            self.board
+                .of(image.id, copy.node)
+                .map(|progress| (copy.node, progress))
         });
-        ImageView { progress: progress.collect(), image }
+        ImageView {
+            progress: progress.collect(),
+            image,
+        }
     }
 
     /// One image.
@@ -340,8 +393,15 @@ impl Service {
     /// For a token that no page answered, or when the store is away.
     pub async fn list_images(&self, listing: &Listing) -> Result<Listed<ImageView>, ServiceError> {
         let listed = self.list::<Image>(listing).await?;
-        let items = listed.items.into_iter().map(|image| self.view_image(image)).collect();
-        Ok(Listed { items, next: listed.next })
+        let items = listed
+            .items
+            .into_iter()
+            .map(|image| self.view_image(image))
+            .collect();
+        Ok(Listed {
+            items,
+            next: listed.next,
+        })
     }
 
     /// Takes a content, so that none is deleted while a record comes to point at it. Taken after an
@@ -357,7 +417,10 @@ pub(super) fn import_key(image: ImageId, node: NodeId) -> String {
 
 /// Why an image is not ready, as its copies say it.
 fn failure(image: &Image) -> ServiceError {
-    let failed = image.copies.iter().find_map(|copy| copy.refusal.map(|refusal| (refusal, copy)));
+    let failed = image
+        .copies
+        .iter()
+        .find_map(|copy| copy.refusal.map(|refusal| (refusal, copy)));
     match failed {
         Some((refusal, copy)) => ServiceError::Agent(AgentError::Refused {
             refusal,

@@ -27,6 +27,9 @@ pub struct Reach {
 struct NodeLive {
     reach: Option<Reach>,
     pools: HashMap<PoolId, PoolReport>,
+    /// The newest report of each pool since the stream was opened, by stream or by answer: those
+    /// two overtake each other.
+    newest: HashMap<PoolId, u64>,
 }
 
 /// What every node says now.
@@ -61,7 +64,12 @@ impl Live {
         let came = {
             let mut nodes = self.open();
             let live = nodes.entry(node).or_default();
-            let new: HashMap<_, _> = reports.into_iter().map(|r| (r.id, r)).collect();
+            let newest = |report: PoolReport| match live.pools.get(&report.id) {
+                Some(known) if known.as_of > report.as_of => known.clone(),
+                Some(_) | None => report,
+            };
+            let new: HashMap<_, _> = reports.into_iter().map(|r| (r.id, newest(r))).collect();
+            live.newest.extend(new.values().map(|r| (r.id, r.as_of)));
             changed.extend(
                 new.iter()
                     .filter(|(id, report)| live.pools.get(id) != Some(report))
@@ -72,7 +80,11 @@ impl Live {
             let came = !live.reach.as_ref().is_some_and(|r| r.up);
             if came {
                 let why = "its agent answers".into();
-                live.reach = Some(Reach { up: true, why, since: Timestamp::now() });
+                live.reach = Some(Reach {
+                    up: true,
+                    why,
+                    since: Timestamp::now(),
+                });
             }
             came
         };
@@ -87,8 +99,21 @@ impl Live {
 
     /// One pool's newest report, from an answer.
     pub fn merge(&self, node: NodeId, report: &PoolReport) {
-        self.open().entry(node).or_default().pools.insert(report.id, report.clone());
+        {
+            let mut nodes = self.open();
+            let live = nodes.entry(node).or_default();
+            live.newest.insert(report.id, report.as_of);
+            live.pools.insert(report.id, report.clone());
+        }
         let _ = self.pools_changed.send(report.id);
+    }
+
+    /// Whether a newer report of the same pool is known by now.
+    #[must_use]
+    pub fn is_overtaken(&self, node: NodeId, report: &PoolReport) -> bool {
+        let nodes = self.open();
+        let newest = nodes.get(&node).and_then(|live| live.newest.get(&report.id));
+        newest.is_some_and(|newest| *newest > report.as_of)
     }
 
     /// A pool is gone.
@@ -103,12 +128,17 @@ impl Live {
         let went = {
             let mut nodes = self.open();
             let live = nodes.entry(node).or_default();
+            live.newest.clear(); // another process may count anew
             let was_up = live.reach.as_ref().is_none_or(|r| r.up);
             let since = match &live.reach {
                 Some(reach) if !reach.up => reach.since,
                 Some(_) | None => Timestamp::now(),
             };
-            live.reach = Some(Reach { up: false, why: why.to_owned(), since });
+            live.reach = Some(Reach {
+                up: false,
+                why: why.to_owned(),
+                since,
+            });
             was_up
         };
         if went {
@@ -137,7 +167,10 @@ impl Live {
         let nodes = self.open();
         let live = nodes.get(&node)?;
         live.reach.as_ref().filter(|r| r.up)?;
-        let open = live.pools.values().filter(|report| report.phase == Phase::Ready);
+        let open = live
+            .pools
+            .values()
+            .filter(|report| report.phase == Phase::Ready);
         Some(open.map(|report| report.id).collect())
     }
 

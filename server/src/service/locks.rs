@@ -103,8 +103,14 @@ impl Locks {
             slot.users += 1;
             Arc::clone(&slot.lock)
         };
-        let place = Place { slots: Arc::clone(&self.slots), key };
-        Ok(Held { _lock: lock.lock_owned().await, _place: place })
+        let place = Place {
+            slots: Arc::clone(&self.slots),
+            key,
+        };
+        Ok(Held {
+            _lock: lock.lock_owned().await,
+            _place: place,
+        })
     }
 
     /// Takes a thing for a short change of our own.

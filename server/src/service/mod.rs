@@ -126,7 +126,9 @@ impl Service {
     }
 
     async fn node(&self, node: NodeId) -> Result<Node, ServiceError> {
-        self.records.get::<Node>(&crate::domain::Ref::Id(node), "node").await
+        self.records
+            .get::<Node>(&crate::domain::Ref::Id(node), "node")
+            .await
     }
 
     /// Takes a name, so that two creations of it follow each other.
@@ -168,7 +170,11 @@ impl Service {
     async fn require_open(&self, pool: PoolId, node: NodeId) -> Result<(), ServiceError> {
         let report = match self.live.fresh(node, pool) {
             Some(report) => Some(report),
-            None => self.ask_pools(node).await?.into_iter().find(|report| report.id == pool),
+            None => self
+                .ask_pools(node)
+                .await?
+                .into_iter()
+                .find(|report| report.id == pool),
         };
         match report {
             Some(report) if report.phase == Phase::Ready => Ok(()),
@@ -189,7 +195,7 @@ impl Service {
         epoch: u64,
     ) -> Result<(), ServiceError> {
         self.require_open(pool, node).await?;
-        Ok(self.agent_of(node).await?.delete_thin(owner, epoch).await?)
+        Ok(self.agent_of(node).await?.delete_thin(pool, owner, epoch).await?)
     }
 
     /// Every pool of a node, asked now.
@@ -202,7 +208,11 @@ impl Service {
 }
 
 fn busy<T: Revised>(name: &str, doing: &'static str) -> ServiceError {
-    ServiceError::Busy { kind: T::KIND, name: name.to_owned(), doing }
+    ServiceError::Busy {
+        kind: T::KIND,
+        name: name.to_owned(),
+        doing,
+    }
 }
 
 /// Refuses a record that is not at the revision demanded; 0 demands none.
@@ -219,7 +229,11 @@ fn at_revision<T: Revised>(record: &T, asked: u64) -> Result<(), ServiceError> {
 }
 
 fn conflict<T: Revised>(record: &T, field: &'static str) -> ServiceError {
-    ServiceError::Conflict { kind: T::KIND, name: record.name().to_string(), field }
+    ServiceError::Conflict {
+        kind: T::KIND,
+        name: record.name().to_string(),
+        field,
+    }
 }
 
 /// Refuses a record that nothing can be done with now.
@@ -241,7 +255,9 @@ fn usable<T: Revised>(record: &T, phase: Phase) -> Result<(), ServiceError> {
 fn for_good(error: &AgentError) -> bool {
     match error {
         AgentError::Away { .. } => false,
-        AgentError::Refused { refusal, reason, .. } => match refusal {
+        AgentError::Refused {
+            refusal, reason, ..
+        } => match refusal {
             Refusal::InvalidArgument
             | Refusal::NotFound
             | Refusal::FailedPrecondition
@@ -259,13 +275,18 @@ fn untouched(error: &AgentError, attempt: Attempt) -> bool {
     let before = match error {
         AgentError::Away { .. } => false,
         AgentError::Refused { reason, .. } => {
-            matches!(reason.as_str(), "POOL_NOT_OPEN" | "OTHER_INCARNATION" | "BAD_FIELD")
+            matches!(
+                reason.as_str(),
+                "POOL_NOT_OPEN" | "OTHER_INCARNATION" | "BAD_FIELD"
+            )
         }
     };
     before && attempt == Attempt::First
 }
 
 fn is_precondition(error: &ServiceError) -> bool {
-    let ServiceError::Agent(AgentError::Refused { refusal, .. }) = error else { return false };
+    let ServiceError::Agent(AgentError::Refused { refusal, .. }) = error else {
+        return false;
+    };
     *refusal == Refusal::FailedPrecondition
 }

@@ -79,8 +79,15 @@ impl Service {
     /// For a token that no page answered, or when the store is away.
     pub async fn list_nodes(&self, listing: &Listing) -> Result<Listed<NodeView>, ServiceError> {
         let listed = self.list::<Node>(listing).await?;
-        let items = listed.items.into_iter().map(|node| self.view_node(node)).collect();
-        Ok(Listed { items, next: listed.next })
+        let items = listed
+            .items
+            .into_iter()
+            .map(|node| self.view_node(node))
+            .collect();
+        Ok(Listed {
+            items,
+            next: listed.next,
+        })
     }
 
     /// What a node's host lacks, asked now.

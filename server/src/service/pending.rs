@@ -47,14 +47,23 @@ pub struct Pending(Arc<Inner>);
 impl Pending {
     /// Adds a thing and rings.
     pub fn add(&self, id: Unfinished) {
-        self.0.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.0
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id);
         self.0.bell.notify_one();
     }
 
     /// Takes all that was added since the last time.
     #[must_use]
     pub fn take(&self) -> Vec<Unfinished> {
-        self.0.ids.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
+        self.0
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain()
+            .collect()
     }
 
     /// Waits for the bell.
@@ -64,7 +73,10 @@ impl Pending {
 
     /// An operation begins; unless it says that it is done, the loop gets the thing.
     pub fn begin(&self, id: Unfinished) -> Begun {
-        Begun { pending: self.clone(), id: Some(id) }
+        Begun {
+            pending: self.clone(),
+            id: Some(id),
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use goldleaf_types::{Digest, Labels, NodeId, PoolId};
 
 use super::records::carries;
 use super::{Service, ServiceError, Unfinished, busy};
+use crate::agents::AgentError;
 use crate::domain::{
-    Candidate, Image, ImageCopy, ImageRef, ImageSource, Node, Phase, Pool, PoolReport, Ref, choose,
+    Candidate, Image, ImageCopy, ImageRef, ImageSource, NoPlace, Node, Phase, Pool, PoolReport, Ref, choose,
 };
 use crate::store::rows::{self, Row};
 
@@ -59,7 +60,10 @@ impl Service {
             Err(_) => {
                 // Ask those that our streams do not tell of.
                 let asked = self.ask(&pools).await;
-                choose(&self.candidates(&pools, &asked, has_image))?.pool.clone()
+                match choose(&self.candidates(&pools, &asked, has_image)) {
+                    Ok(chosen) => chosen.pool.clone(),
+                    Err(refusal) => return Err(self.no_place(refusal).await),
+                }
             }
         };
         if !has_image(chosen.node)
@@ -67,7 +71,21 @@ impl Service {
         {
             return Err(self.want_copy(image, chosen.node).await?);
         }
-        Ok(Place { pool: chosen, image })
+        Ok(Place {
+            pool: chosen,
+            image,
+        })
+    }
+
+    /// Why a volume can go nowhere, with the node's name where one is away.
+    async fn no_place(&self, refusal: NoPlace) -> ServiceError {
+        let NoPlace::Unreachable(id) = refusal else { return refusal.into() };
+        let node = match self.node(id).await {
+            Ok(node) => node.name.to_string(),
+            Err(error) => return error,
+        };
+        let why = self.live.reach(id).map_or_else(|| "not heard of yet".into(), |r| r.why);
+        AgentError::Away { node, why: format!("{why}; wait for its agent, then ask again") }.into()
     }
 
     /// The pools that a request allows.
@@ -140,7 +158,9 @@ impl Service {
         let mut nodes: Vec<_> = pools.iter().map(|pool| pool.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        let asked = nodes.iter().map(|node| async { (*node, self.ask_pools(*node).await) });
+        let asked = nodes
+            .iter()
+            .map(|node| async { (*node, self.ask_pools(*node).await) });
         join_all(asked).await.into_iter().collect()
     }
 
@@ -169,7 +189,10 @@ impl Service {
             (Phase::Failed | Phase::Closed, _) => Err(ServiceError::Unfit {
                 kind: Image::KIND,
                 name: image.name.to_string(),
-                why: format!("could not be made ({}): delete it and create it anew", why(&image)),
+                why: format!(
+                    "could not be made ({}): delete it and create it anew",
+                    why(&image)
+                ),
             }),
         }
     }
@@ -182,7 +205,10 @@ impl Service {
         pools: &[Pool],
     ) -> Result<Vec<NodeId>, ServiceError> {
         let on = |image: &Image| -> Vec<NodeId> {
-            let ready = image.copies.iter().filter(|copy| copy.phase == Phase::Ready);
+            let ready = image
+                .copies
+                .iter()
+                .filter(|copy| copy.phase == Phase::Ready);
             ready.map(|copy| copy.node).collect()
         };
         let mut nodes = on(image);

@@ -4,6 +4,9 @@
 //! record says that a pool should be; whether it is open and what it can do is its node's word,
 //! copied into the record so that a watch sees it change.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
 use goldleaf_types::{Labels, Name, NodeId, PoolId};
 use jiff::Timestamp;
 
@@ -13,9 +16,7 @@ use super::{
     at_revision, busy, conflict, for_good, is_precondition, untouched,
 };
 use crate::agents::AgentError;
-use crate::domain::{
-    Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume,
-};
+use crate::domain::{Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
 
@@ -43,7 +44,10 @@ pub struct PoolView {
 
 impl Service {
     /// The node that a request names, or the only one.
-    pub(super) async fn node_named(&self, what: Option<&Ref<NodeId>>) -> Result<Node, ServiceError> {
+    pub(super) async fn node_named(
+        &self,
+        what: Option<&Ref<NodeId>>,
+    ) -> Result<Node, ServiceError> {
         if let Some(what) = what {
             return self.records.get::<Node>(what, "node").await;
         }
@@ -107,7 +111,7 @@ impl Service {
             let begun = self.pending.begin(Unfinished::Pool(pool.id));
             return self.make_pool(pool, (Attempt::Again, begun)).await;
         }
-        self.view_pool(pool).await
+        Ok(self.view_pool(pool).await)
     }
 
     /// Effect and fact of a pool that is wished for. The caller holds it.
@@ -130,7 +134,10 @@ impl Service {
         self.live.merge(pool.node, &report);
         hit(Point::PoolRecorded);
         begun.done();
-        Ok(PoolView { pool, report: Some(report) })
+        Ok(PoolView {
+            pool,
+            report: Some(report),
+        })
     }
 
     async fn withdraw_pool(
@@ -141,7 +148,11 @@ impl Service {
     ) -> ServiceError {
         if !untouched(&error, attempt) {
             let left = match self.agent_of(pool.node).await {
-                Ok(agent) => agent.delete_pool(pool.id).await.err().map(ServiceError::from),
+                Ok(agent) => agent
+                    .delete_pool(pool.id)
+                    .await
+                    .err()
+                    .map(ServiceError::from),
                 Err(left) => Some(left),
             };
             if let Some(left) = left {
@@ -202,12 +213,19 @@ impl Service {
     }
 
     /// Writes what a node said of a pool that the caller holds.
-    async fn take_over(&self, mut pool: Pool, report: PoolReport) -> Result<PoolView, ServiceError> {
+    async fn take_over(
+        &self,
+        mut pool: Pool,
+        report: PoolReport,
+    ) -> Result<PoolView, ServiceError> {
         if pool.follow(&report) {
             self.records.update(&mut pool).await?;
         }
         self.live.merge(pool.node, &report);
-        Ok(PoolView { pool, report: Some(report) })
+        Ok(PoolView {
+            pool,
+            report: Some(report),
+        })
     }
 
     /// Deletes an empty pool. One that is not there is as good.
@@ -216,7 +234,9 @@ impl Service {
     ///
     /// [`ServiceError::InUse`] while anything is in it; what its node refuses.
     pub async fn delete_pool(&self, target: Target<Ref<PoolId>>) -> Result<(), ServiceError> {
-        let Some(found) = self.records.find::<Pool>(&target.what).await? else { return Ok(()) };
+        let Some(found) = self.records.find::<Pool>(&target.what).await? else {
+            return Ok(());
+        };
         let (_held, pool) = self.hold(&found, Op::Delete).await?;
         let Some(mut pool) = pool else { return Ok(()) };
         let begun = self.pending.begin(Unfinished::Pool(pool.id));
@@ -277,7 +297,11 @@ impl Service {
         if let Some(volume) = self.records.first::<Volume>(|v| v.pool == pool.id).await? {
             return Err(in_use(format!("volume {}", volume.name)));
         }
-        match self.records.first::<Snapshot>(|s| s.pool == pool.id).await? {
+        match self
+            .records
+            .first::<Snapshot>(|s| s.pool == pool.id)
+            .await?
+        {
             Some(snapshot) => Err(in_use(format!("snapshot {}", snapshot.name))),
             None => Ok(()),
         }
@@ -285,7 +309,9 @@ impl Service {
 
     /// Finishes whatever a pool's record says is unfinished.
     pub(super) async fn finish_pool(&self, id: PoolId) -> Result<(), ServiceError> {
-        let Some(found) = self.records.by_id::<Pool>(id).await? else { return Ok(()) };
+        let Some(found) = self.records.by_id::<Pool>(id).await? else {
+            return Ok(());
+        };
         let op = match found.phase {
             Phase::Creating => Op::Create,
             Phase::Deleting => Op::Delete,
@@ -295,7 +321,10 @@ impl Service {
         let Some(pool) = pool else { return Ok(()) };
         let begun = self.pending.begin(Unfinished::Pool(id));
         match pool.phase {
-            Phase::Creating => self.make_pool(pool, (Attempt::Again, begun)).await.map(|_| ()),
+            Phase::Creating => self
+                .make_pool(pool, (Attempt::Again, begun))
+                .await
+                .map(|_| ()),
             Phase::Deleting => self.take_pool_away(pool, begun).await,
             Phase::Ready | Phase::Failed | Phase::Closed => {
                 begun.done();
@@ -312,10 +341,15 @@ impl Service {
     pub async fn follow_pools(&self, reports: &[PoolReport]) -> Result<(), ServiceError> {
         for report in reports {
             let _held = self.locks.take_inner(rows::key::<Pool>(report.id)).await;
-            let Some(mut pool) = self.records.by_id::<Pool>(report.id).await? else { continue };
+            let Some(mut pool) = self.records.by_id::<Pool>(report.id).await? else {
+                continue;
+            };
             match pool.phase {
                 Phase::Creating | Phase::Deleting => continue, // a wish decides
                 Phase::Ready | Phase::Closed | Phase::Failed => {}
+            }
+            if self.live.is_overtaken(pool.node, report) {
+                continue;
             }
             if pool.follow(report) {
                 tracing::info!(pool = %pool.id, name = %pool.name, phase = ?pool.phase,
@@ -326,15 +360,25 @@ impl Service {
         Ok(())
     }
 
-    /// A pool with what its node says of it now.
-    async fn view_pool(&self, pool: Pool) -> Result<PoolView, ServiceError> {
-        let report = match self.live.fresh(pool.node, pool.id) {
-            Some(report) => Ok(Some(report)),
-            None => self.ask_pools(pool.node).await.map(|reports| {
-                reports.into_iter().find(|report| report.id == pool.id)
-            }),
+    /// A pool with what its node says of it now; usage has no event, so nobody is told of it.
+    async fn view_pool(&self, pool: Pool) -> PoolView {
+        let reports = self.ask_pools(pool.node).await.map_err(|error| error.to_string());
+        pool_view(pool, reports.as_deref())
+    }
+
+    /// As [`Self::view_pool`]; each node is asked once, all of them at once.
+    async fn view_pools(&self, pools: Vec<Pool>) -> Vec<PoolView> {
+        let nodes: BTreeSet<NodeId> = pools.iter().map(|pool| pool.node).collect();
+        let asked = nodes.into_iter().map(|node| async move {
+            (node, self.ask_pools(node).await.map_err(|error| error.to_string()))
+        });
+        let seen: BTreeMap<NodeId, Result<Vec<PoolReport>, String>> =
+            join_all(asked).await.into_iter().collect();
+        let view = |pool: Pool| {
+            let reports = seen.get(&pool.node).map(|reports| reports.as_deref());
+            pool_view(pool, reports.unwrap_or(Ok(&[])))
         };
-        Ok(pool_view(pool, report.map_err(|error| error.to_string())))
+        pools.into_iter().map(view).collect()
     }
 
     /// One pool.
@@ -344,7 +388,7 @@ impl Service {
     /// When there is none, or the store is away.
     pub async fn get_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
         let pool = self.records.get::<Pool>(what, "target").await?;
-        self.view_pool(pool).await
+        Ok(self.view_pool(pool).await)
     }
 
     /// Pools in order of creation.
@@ -354,11 +398,10 @@ impl Service {
     /// For a token that no page answered, or when the store is away.
     pub async fn list_pools(&self, listing: &Listing) -> Result<Listed<PoolView>, ServiceError> {
         let listed = self.list::<Pool>(listing).await?;
-        let mut items = Vec::new();
-        for pool in listed.items {
-            items.push(self.view_pool(pool).await?);
-        }
-        Ok(Listed { items, next: listed.next })
+        Ok(Listed {
+            items: self.view_pools(listed.items).await,
+            next: listed.next,
+        })
     }
 
     /// A pool as a watch tells of it: with what is known without asking.
@@ -368,8 +411,9 @@ impl Service {
     }
 }
 
-fn pool_view(mut pool: Pool, report: Result<Option<PoolReport>, String>) -> PoolView {
-    let more = match &report {
+fn pool_view(mut pool: Pool, reports: Result<&[PoolReport], &String>) -> PoolView {
+    let report = reports.map(|reports| reports.iter().find(|report| report.id == pool.id));
+    let more = match report {
         Ok(Some(_)) => None,
         Ok(None) if matches!(pool.phase, Phase::Creating | Phase::Deleting) => None,
         Ok(None) => Some(condition(
@@ -381,7 +425,10 @@ fn pool_view(mut pool: Pool, report: Result<Option<PoolReport>, String>) -> Pool
         Err(why) => Some(unreachable(why)),
     };
     pool.conditions.extend(more);
-    PoolView { pool, report: report.unwrap_or_default() }
+    PoolView {
+        pool,
+        report: report.unwrap_or_default().cloned(),
+    }
 }
 
 fn is_in_use(error: &ServiceError) -> bool {

@@ -24,7 +24,11 @@ pub struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        Self { copies: Mutex::default(), tries: Mutex::default(), bumps: broadcast::channel(256).0 }
+        Self {
+            copies: Mutex::default(),
+            tries: Mutex::default(),
+            bumps: broadcast::channel(256).0,
+        }
     }
 }
 
@@ -45,8 +49,14 @@ impl Board {
 
     /// A copy's import ended; its record says how.
     pub fn settled(&self, image: ImageId, node: NodeId) {
-        self.copies.lock().unwrap_or_else(PoisonError::into_inner).remove(&(image, node));
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner).remove(&(image, node));
+        self.copies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(image, node));
+        self.tries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(image, node));
         let _ = self.bumps.send(image);
     }
 

@@ -22,7 +22,10 @@ impl From<BadRow> for ServiceError {
             | BadRow::Shape { key, .. }
             | BadRow::Misplaced { key, .. } => key.clone(),
         };
-        Self::BadRow { key, source: Box::new(error) }
+        Self::BadRow {
+            key,
+            source: Box::new(error),
+        }
     }
 }
 
@@ -134,11 +137,13 @@ impl Records {
         what: &Ref<T::Id>,
         field: &'static str,
     ) -> Result<T, ServiceError> {
-        self.find(what).await?.ok_or_else(|| ServiceError::NotFound {
-            kind: T::KIND,
-            what: what.to_string(),
-            field,
-        })
+        self.find(what)
+            .await?
+            .ok_or_else(|| ServiceError::NotFound {
+                kind: T::KIND,
+                what: what.to_string(),
+                field,
+            })
     }
 
     /// Writes a new record and its name, if neither is there and `also` holds.
@@ -154,7 +159,8 @@ impl Records {
         let mut expect = also;
         expect.push(Expect::Absent(rows::key::<T>(record.id())));
         expect.push(Expect::Absent(rows::name_key::<T>(record.name())));
-        self.write(record, expect, vec![record.put(), record.put_name()]).await
+        self.write(record, expect, vec![record.put(), record.put_name()])
+            .await
     }
 
     /// Writes a record over the revision it was read at.
@@ -163,7 +169,8 @@ impl Records {
     ///
     /// As [`Self::insert`].
     pub async fn update<T: Revised>(&self, record: &mut T) -> Result<(), ServiceError> {
-        self.write(record, vec![unchanged(record)], vec![record.put()]).await
+        self.write(record, vec![unchanged(record)], vec![record.put()])
+            .await
     }
 
     /// As [`Self::update`], for a record that got another name.
@@ -172,8 +179,10 @@ impl Records {
     ///
     /// As [`Self::insert`].
     pub async fn rename<T: Revised>(&self, record: &mut T, old: &Name) -> Result<(), ServiceError> {
-        let expect =
-            vec![unchanged(record), Expect::Absent(rows::name_key::<T>(record.name()))];
+        let expect = vec![
+            unchanged(record),
+            Expect::Absent(rows::name_key::<T>(record.name())),
+        ];
         let writes = vec![
             record.put(),
             record.put_name(),
@@ -188,7 +197,10 @@ impl Records {
     ///
     /// As [`Self::insert`].
     pub async fn remove<T: Revised>(&self, record: &T) -> Result<(), ServiceError> {
-        let txn = Txn { expect: vec![unchanged(record)], writes: record.remove().into() };
+        let txn = Txn {
+            expect: vec![unchanged(record)],
+            writes: record.remove().into(),
+        };
         self.store.txn(txn).await?;
         Ok(())
     }
@@ -216,10 +228,18 @@ impl Records {
         labels: &Labels,
     ) -> Result<Page<T>, ServiceError> {
         let filtered = labels.iter().next().is_some();
-        let mut page = Page { items: Vec::new(), next: None, revision: 0 };
+        let mut page = Page {
+            items: Vec::new(),
+            next: None,
+            revision: 0,
+        };
         loop {
             let chunk = if filtered { CHUNK } else { limit };
-            let range = Range { prefix: rows::prefix::<T>(), after: after.take(), limit: chunk };
+            let range = Range {
+                prefix: rows::prefix::<T>(),
+                after: after.take(),
+                limit: chunk,
+            };
             let found = self.store.range(range).await?;
             if page.revision == 0 {
                 page.revision = found.revision; // the first: a watch from there misses nothing
@@ -251,7 +271,11 @@ impl Records {
         let mut all = Vec::new();
         let mut after = None;
         loop {
-            let range = Range { prefix: rows::prefix::<T>(), after, limit: CHUNK };
+            let range = Range {
+                prefix: rows::prefix::<T>(),
+                after,
+                limit: CHUNK,
+            };
             let found = self.store.range(range).await?;
             for entry in &found.entries {
                 all.push(T::from_entry(entry)?);
@@ -289,5 +313,7 @@ impl Records {
 /// Whether a record has every one of these labels.
 #[must_use]
 pub fn carries<T: Revised>(record: &T, labels: &Labels) -> bool {
-    labels.iter().all(|(key, value)| record.labels().get(key) == Some(value))
+    labels
+        .iter()
+        .all(|(key, value)| record.labels().get(key) == Some(value))
 }

@@ -53,7 +53,10 @@ impl Service {
                 }
             }
         }
-        Err(busy::<Snapshot>(wanted.name.as_str(), "being decided on by others too"))
+        Err(busy::<Snapshot>(
+            wanted.name.as_str(),
+            "being decided on by others too",
+        ))
     }
 
     async fn wish_snapshot(
@@ -102,7 +105,9 @@ impl Service {
         match agent.create_thin(&snapshot.order(), None).await {
             Ok(_) => {}
             Err(error) if for_good(&error) => {
-                return Err(self.withdraw_snapshot(snapshot, error, (attempt, begun)).await);
+                return Err(self
+                    .withdraw_snapshot(snapshot, error, (attempt, begun))
+                    .await);
             }
             Err(error) => return Err(error.into()),
         }
@@ -150,7 +155,9 @@ impl Service {
             return Ok(());
         };
         let (_held, snapshot) = self.hold(&found, Op::Delete).await?;
-        let Some(mut snapshot) = snapshot else { return Ok(()) };
+        let Some(mut snapshot) = snapshot else {
+            return Ok(());
+        };
         let begun = self.pending.begin(Unfinished::Snapshot(snapshot.id));
         if snapshot.phase != Phase::Deleting {
             let ready = async {
@@ -199,19 +206,24 @@ impl Service {
 
     /// Finishes whatever a snapshot's record says is unfinished.
     pub(super) async fn finish_snapshot(&self, id: SnapshotId) -> Result<(), ServiceError> {
-        let Some(found) = self.records.by_id::<Snapshot>(id).await? else { return Ok(()) };
+        let Some(found) = self.records.by_id::<Snapshot>(id).await? else {
+            return Ok(());
+        };
         let op = match found.phase {
             Phase::Creating => Op::Create,
             Phase::Deleting => Op::Delete,
             Phase::Ready | Phase::Failed | Phase::Closed => return Ok(()),
         };
         let (_held, snapshot) = self.hold(&found, op).await?;
-        let Some(snapshot) = snapshot else { return Ok(()) };
+        let Some(snapshot) = snapshot else {
+            return Ok(());
+        };
         let begun = self.pending.begin(Unfinished::Snapshot(id));
         match snapshot.phase {
-            Phase::Creating => {
-                self.make_snapshot(snapshot, (Attempt::Again, begun)).await.map(|_| ())
-            }
+            Phase::Creating => self
+                .make_snapshot(snapshot, (Attempt::Again, begun))
+                .await
+                .map(|_| ()),
             Phase::Deleting => self.take_snapshot_away(snapshot, begun).await,
             Phase::Ready | Phase::Failed | Phase::Closed => {
                 begun.done();

@@ -69,9 +69,15 @@ pub fn resume(incarnation: Incarnation, at: &Resume) -> String {
     let stamp = stamp(incarnation);
     match at {
         Resume::Listing { revision, after } => {
-            format!("l{stamp}.{revision}.{}", after.as_deref().unwrap_or_default())
+            format!(
+                "l{stamp}.{revision}.{}",
+                after.as_deref().unwrap_or_default()
+            )
         }
-        Resume::Changes { revision, told: ALL } => format!("c{stamp}.{revision}.all"),
+        Resume::Changes {
+            revision,
+            told: ALL,
+        } => format!("c{stamp}.{revision}.all"),
         Resume::Changes { revision, told } => format!("c{stamp}.{revision}.{told}"),
     }
 }
@@ -106,15 +112,29 @@ pub fn read_resume(
         (None, None) => return Err(bad()),
     };
     let at = match (listing, rest) {
-        (true, "") => Resume::Listing { revision, after: None },
-        (true, key) if key.starts_with(prefix) => {
-            Resume::Listing { revision, after: Some(key.to_owned()) }
-        }
+        (true, "") => Resume::Listing {
+            revision,
+            after: None,
+        },
+        (true, key) if key.starts_with(prefix) => Resume::Listing {
+            revision,
+            after: Some(key.to_owned()),
+        },
         (true, _) => return Err(bad()),
-        (false, "all") => Resume::Changes { revision, told: ALL },
-        (false, told) => Resume::Changes { revision, told: told.parse().map_err(|_| bad())? },
+        (false, "all") => Resume::Changes {
+            revision,
+            told: ALL,
+        },
+        (false, told) => Resume::Changes {
+            revision,
+            told: told.parse().map_err(|_| bad())?,
+        },
     };
-    if of == stamp(incarnation) { Ok(Some(at)) } else { Err(ServiceError::TokenTooOld) }
+    if of == stamp(incarnation) {
+        Ok(Some(at))
+    } else {
+        Err(ServiceError::TokenTooOld)
+    }
 }
 
 #[cfg(test)]
@@ -127,10 +147,22 @@ mod tests {
     #[test]
     fn a_token_round_trips_in_its_own_store_and_kind_only() {
         let all = [
-            Resume::Listing { revision: 7, after: None },
-            Resume::Listing { revision: 7, after: Some("volume/vol-1".into()) },
-            Resume::Changes { revision: 9, told: 2 },
-            Resume::Changes { revision: 9, told: ALL },
+            Resume::Listing {
+                revision: 7,
+                after: None,
+            },
+            Resume::Listing {
+                revision: 7,
+                after: Some("volume/vol-1".into()),
+            },
+            Resume::Changes {
+                revision: 9,
+                told: 2,
+            },
+            Resume::Changes {
+                revision: 9,
+                told: ALL,
+            },
         ];
         for at in all {
             let token = resume(OURS, &at);
@@ -139,14 +171,27 @@ mod tests {
             assert!(matches!(other, Err(ServiceError::TokenTooOld)));
         }
         let token = page(OURS, "volume/vol-1");
-        assert_eq!(read_page(OURS, &token, "volume/").unwrap().unwrap(), "volume/vol-1");
+        assert_eq!(
+            read_page(OURS, &token, "volume/").unwrap().unwrap(),
+            "volume/vol-1"
+        );
         assert!(read_page(OURS, &token, "pool/").is_err());
         assert!(read_page(OTHER, &token, "volume/").is_err());
     }
 
     #[test]
     fn no_other_text_passes() {
-        for bad in ["x", "p", "p.", "c.1.1", "l1", "c01010101.x.1", "c01010101.1.-1", "..", "c.."] {
+        for bad in [
+            "x",
+            "p",
+            "p.",
+            "c.1.1",
+            "l1",
+            "c01010101.x.1",
+            "c01010101.1.-1",
+            "..",
+            "c..",
+        ] {
             assert!(read_resume(OURS, bad, "volume/").is_err(), "{bad:?} passed");
             assert!(read_page(OURS, bad, "volume/").is_err(), "{bad:?} passed");
         }

@@ -84,22 +84,34 @@ pub(super) fn condition(kind: &str, status: bool, reason: &str, message: String)
 
 /// Says that a node does not answer.
 pub(super) fn unreachable(why: &str) -> Condition {
-    condition("NodeReachable", false, "NodeAway", format!("{why}; what it last said may be old"))
+    condition(
+        "NodeReachable",
+        false,
+        "NodeAway",
+        format!("{why}; what it last said may be old"),
+    )
 }
 
 impl Service {
     /// A volume with what its node says of it now.
     pub(super) async fn view_volume(&self, mut volume: Volume) -> Result<VolumeView, ServiceError> {
-        let seen = self.look((volume.pool, volume.node), volume.id.into()).await?;
+        let seen = self
+            .look((volume.pool, volume.node), volume.id.into())
+            .await?;
         add_conditions(&mut volume, &seen);
-        Ok(VolumeView { volume, report: seen.report() })
+        Ok(VolumeView {
+            volume,
+            report: seen.report(),
+        })
     }
 
     pub(super) async fn view_snapshot(
         &self,
         mut snapshot: Snapshot,
     ) -> Result<Snapshot, ServiceError> {
-        let seen = self.look((snapshot.pool, snapshot.node), snapshot.id.into()).await?;
+        let seen = self
+            .look((snapshot.pool, snapshot.node), snapshot.id.into())
+            .await?;
         add_conditions(&mut snapshot, &seen);
         Ok(snapshot)
     }
@@ -128,9 +140,15 @@ impl Service {
         let view = |mut volume: Volume| {
             let seen = seen_in(&nodes, (volume.pool, volume.node), volume.id.into());
             add_conditions(&mut volume, &seen);
-            VolumeView { volume, report: seen.report() }
+            VolumeView {
+                volume,
+                report: seen.report(),
+            }
         };
-        Ok(Listed { items: listed.items.into_iter().map(view).collect(), next: listed.next })
+        Ok(Listed {
+            items: listed.items.into_iter().map(view).collect(),
+            next: listed.next,
+        })
     }
 
     /// A page of records, for every kind the same.
@@ -140,9 +158,18 @@ impl Service {
     ) -> Result<Listed<T>, ServiceError> {
         let incarnation = self.records.store().incarnation();
         let after = tokens::read_page(incarnation, &listing.token, &rows::prefix::<T>())?;
-        let page: Page<T> = self.records.page(after, listing.size, &listing.labels).await?;
-        let next = page.next.map(|key| tokens::page(incarnation, &key)).unwrap_or_default();
-        Ok(Listed { items: page.items, next })
+        let page: Page<T> = self
+            .records
+            .page(after, listing.size, &listing.labels)
+            .await?;
+        let next = page
+            .next
+            .map(|key| tokens::page(incarnation, &key))
+            .unwrap_or_default();
+        Ok(Listed {
+            items: page.items,
+            next,
+        })
     }
 
     async fn look(
@@ -152,9 +179,9 @@ impl Service {
     ) -> Result<Seen, ServiceError> {
         match self.agent_of(node).await?.thin(owner).await {
             Ok(report) => Ok(Seen::There(Box::new(report))),
-            Err(error) if error.is_not_found() => {
-                Ok(Seen::Missing { open: self.require_open(pool, node).await.is_ok() })
-            }
+            Err(error) if error.is_not_found() => Ok(Seen::Missing {
+                open: self.require_open(pool, node).await.is_ok(),
+            }),
             Err(error @ (AgentError::Away { .. } | AgentError::Refused { .. })) => {
                 Ok(Seen::Away(error.to_string()))
             }
@@ -178,11 +205,16 @@ impl Service {
             Some(open) => open,
             None => {
                 let reports = self.ask_pools(node).await?;
-                let open = reports.into_iter().filter(|report| report.phase == Phase::Ready);
+                let open = reports
+                    .into_iter()
+                    .filter(|report| report.phase == Phase::Ready);
                 open.map(|report| report.id).collect()
             }
         };
-        Ok(NodeHas { thins: thins.into_iter().map(|thin| (thin.owner, thin)).collect(), open })
+        Ok(NodeHas {
+            thins: thins.into_iter().map(|thin| (thin.owner, thin)).collect(),
+            open,
+        })
     }
 }
 
@@ -190,7 +222,9 @@ pub(super) fn seen_in(nodes: &Nodes, (pool, node): (PoolId, NodeId), owner: Thin
     match nodes.get(&node) {
         Some(Ok(has)) => match has.thins.get(&owner) {
             Some(report) => Seen::There(Box::new(report.clone())),
-            None => Seen::Missing { open: has.open.contains(&pool) },
+            None => Seen::Missing {
+                open: has.open.contains(&pool),
+            },
         },
         Some(Err(why)) => Seen::Away(why.clone()),
         None => Seen::Away("its node was not asked".into()),

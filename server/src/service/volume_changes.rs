@@ -7,9 +7,7 @@ use goldleaf_types::{VolumeId, VolumeSize};
 
 use super::views::VolumeView;
 use super::volumes::smaller;
-use super::{
-    Begun, Held, Op, Service, ServiceError, Unfinished, at_revision, for_good, usable,
-};
+use super::{Begun, Held, Op, Service, ServiceError, Unfinished, at_revision, for_good, usable};
 use crate::agents::AgentError;
 use crate::domain::{ActivateOptions, Ref, ThinReport, Volume};
 use crate::failpoint::{Point, hit};
@@ -63,7 +61,9 @@ impl Service {
             Err(error) if for_good(&error) => {
                 // An earlier attempt may have come through: the node says how large it is.
                 let now = agent.thin(volume.id.into()).await;
-                let now = now.ok().and_then(|report| VolumeSize::new(report.size.0).ok());
+                let now = now
+                    .ok()
+                    .and_then(|report| VolumeSize::new(report.size.0).ok());
                 volume.size = now.map_or(volume.size, |now| now.max(volume.size));
                 volume.wanted_size = None;
                 let name = volume.name.to_string();
@@ -79,7 +79,10 @@ impl Service {
         self.records.update(&mut volume).await?;
         hit(Point::ResizeRecorded);
         begun.done();
-        Ok(VolumeView { volume, report: Some(report) })
+        Ok(VolumeView {
+            volume,
+            report: Some(report),
+        })
     }
 
     /// Makes a volume's device appear. An active one answers as it is.
@@ -128,7 +131,10 @@ impl Service {
         match done {
             Ok(report) => {
                 hit(point);
-                Ok(VolumeView { volume, report: Some(report) })
+                Ok(VolumeView {
+                    volume,
+                    report: Some(report),
+                })
             }
             Err(error) if error.is_not_found() => {
                 // A closed pool hides its volumes; only an open one says that they are lost.
@@ -160,7 +166,10 @@ impl Service {
 /// What a node's refusal means for a volume that it is to have.
 fn missing_or(error: AgentError, name: String) -> ServiceError {
     if error.is_not_found() {
-        ServiceError::DataMissing { kind: Volume::KIND, name }
+        ServiceError::DataMissing {
+            kind: Volume::KIND,
+            name,
+        }
     } else {
         error.into()
     }

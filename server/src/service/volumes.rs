@@ -102,11 +102,16 @@ impl Service {
                 Err(error) if error.is_conflict() => {} // something it rests on changed
                 Err(error) => return Err(error),
                 Ok((volume, _held, begun)) => {
-                    return self.make(volume, wanted.activate, (Attempt::First, begun)).await;
+                    return self
+                        .make(volume, wanted.activate, (Attempt::First, begun))
+                        .await;
                 }
             }
         }
-        Err(busy::<Volume>(wanted.name.as_str(), "being decided on by others too"))
+        Err(busy::<Volume>(
+            wanted.name.as_str(),
+            "being decided on by others too",
+        ))
     }
 
     /// Makes a volume that begins as another thin. The same request again answers the same volume.
@@ -137,11 +142,16 @@ impl Service {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
                 Ok((volume, _held, begun)) => {
-                    return self.make(volume, wanted.activate, (Attempt::First, begun)).await;
+                    return self
+                        .make(volume, wanted.activate, (Attempt::First, begun))
+                        .await;
                 }
             }
         }
-        Err(busy::<Volume>(wanted.name.as_str(), "being decided on by others too"))
+        Err(busy::<Volume>(
+            wanted.name.as_str(),
+            "being decided on by others too",
+        ))
     }
 
     /// The thin that a request wants to begin as.
@@ -220,7 +230,9 @@ impl Service {
         }
         if volume.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Volume(volume.id));
-            return self.make(volume, wanted.activate, (Attempt::Again, begun)).await;
+            return self
+                .make(volume, wanted.activate, (Attempt::Again, begun))
+                .await;
         }
         match wanted.activate {
             Some(options) => self.activate_ready(volume, options).await,
@@ -252,7 +264,10 @@ impl Service {
         self.records.update(&mut volume).await?;
         hit(recorded);
         begun.done();
-        Ok(VolumeView { volume, report: Some(report) })
+        Ok(VolumeView {
+            volume,
+            report: Some(report),
+        })
     }
 
     /// Takes a refused wish back, once nothing of it is on the node; says why it was refused.
@@ -264,7 +279,10 @@ impl Service {
     ) -> ServiceError {
         if !untouched(&error, attempt) {
             let place = (volume.pool, volume.node);
-            if let Err(left) = self.ensure_no_thin(place, volume.id.into(), volume.epoch).await {
+            if let Err(left) = self
+                .ensure_no_thin(place, volume.id.into(), volume.epoch)
+                .await
+            {
                 // It may be there: the wish stays, and the loop goes on with it.
                 tracing::warn!(volume = %volume.id, refusal = %error, %left, "wish stays");
                 return left;
@@ -285,13 +303,14 @@ impl Service {
     /// # Errors
     ///
     /// What its node refuses leaves it as it was.
-    pub async fn delete_volume(
-        &self,
-        target: Target<Ref<VolumeId>>,
-    ) -> Result<(), ServiceError> {
-        let Some(found) = self.records.find::<Volume>(&target.what).await? else { return Ok(()) };
+    pub async fn delete_volume(&self, target: Target<Ref<VolumeId>>) -> Result<(), ServiceError> {
+        let Some(found) = self.records.find::<Volume>(&target.what).await? else {
+            return Ok(());
+        };
         let (_held, volume) = self.hold(&found, Op::Delete).await?;
-        let Some(mut volume) = volume else { return Ok(()) };
+        let Some(mut volume) = volume else {
+            return Ok(());
+        };
         let begun = self.pending.begin(Unfinished::Volume(volume.id));
         if volume.phase != Phase::Deleting {
             let ready = async {
@@ -314,7 +333,10 @@ impl Service {
     /// Effect and fact of a deletion. The caller holds the volume.
     async fn take_away(&self, mut volume: Volume, begun: Begun) -> Result<(), ServiceError> {
         let place = (volume.pool, volume.node);
-        match self.ensure_no_thin(place, volume.id.into(), volume.epoch).await {
+        match self
+            .ensure_no_thin(place, volume.id.into(), volume.epoch)
+            .await
+        {
             Ok(()) => {}
             Err(error) if is_precondition(&error) => {
                 // Refused: it stays, if the node says that it has it whole.
@@ -338,7 +360,9 @@ impl Service {
 
     /// Finishes whatever a volume's record says is unfinished.
     pub(super) async fn finish_volume(&self, id: VolumeId) -> Result<(), ServiceError> {
-        let Some(found) = self.records.by_id::<Volume>(id).await? else { return Ok(()) };
+        let Some(found) = self.records.by_id::<Volume>(id).await? else {
+            return Ok(());
+        };
         let op = match found.phase {
             Phase::Creating => Op::Create,
             Phase::Deleting => Op::Delete,
@@ -357,9 +381,7 @@ impl Service {
                 done.map(|_| ())
             }
             (Phase::Deleting, _) => self.take_away(volume, begun).await,
-            (Phase::Ready, Some(size)) => {
-                self.grow(volume, size, begun).await.map(|_| ())
-            }
+            (Phase::Ready, Some(size)) => self.grow(volume, size, begun).await.map(|_| ()),
             (Phase::Ready, None) | (Phase::Failed | Phase::Closed, _) => {
                 begun.done();
                 Ok(())
@@ -372,7 +394,10 @@ impl Service {
 pub(super) fn smaller(asked: Bytes, least: Bytes) -> ServiceError {
     ServiceError::OutOfRange {
         field: "size_bytes",
-        problem: format!("{} B is less than the present {} B: a volume only grows", asked.0, least.0),
+        problem: format!(
+            "{} B is less than the present {} B: a volume only grows",
+            asked.0, least.0
+        ),
     }
 }
 

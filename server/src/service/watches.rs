@@ -63,9 +63,11 @@ impl Service {
     /// Volumes as their records change; what is live is not in a record.
     #[must_use]
     pub fn watch_volumes(self: &Arc<Self>, watch: Watch) -> Events<VolumeView> {
-        self.watch(watch, stream::pending().boxed(), |_, volume: Volume| VolumeView {
-            volume,
-            report: None,
+        self.watch(watch, stream::pending().boxed(), |_, volume: Volume| {
+            VolumeView {
+                volume,
+                report: None,
+            }
         })
     }
 
@@ -86,17 +88,21 @@ impl Service {
     /// Pools as they change, their usage included.
     #[must_use]
     pub fn watch_pools(self: &Arc<Self>, watch: Watch) -> Events<PoolView> {
-        self.watch(watch, bumps(self.live.pool_changes()), |service, pool: Pool| {
-            service.glance_at_pool(pool)
-        })
+        self.watch(
+            watch,
+            bumps(self.live.pool_changes()),
+            |service, pool: Pool| service.glance_at_pool(pool),
+        )
     }
 
     /// Nodes as they change, coming and going included.
     #[must_use]
     pub fn watch_nodes(self: &Arc<Self>, watch: Watch) -> Events<NodeView> {
-        self.watch(watch, bumps(self.live.node_changes()), |service, node: Node| {
-            service.view_node(node)
-        })
+        self.watch(
+            watch,
+            bumps(self.live.node_changes()),
+            |service, node: Node| service.view_node(node),
+        )
     }
 
     fn watch<T: Revised, V: Send + 'static>(
@@ -106,7 +112,12 @@ impl Service {
         view: fn(&Service, T) -> V,
     ) -> Events<V> {
         let (out, events) = mpsc::channel(16);
-        let feed = Feed { service: Arc::clone(self), labels: watch.labels, out, view };
+        let feed = Feed {
+            service: Arc::clone(self),
+            labels: watch.labels,
+            out,
+            view,
+        };
         tokio::spawn(async move {
             let out = feed.out.clone();
             if let Err(error) = feed.run(&watch.token, bumps).await {
@@ -119,7 +130,9 @@ impl Service {
 
 fn bumps<Id: Clone + Send + 'static>(bumps: broadcast::Receiver<Id>) -> Bumps<Id> {
     // Who lags misses a step of what will be told again.
-    BroadcastStream::new(bumps).filter_map(|bump| async { bump.ok() }).boxed()
+    BroadcastStream::new(bumps)
+        .filter_map(|bump| async { bump.ok() })
+        .boxed()
 }
 
 struct Feed<T, V> {
@@ -159,9 +172,15 @@ impl<T: Revised, V: Send + 'static> Feed<T, V> {
             let count = page.items.len();
             for (at, item) in (1..).zip(page.items) {
                 let resume = if page.next.is_none() && at == count {
-                    Resume::Changes { revision, told: ALL }
+                    Resume::Changes {
+                        revision,
+                        told: ALL,
+                    }
                 } else {
-                    Resume::Listing { revision, after: Some(rows::key::<T>(item.id())) }
+                    Resume::Listing {
+                        revision,
+                        after: Some(rows::key::<T>(item.id())),
+                    }
                 };
                 if self.present(item, self.token(&resume)).await.is_err() {
                     return Ok(None);
@@ -181,7 +200,11 @@ impl<T: Revised, V: Send + 'static> Feed<T, V> {
         told: usize,
         mut bumps: Bumps<T::Id>,
     ) -> Result<(), ServiceError> {
-        let after = if told == ALL { revision } else { revision.saturating_sub(1) };
+        let after = if told == ALL {
+            revision
+        } else {
+            revision.saturating_sub(1)
+        };
         let store = self.service.records.store();
         let mut changes = store.watch(&rows::prefix::<T>(), after).await?;
         let mut at = Resume::Changes { revision, told };
@@ -224,14 +247,21 @@ impl<T: Revised, V: Send + 'static> Feed<T, V> {
             Some(_) => Ok(Ok(())),
             None => {
                 let id = rows::id_of_key::<T>(&change.key)?.to_string();
-                Ok(self.out.send(Ok(Event::Gone { id, token })).await.map_err(|_| Left))
+                Ok(self
+                    .out
+                    .send(Ok(Event::Gone { id, token }))
+                    .await
+                    .map_err(|_| Left))
             }
         }
     }
 
     async fn present(&self, item: T, token: String) -> Result<(), Left> {
         let item = (self.view)(&self.service, item);
-        self.out.send(Ok(Event::Present { item, token })).await.map_err(|_| Left)
+        self.out
+            .send(Ok(Event::Present { item, token }))
+            .await
+            .map_err(|_| Left)
     }
 
     fn token(&self, at: &Resume) -> String {

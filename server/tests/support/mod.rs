@@ -41,7 +41,11 @@ impl Rig {
     pub fn empty() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let agents = FakeAgents::new();
-        let mut rig = Self { dir, agents, service: None };
+        let mut rig = Self {
+            dir,
+            agents,
+            service: None,
+        };
         rig.start();
         rig
     }
@@ -56,7 +60,10 @@ impl Rig {
     /// One node with a pool "fast" and an image "golden".
     pub async fn furnished() -> Self {
         let rig = Self::new().await;
-        rig.service().create_pool(pool("fast", "/dev/sda")).await.unwrap();
+        rig.service()
+            .create_pool(pool("fast", "/dev/sda"))
+            .await
+            .unwrap();
         rig.service().create_image(image("golden")).await.unwrap();
         rig.settle().await;
         rig
@@ -64,7 +71,10 @@ impl Rig {
 
     pub async fn register(&self, id: NodeId, name: &str) {
         self.agents.node(id).offer(GOLDEN, digest(7), Bytes(GIB));
-        self.service().register(registration(id, name)).await.unwrap();
+        self.service()
+            .register(registration(id, name))
+            .await
+            .unwrap();
     }
 
     pub fn service(&self) -> &Arc<Service> {
@@ -88,7 +98,11 @@ impl Rig {
     /// The server is gone and another begins over the same store.
     pub fn restart(&mut self) {
         let service = self.service.take().unwrap();
-        assert_eq!(Arc::strong_count(&service), 1, "somebody still has the old server");
+        assert_eq!(
+            Arc::strong_count(&service),
+            1,
+            "somebody still has the old server"
+        );
         drop(service);
         self.start();
     }
@@ -105,7 +119,12 @@ impl Rig {
                     left.push(format!("{id}: {error}"));
                 }
             }
-            if left.is_empty() && reconcile::unfinished(self.service()).await.unwrap().is_empty() {
+            if left.is_empty()
+                && reconcile::unfinished(self.service())
+                    .await
+                    .unwrap()
+                    .is_empty()
+            {
                 break;
             }
         }
@@ -115,7 +134,13 @@ impl Rig {
     /// What must hold whenever nothing is going on: the node has what the records say, no more.
     pub async fn check(&self, when: &str) {
         let records = &self.service().records;
-        assert!(reconcile::unfinished(self.service()).await.unwrap().is_empty(), "{when}: unfinished");
+        assert!(
+            reconcile::unfinished(self.service())
+                .await
+                .unwrap()
+                .is_empty(),
+            "{when}: unfinished"
+        );
         let volumes = records.all::<Volume>().await.unwrap();
         let snapshots = records.all::<Snapshot>().await.unwrap();
         let mut owners: Vec<ThinOwner> = volumes
@@ -127,8 +152,14 @@ impl Rig {
         let mut thins = self.node().thins();
         thins.sort_unstable();
         assert_eq!(thins, owners, "{when}: thins leaked or lost");
-        assert!(volumes.iter().all(|v| v.phase == Phase::Ready), "{when}: {volumes:?}");
-        let pools = records.all::<goldleaf_server::domain::Pool>().await.unwrap();
+        assert!(
+            volumes.iter().all(|v| v.phase == Phase::Ready),
+            "{when}: {volumes:?}"
+        );
+        let pools = records
+            .all::<goldleaf_server::domain::Pool>()
+            .await
+            .unwrap();
         let pools: Vec<_> = pools.iter().map(|p| p.id).collect();
         assert_eq!(self.node().pools(), pools, "{when}: pools leaked or lost");
     }
@@ -161,7 +192,10 @@ pub fn registration(id: NodeId, name: &str) -> NodeAsked {
 }
 
 pub fn labels<const N: usize>(all: [(&str, &str); N]) -> Labels {
-    let map: BTreeMap<_, _> = all.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let map: BTreeMap<_, _> = all
+        .iter()
+        .map(|(k, v)| ((*k).into(), (*v).into()))
+        .collect();
     Labels::try_from(map).unwrap()
 }
 
@@ -170,7 +204,10 @@ pub fn pool(name: &str, path: &str) -> CreatePool {
         name: name.parse().unwrap(),
         node: Some(Ref::Id(NODE)),
         asked: PoolAsked {
-            devices: vec![PoolDevice { path: path.into(), create_file_bytes: 0 }],
+            devices: vec![PoolDevice {
+                path: path.into(),
+                create_file_bytes: 0,
+            }],
             metadata_device: None,
             block_size: BlockSize::DEFAULT,
             when_full: WhenFull::Error,
@@ -200,7 +237,11 @@ pub fn thin(name: &str, image: &str) -> CreateThin {
         name: name.parse().unwrap(),
         size: VolumeSize::new(GIB).unwrap(),
         image: (!image.is_empty()).then(|| image.parse().unwrap()),
-        asked: VolumeAsked { size_bytes: GIB, image: image.into(), source: String::new() },
+        asked: VolumeAsked {
+            size_bytes: GIB,
+            image: image.into(),
+            source: String::new(),
+        },
         placement: Placement::default(),
         labels: Labels::default(),
         activate: None,
@@ -217,7 +258,11 @@ pub fn clone_of(name: &str, source: &str, size: u64) -> CloneThin {
         name: name.parse().unwrap(),
         source: source.parse().unwrap(),
         size: (size != 0).then(|| VolumeSize::new(size).unwrap()),
-        asked: VolumeAsked { size_bytes: size, image: String::new(), source: source.into() },
+        asked: VolumeAsked {
+            size_bytes: size,
+            image: String::new(),
+            source: source.into(),
+        },
         labels: Labels::default(),
         activate: None,
     }
@@ -237,7 +282,10 @@ pub fn named<Id>(name: &str) -> Ref<Id> {
 }
 
 pub fn target<Id>(name: &str) -> Target<Ref<Id>> {
-    Target { what: named(name), revision: 0 }
+    Target {
+        what: named(name),
+        revision: 0,
+    }
 }
 
 pub fn size(bytes: u64) -> VolumeSize {
@@ -245,7 +293,11 @@ pub fn size(bytes: u64) -> VolumeSize {
 }
 
 pub fn everything() -> Listing {
-    Listing { size: 1000, token: String::new(), labels: Labels::default() }
+    Listing {
+        size: 1000,
+        token: String::new(),
+        labels: Labels::default(),
+    }
 }
 
 /// Code and reason of an error, as a caller sees them, and the field it is about.
@@ -253,7 +305,12 @@ pub fn verdict(error: ServiceError) -> (tonic::Code, String, Option<String>) {
     use tonic_types::StatusExt;
     let status = Status::from(error);
     let details = status.get_error_details();
-    let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
-    let field = details.bad_request().map(|bad| bad.field_violations[0].field.clone());
+    let reason = details
+        .error_info()
+        .map(|info| info.reason.clone())
+        .unwrap_or_default();
+    let field = details
+        .bad_request()
+        .map(|bad| bad.field_violations[0].field.clone());
     (status.code(), reason, field)
 }

@@ -233,6 +233,7 @@ impl Host {
         };
         Ok(PoolReport {
             id,
+            as_of: 0,
             phase,
             conditions: Vec::new(),
             usage,
@@ -427,8 +428,8 @@ impl Host {
         Ok((self.thin(volume.into())?, changed))
     }
 
-    pub(super) fn delete_thin(&mut self, owner: ThinOwner, epoch: u64) -> Done<()> {
-        // As the real one: it sees open pools alone.
+    pub(super) fn delete_thin(&mut self, pool: PoolId, owner: ThinOwner, epoch: u64) -> Done<()> {
+        self.open_pool_of(pool)?;
         let Ok(thin) = self.find(owner) else {
             return Ok(((), false));
         };

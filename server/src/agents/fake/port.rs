@@ -190,8 +190,13 @@ impl AgentPort for FakeAgent {
         self.change(Verb::Deactivate, |host| host.deactivate(volume, epoch))
     }
 
-    async fn delete_thin(&self, owner: ThinOwner, epoch: u64) -> Result<(), AgentError> {
-        self.change(Verb::DeleteThin, |host| host.delete_thin(owner, epoch))
+    async fn delete_thin(
+        &self,
+        pool: PoolId,
+        owner: ThinOwner,
+        epoch: u64,
+    ) -> Result<(), AgentError> {
+        self.change(Verb::DeleteThin, |host| host.delete_thin(pool, owner, epoch))
     }
 
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {

@@ -143,13 +143,13 @@ async fn a_thin_needs_its_image_and_the_image_is_kept_while_a_thin_needs_it() {
         rig.agent.create_thin(&clone, None).await.unwrap().image,
         Some(DIGEST)
     );
-    rig.agent.delete_thin(order.owner, 2).await.unwrap();
+    rig.agent.delete_thin(order.pool, order.owner, 2).await.unwrap();
     let refused = no(rig.agent.delete_image(DIGEST).await);
     assert_eq!(
         refused,
         because(Refusal::FailedPrecondition, "IMAGE_NEEDED")
     );
-    rig.agent.delete_thin(clone.owner, 2).await.unwrap();
+    rig.agent.delete_thin(clone.pool, clone.owner, 2).await.unwrap();
     rig.agent.delete_image(DIGEST).await.unwrap();
     rig.agent.delete_image(DIGEST).await.unwrap();
     assert_eq!(rig.node.effects(Verb::DeleteImage), 1);
@@ -210,7 +210,7 @@ async fn what_is_in_use_is_not_taken_away() {
     );
     rig.node.hold_open(volume, 0);
     assert_eq!(
-        no(rig.agent.delete_thin(volume.into(), 2).await),
+        no(rig.agent.delete_thin(rig.pool.id, volume.into(), 2).await),
         wrong("ACTIVE")
     );
     assert_eq!(no(rig.agent.close_pool(rig.pool.id).await), wrong("ACTIVE"));
@@ -236,14 +236,14 @@ async fn what_is_in_use_is_not_taken_away() {
             .unwrap_err()
             .is_not_found()
     );
-    rig.agent.delete_thin(volume.into(), 2).await.unwrap();
     assert_eq!(
-        rig.node.thins(),
-        [volume.into()],
-        "a closed pool's thins are not touched"
+        no(rig.agent.delete_thin(rig.pool.id, volume.into(), 2).await),
+        wrong("POOL_NOT_OPEN"),
+        "a closed pool cannot say that it has no such thin"
     );
+    assert_eq!(rig.node.thins(), [volume.into()]);
     rig.agent.open_pool(rig.pool.id).await.unwrap();
-    rig.agent.delete_thin(volume.into(), 2).await.unwrap();
+    rig.agent.delete_thin(rig.pool.id, volume.into(), 2).await.unwrap();
     rig.agent.delete_pool(rig.pool.id).await.unwrap();
     assert_eq!(rig.node.pools(), []);
 }
