@@ -1,7 +1,7 @@
 //! kill -9 of the control plane between any two of wish, effect and fact, on a real kernel.
 
 use goldleaf_tests::host::Host;
-use goldleaf_tests::host::life::{Victim, cut_short, undisturbed};
+use goldleaf_tests::host::life::{Victim, assert_same, cut_short, undisturbed};
 
 /// Every named place, one after the other: nothing lost, nothing leaked, the same answers.
 #[test]
@@ -13,7 +13,7 @@ fn the_control_plane_can_die_anywhere_and_the_same_call_gives_the_same_answer() 
     assert!(points.len() > 15, "{points:?}");
     for point in points {
         let answers = cut_short(&mut host, Victim::Server, &point);
-        assert_eq!(answers, expected, "after dying at {point}\n{}", host.logs());
+        assert_same(&expected, &answers, &point);
     }
-    host.end();
+    host.end_after("an image's content changed");
 }

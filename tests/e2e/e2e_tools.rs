@@ -103,7 +103,7 @@ fn the_command_line_leads_through_a_volumes_life() {
     assert!(std::path::Path::new(path).exists(), "{path}");
     fine(&create);
     let table = fine(&["volume", "list"]);
-    assert!(table.contains("vm1") && table.contains("20 GiB"), "{table}");
+    assert!(table.contains("vm1") && table.contains("20.0 GiB"), "{table}");
     assert_eq!(fine(&["volume", "list", "-o", "name"]).trim(), "vm1");
     fine(&["snapshot", "create", "s1", "--source", "volume/vm1"]);
     assert!(fine(&["snapshot", "list"]).contains("s1"));

@@ -179,7 +179,7 @@ fn metadata_that_fills_up_stops_the_pool_and_may_kill_reads_too() {
     let scratch = Scratch::new();
     let data = Bytes(32 << 30);
     let plan = PoolPlan {
-        metadata: Bytes(2 * MIB),
+        metadata: Bytes(MIB / 2),
         data,
         ..PoolPlan::default()
     };

@@ -5,12 +5,15 @@
 //! very answers of one that was not.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use goldleaf_dm::{Control, Owned};
 use goldleaf_proto::v1 as api;
 use tonic::{Code, Status};
 
-use super::{Host, blank, over};
+use super::{Host, Process, blank, over};
+use crate::command::output;
 
 const MIB: u64 = 1 << 20;
 
@@ -32,8 +35,99 @@ fn pool(p: api::Pool) -> String {
     format!("{} phase {} mode {mode:?}", p.name, p.phase)
 }
 
-/// The steps, in order. The image they need is made before.
+/// What a step says that was to be refused and was made after all: its refusal was never answered,
+/// and what was wrong has been put right before the wish was looked at again.
+const MADE_LATER: &str = "made later, and taken away again";
+
+/// A refusal that is meant to come, put down as an answer.
+fn refused(
+    answer: Result<String, Status>,
+    code: Code,
+    take_away: impl FnOnce() -> Result<(), Status>,
+) -> Result<String, Status> {
+    match answer {
+        Err(e) if e.code() == code => Ok(format!("refused with {code:?}")),
+        Ok(_) => take_away().map(|()| MADE_LATER.to_owned()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a run that was cut short gave the answers of one that was not.
+///
+/// # Panics
+///
+/// When it did not, with the first step that differs.
+pub fn assert_same(expected: &[String], answers: &[String], point: &str) {
+    assert_eq!(expected.len(), answers.len(), "{point}");
+    for ((expected, answer), (what, _)) in expected.iter().zip(answers).zip(LIFE) {
+        let unanswered = expected.starts_with("refused") && answer == MADE_LATER;
+        assert!(
+            expected == answer || unanswered,
+            "after dying at {point}, {what:?} answered {answer:?} and not {expected:?}"
+        );
+    }
+}
+
+fn image_of_file(h: &Host, name: &str) -> Result<api::Image, Status> {
+    let path = h.dir().join("import").join(format!("{name}.raw"));
+    if !path.exists() {
+        // Once: an import that goes on by itself may be reading it.
+        h.import(&format!("{name}.raw"), &[0x77; 1 << 20]);
+    }
+    let source = api::create_image_request::Source::File(path.display().to_string());
+    h.create_image(api::CreateImageRequest {
+        name: name.into(),
+        source: Some(source),
+        wait: true,
+        ..Default::default()
+    })
+}
+
+/// Makes a volume over an image that was changed behind our back, and puts the image right again.
+fn over_a_changed_image(h: &Host) -> Result<String, Status> {
+    let hex = h.get_image("golden")?.digest.trim_start_matches("sha256:").to_owned();
+    let path = h.dir().join(format!("agent/images/{hex}.raw"));
+    let kept = std::fs::read(&path).expect("the stored image");
+    let put = |content: &[u8]| {
+        // In place: volumes are active over this very file.
+        let file = File::options().write(true).open(&path).expect("the stored image");
+        file.write_all_at(content, 0).and_then(|()| file.sync_all()).expect("its content");
+    };
+    put(&vec![0; kept.len()]);
+    let answer = h.create_thin(api::CreateThinRequest {
+        activate: None,
+        ..over("wrong", 4 * MIB, "golden")
+    });
+    put(&kept);
+    refused(answer.map(volume), Code::FailedPrecondition, || h.delete_volume("wrong"))
+}
+
+/// Takes a snapshot while the kernel's pool is read-only, and makes it writable again.
+fn snapshot_of_a_read_only_pool(h: &Host) -> Result<String, Status> {
+    let id = h.get_pool("p")?.id;
+    let name = format!("goldleaf-{id}-pool");
+    let dmsetup = |arguments: &[&str]| output("dmsetup", arguments).expect("dmsetup");
+    let swap = |table: &str| {
+        dmsetup(&["reload", &name, "--table", table]);
+        dmsetup(&["suspend", "--noflush", "--nolockfs", &name]);
+        dmsetup(&["resume", &name]);
+    };
+    let table = dmsetup(&["table", &name]).trim().to_owned();
+    swap(&table.replace(" 1 error_if_no_space", " 2 error_if_no_space read_only"));
+    let answer = h.snapshot("none", "volume/v");
+    swap(&table);
+    refused(answer.map(snapshot), Code::FailedPrecondition, || h.delete_snapshot("none"))
+}
+
+/// The steps, in order. The image `golden` is there before.
 pub const LIFE: &[Step] = &[
+    ("create an image", |h| image_of_file(h, "second").map(|i| format!("{} {}", i.name, i.digest))),
+    ("a pool on what is no device", |h| {
+        let devices = vec![api::PoolDevice { path: "/etc/passwd".into(), create_file_bytes: 0 }];
+        let request =
+            api::CreatePoolRequest { name: "none".into(), devices, ..Default::default() };
+        refused(h.create_pool(request).map(pool), Code::InvalidArgument, || h.delete_pool("none"))
+    }),
     ("create the pool", |h| {
         let path = h.dir().join("agent/pools/p.pool").display().to_string();
         let devices = vec![api::PoolDevice { path, create_file_bytes: 256 * MIB }];
@@ -44,6 +138,8 @@ pub const LIFE: &[Step] = &[
     ("create an active volume over the image", |h| {
         h.create_thin(over("v", 4 * MIB, "golden")).map(volume)
     }),
+    ("a volume over a changed image", over_a_changed_image),
+    ("a snapshot in a read-only pool", snapshot_of_a_read_only_pool),
     ("activate the blank one", |h| h.activate("b").map(volume)),
     ("snapshot the volume", |h| h.snapshot("s1", "volume/v").map(snapshot)),
     ("snapshot the snapshot", |h| h.snapshot("s2", "snapshot/s1").map(snapshot)),
@@ -62,6 +158,7 @@ pub const LIFE: &[Step] = &[
     ("close the pool", |h| h.close_pool(api::ClosePoolRequest { pool: "p".into() }).map(pool)),
     ("open the pool", |h| h.open_pool(api::OpenPoolRequest { pool: "p".into() }).map(pool)),
     ("delete the pool", |h| h.delete_pool("p").map(|()| "gone".into())),
+    ("delete the image", |h| h.delete_image("second").map(|()| "gone".into())),
 ];
 
 /// Which of the two dies.
@@ -111,7 +208,9 @@ fn ask(host: &Host, what: &str, step: fn(&Host) -> Result<String, Status>) -> St
 /// When a step is refused.
 #[must_use]
 pub fn undisturbed(host: &Host) -> Vec<String> {
-    LIFE.iter().map(|(what, step)| ask(host, what, *step)).collect()
+    let answers: Vec<_> = LIFE.iter().map(|(what, step)| ask(host, what, *step)).collect();
+    assert!(!answers.iter().any(|a| a == MADE_LATER), "not refused: {answers:#?}");
+    answers
 }
 
 /// Runs the life with a victim that dies at `point`; brings it back and repeats the call that it
@@ -122,20 +221,16 @@ pub fn undisturbed(host: &Host) -> Vec<String> {
 /// When it never dies, or something is lost or left over.
 #[must_use]
 pub fn cut_short(host: &mut Host, victim: Victim, point: &str) -> Vec<String> {
-    restart(host, victim, &[("GOLDLEAF_FAILPOINT", point)]);
-    let mut died = false;
+    let mut died = begin(host, victim, point);
     let mut answers = Vec::new();
     for (what, step) in LIFE {
         let first = step(host);
-        let process = match victim {
-            Victim::Server => host.server.as_mut(),
-            Victim::Agent => host.agent.as_mut(),
-        };
-        let process = process.expect("a running victim");
+        let process = running(host, victim);
         let dead = !died && (first.is_err() || !process.runs()) && process.died();
         if dead {
             died = true;
-            restart(host, victim, &[]);
+            start(host, victim, &[]);
+            host.await_node();
         }
         let answer = match first {
             Ok(answer) if !dead => answer,
@@ -148,7 +243,30 @@ pub fn cut_short(host: &mut Host, victim: Victim, point: &str) -> Vec<String> {
     answers
 }
 
-fn restart(host: &mut Host, victim: Victim, environment: &[(&str, &str)]) {
+/// Starts the victim so that it will die, and waits for the node. Whether it died at once: a
+/// registration is the first thing that a control plane meets.
+fn begin(host: &mut Host, victim: Victim, point: &str) -> bool {
+    start(host, victim, &[("GOLDLEAF_FAILPOINT", point)]);
+    if point.contains("register-node") {
+        start(host, Victim::Agent, &[]); // it registers as it starts
+        assert!(running(host, victim).died(), "{point} was not reached by a registration");
+        start(host, victim, &[]);
+        host.await_node();
+        return true;
+    }
+    host.await_node();
+    false
+}
+
+fn running(host: &mut Host, victim: Victim) -> &mut Process {
+    let process = match victim {
+        Victim::Server => host.server.as_mut(),
+        Victim::Agent => host.agent.as_mut(),
+    };
+    process.expect("a running victim")
+}
+
+fn start(host: &mut Host, victim: Victim, environment: &[(&str, &str)]) {
     match victim {
         Victim::Server => {
             host.server = None;
@@ -159,7 +277,6 @@ fn restart(host: &mut Host, victim: Victim, environment: &[(&str, &str)]) {
             host.start_agent(environment);
         }
     }
-    host.await_node();
 }
 
 /// After a whole life no device of a pool or volume is there.
