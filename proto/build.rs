@@ -6,15 +6,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=goldleaf");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["."])?;
-    compiler.include_imports(true).include_source_info(true).open_files([
-        "goldleaf/v1/common.proto",
-        "goldleaf/v1/volume.proto",
-        "goldleaf/v1/pool.proto",
-        "goldleaf/v1/image.proto",
-        "goldleaf/v1/node.proto",
-        "goldleaf/agent/v1/agent.proto",
-    ])?;
-    std::fs::write(out.join("goldleaf.fds"), compiler.encode_file_descriptor_set())?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files([
+            "goldleaf/v1/common.proto",
+            "goldleaf/v1/volume.proto",
+            "goldleaf/v1/pool.proto",
+            "goldleaf/v1/image.proto",
+            "goldleaf/v1/node.proto",
+            "goldleaf/agent/v1/agent.proto",
+        ])?;
+    std::fs::write(
+        out.join("goldleaf.fds"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -42,7 +42,9 @@ pub async fn run(args: Args) -> Result<()> {
     let images = ImageFolder::open(
         state_dir.join("images"),
         args.image_budget,
-        SourceRules { roots: args.image_sources.clone() },
+        SourceRules {
+            roots: args.image_sources.clone(),
+        },
     )
     .context("cannot use the image folder")?;
     let kernel = DmKernel::open().context("cannot use device-mapper: see `preflight`")?;
@@ -117,10 +119,12 @@ async fn serve(
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?))
     };
-    let over_tcp =
-        router()?.serve_with_incoming_shutdown(TcpIncoming::from(tcp).with_nodelay(Some(true)), stopped(stop.clone()));
-    let over_unix =
-        router()?.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped(stop.clone()));
+    let over_tcp = router()?.serve_with_incoming_shutdown(
+        TcpIncoming::from(tcp).with_nodelay(Some(true)),
+        stopped(stop.clone()),
+    );
+    let over_unix = router()?
+        .serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped(stop.clone()));
     tokio::select! {
         served = async { tokio::try_join!(over_tcp, over_unix) } => {
             served.context("the gRPC server failed").map(drop)
@@ -134,7 +138,10 @@ async fn serve(
 async fn patience(stop: CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(GRACE).await;
-    tracing::warn!(?GRACE, "calls in flight did not end in time; the next start finishes them");
+    tracing::warn!(
+        ?GRACE,
+        "calls in flight did not end in time; the next start finishes them"
+    );
 }
 
 fn stopped(stop: CancellationToken) -> impl Future<Output = ()> {
@@ -167,9 +174,10 @@ async fn sweep_loop(agent: Arc<Agent>, stop: CancellationToken) {
 
 async fn until_told(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         tracing::error!("signals cannot be caught; stop the agent with SIGKILL");
         return;
     };

@@ -10,10 +10,13 @@ use goldleaf_types::{Bytes, Labels, Name};
 ///
 /// Needs root. Brings back by itself what this host had before it went down.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   goldleaf-node-agent --server http://127.0.0.1:4700
   goldleaf-node-agent --state-dir /srv/goldleaf --image-source /srv/isos
-  goldleaf-node-agent preflight")]
+  goldleaf-node-agent preflight"
+)]
 pub struct Args {
     /// What to do instead of serving.
     #[command(subcommand)]
@@ -24,7 +27,11 @@ pub struct Args {
     pub listen: SocketAddr,
 
     /// Unix socket to serve gRPC on for local callers. Root alone can use it.
-    #[arg(long, env = "GOLDLEAF_AGENT_SOCKET", default_value = "/run/goldleaf/agent.sock")]
+    #[arg(
+        long,
+        env = "GOLDLEAF_AGENT_SOCKET",
+        default_value = "/run/goldleaf/agent.sock"
+    )]
     pub socket: PathBuf,
 
     /// URI of the control plane to register with; empty registers with none.
@@ -53,8 +60,12 @@ pub struct Args {
     pub image_budget: Bytes,
 
     /// Folder under which image files may be read. May be given again.
-    #[arg(long = "image-source", env = "GOLDLEAF_IMAGE_SOURCES", value_delimiter = ':',
-          default_value = "/var/lib/goldleaf/import")]
+    #[arg(
+        long = "image-source",
+        env = "GOLDLEAF_IMAGE_SOURCES",
+        value_delimiter = ':',
+        default_value = "/var/lib/goldleaf/import"
+    )]
     pub image_sources: Vec<PathBuf>,
 
     /// Folder for the devices' links: `<pool>/<volume>` below it.
@@ -99,12 +110,17 @@ fn label(text: &str) -> Result<(String, String), String> {
     let pair = (key.to_owned(), value.to_owned());
     Labels::try_from(BTreeMap::from([pair.clone()]))
         .map(|_| pair)
-        .map_err(|_| "want printable ASCII, the key of 1 to 128 and the value of 256 at most".into())
+        .map_err(|_| {
+            "want printable ASCII, the key of 1 to 128 and the value of 256 at most".into()
+        })
 }
 
 fn bytes(text: &str) -> Result<Bytes, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let shift = match text[digits.len()..].to_ascii_uppercase().trim_end_matches("IB") {
+    let shift = match text[digits.len()..]
+        .to_ascii_uppercase()
+        .trim_end_matches("IB")
+    {
         "" | "B" => 0,
         "K" => 10,
         "M" => 20,
@@ -112,8 +128,13 @@ fn bytes(text: &str) -> Result<Bytes, String> {
         "T" => 40,
         _ => return Err("want a number with K, M, G or T".into()),
     };
-    let number: u64 = digits.parse().map_err(|_| "want a number with K, M, G or T".to_owned())?;
-    number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| "too large".into())
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "want a number with K, M, G or T".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .map(Bytes)
+        .ok_or_else(|| "too large".into())
 }
 
 #[cfg(test)]
@@ -123,7 +144,13 @@ mod tests {
     #[test]
     fn only_loopback_is_served_without_tls() {
         assert!(loopback("127.0.0.1:1").is_ok() && loopback("[::1]:1").is_ok());
-        for bad in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "127.0.0.1", "localhost:1"] {
+        for bad in [
+            "0.0.0.0:1",
+            "10.0.0.1:1",
+            "[::]:1",
+            "127.0.0.1",
+            "localhost:1",
+        ] {
             assert!(loopback(bad).is_err(), "{bad} passed");
         }
     }

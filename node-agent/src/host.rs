@@ -44,13 +44,20 @@ impl Host {
             None => std::fs::read_to_string("/etc/machine-id").map_err(NoIdentity::MachineId)?,
         };
         // Hashed with a word of our own: a machine id is not to be shown around (machine-id(5)).
-        let hash: [u8; 32] =
-            Sha256::new().chain_update(b"goldleaf node\0").chain_update(text.trim()).finalize().into();
+        let hash: [u8; 32] = Sha256::new()
+            .chain_update(b"goldleaf node\0")
+            .chain_update(text.trim())
+            .finalize()
+            .into();
         let mut owner = [0; 16];
         owner.copy_from_slice(&hash[..16]);
         let name = match name {
             Some(name) => name,
-            None => uname.nodename().to_string_lossy().parse().map_err(NoIdentity::Name)?,
+            None => uname
+                .nodename()
+                .to_string_lossy()
+                .parse()
+                .map_err(NoIdentity::Name)?,
         };
         Ok(Self {
             owner,

@@ -7,7 +7,9 @@ use goldleaf_node_agent::{app, failpoint, preflight, telemetry};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    rustls::crypto::ring::default_provider().install_default().ok();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
     telemetry::init(args.log);
     match &args.command {
         None => app::run(args).await,
@@ -17,7 +19,9 @@ async fn main() -> anyhow::Result<()> {
             std::process::exit(i32::from(checks.iter().any(|c| !c.ok)));
         }
         Some(Command::Failpoints) => {
-            failpoint::Point::ALL.iter().for_each(|p| println!("{}", p.name()));
+            failpoint::Point::ALL
+                .iter()
+                .for_each(|p| println!("{}", p.name()));
             Ok(())
         }
     }

@@ -71,13 +71,23 @@ pub fn checks() -> Vec<Check> {
 }
 
 fn targets(control: Option<&Control>) -> Vec<Check> {
-    let targets = control.and_then(|c| c.target_versions().ok()).unwrap_or_default();
+    let targets = control
+        .and_then(|c| c.target_versions().ok())
+        .unwrap_or_default();
     let version = |name: &str| targets.iter().find(|t| t.name == name).map(|t| t.version);
     let mut checks = Vec::new();
     for (name, oldest, remedy) in [
         ("linear", [1, 0, 0], "modprobe dm-mod"),
-        ("thin-pool", THIN_POOL, "modprobe dm-thin-pool; if it is too old, a newer kernel"),
-        ("thin", THIN_POOL, "modprobe dm-thin-pool; if it is too old, a newer kernel"),
+        (
+            "thin-pool",
+            THIN_POOL,
+            "modprobe dm-thin-pool; if it is too old, a newer kernel",
+        ),
+        (
+            "thin",
+            THIN_POOL,
+            "modprobe dm-thin-pool; if it is too old, a newer kernel",
+        ),
     ] {
         let found = version(name);
         checks.push(Check {
@@ -108,7 +118,10 @@ pub fn thin_pool_target() -> Option<String> {
 fn find(tool: &str) -> Option<String> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
-        .chain([Path::new("/usr/sbin").to_owned(), Path::new("/sbin").to_owned()])
+        .chain([
+            Path::new("/usr/sbin").to_owned(),
+            Path::new("/sbin").to_owned(),
+        ])
         .map(|dir| dir.join(tool))
         .find(|file| file.is_file())
         .map(|file| file.display().to_string())
@@ -121,7 +134,11 @@ pub fn response(checks: &[Check]) -> api::PreflightResponse {
         subject: check.subject.into(),
         ok: check.ok,
         found: check.found.clone(),
-        remedy: if check.ok { String::new() } else { check.remedy.into() },
+        remedy: if check.ok {
+            String::new()
+        } else {
+            check.remedy.into()
+        },
     };
     api::PreflightResponse {
         checks: checks.iter().map(wire).collect(),
@@ -134,7 +151,11 @@ pub fn response(checks: &[Check]) -> api::PreflightResponse {
 pub fn report(checks: &[Check]) -> String {
     let line = |check: &Check| {
         let mark = if check.ok { "ok     " } else { "LACKING" };
-        let remedy = if check.ok { String::new() } else { format!("  ->  {}", check.remedy) };
+        let remedy = if check.ok {
+            String::new()
+        } else {
+            format!("  ->  {}", check.remedy)
+        };
         format!("{mark} {:<18} {}{remedy}\n", check.subject, check.found)
     };
     checks.iter().map(line).collect()

@@ -33,11 +33,16 @@ pub struct Registration {
 
 /// Keeps the node registered until stopped.
 pub async fn keep(told: Registration, stop: CancellationToken) {
-    let Registration { server, address, labels, host } = told;
+    let Registration {
+        server,
+        address,
+        labels,
+        host,
+    } = told;
     let endpoint = match Endpoint::from_shared(server.clone()) {
-        Ok(endpoint) => {
-            endpoint.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10))
-        }
+        Ok(endpoint) => endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(10)),
         Err(error) => {
             tracing::error!(%server, %error, "--server is no URI; registered with none");
             return;

@@ -11,10 +11,14 @@ use crate::args::LogFormat;
 /// Starts logging to standard error. Levels come from RUST_LOG; `info` unless it says otherwise.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
-            log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+            log.with_target(false)
+                .with_ansi(std::io::stderr().is_terminal())
+                .init();
         }
         LogFormat::Json => log.json().init(),
     }

@@ -97,7 +97,10 @@ pub async fn serve(service: Arc<Service>, tcp: TcpListener, stop: CancellationTo
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(TcpIncoming::from(tcp).with_nodelay(Some(true)), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(tcp).with_nodelay(Some(true)),
+            stop.clone().cancelled_owned(),
+        );
     tokio::select! {
         served = serving => served.context("the gRPC server failed"),
         () = patience(stop) => Ok(()),

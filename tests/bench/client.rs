@@ -125,7 +125,9 @@ async fn run(server: &str, op: Op, batch: Batch) -> anyhow::Result<()> {
         .connect()
         .await?;
     // The first call pays for the connection's settings; it is not part of any operation.
-    NodeServiceClient::new(channel.clone()).list(ListRequest::default()).await?;
+    NodeServiceClient::new(channel.clone())
+        .list(ListRequest::default())
+        .await?;
     let volumes = VolumeServiceClient::new(channel);
     let start = Instant::now();
     let callers: Vec<_> = (0..batch.at_once)

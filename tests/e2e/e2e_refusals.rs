@@ -19,7 +19,10 @@ fn rig(test: &str) -> Host {
 /// The field that a refusal names in its details.
 fn field(status: &Status) -> String {
     let details = status.get_error_details();
-    let bad = details.bad_request().map(|b| b.field_violations.clone()).unwrap_or_default();
+    let bad = details
+        .bad_request()
+        .map(|b| b.field_violations.clone())
+        .unwrap_or_default();
     bad.first().map(|v| v.field.clone()).unwrap_or_default()
 }
 
@@ -40,22 +43,44 @@ fn a_volume_of_wrong_shape_is_refused_by_its_field() {
     type Spoil = fn(&mut api::CreateThinRequest);
     let cases: [(&str, Code, &str, Spoil); 11] = [
         ("no name", Code::InvalidArgument, "name", |r| r.name.clear()),
-        ("a path", Code::InvalidArgument, "name", |r| r.name = "../etc".into()),
-        ("a long name", Code::InvalidArgument, "name", |r| r.name = "x".repeat(129)),
+        ("a path", Code::InvalidArgument, "name", |r| {
+            r.name = "../etc".into()
+        }),
+        ("a long name", Code::InvalidArgument, "name", |r| {
+            r.name = "x".repeat(129)
+        }),
         ("a name like an id", Code::InvalidArgument, "name", |r| {
             r.name = format!("vol-{}", "0".repeat(32));
         }),
-        ("size 0", Code::InvalidArgument, "size_bytes", |r| r.size_bytes = 0),
-        ("odd size", Code::InvalidArgument, "size_bytes", |r| r.size_bytes = 513),
-        ("huge size", Code::InvalidArgument, "size_bytes", |r| r.size_bytes = u64::MAX - 511),
+        ("size 0", Code::InvalidArgument, "size_bytes", |r| {
+            r.size_bytes = 0
+        }),
+        ("odd size", Code::InvalidArgument, "size_bytes", |r| {
+            r.size_bytes = 513
+        }),
+        ("huge size", Code::InvalidArgument, "size_bytes", |r| {
+            r.size_bytes = u64::MAX - 511
+        }),
         ("bad label", Code::InvalidArgument, "labels", |r| {
             r.labels.insert("a=b".into(), String::new());
         }),
-        ("bad holder", Code::InvalidArgument, "activate.holder", |r| {
-            r.activate = Some(api::ActivateOptions { holder: 99, read_only: false });
+        (
+            "bad holder",
+            Code::InvalidArgument,
+            "activate.holder",
+            |r| {
+                r.activate = Some(api::ActivateOptions {
+                    holder: 99,
+                    read_only: false,
+                });
+            },
+        ),
+        ("unknown pool", Code::NotFound, "", |r| {
+            r.pool = "nowhere".into()
         }),
-        ("unknown pool", Code::NotFound, "", |r| r.pool = "nowhere".into()),
-        ("unknown image", Code::NotFound, "", |r| r.image = "nothing".into()),
+        ("unknown image", Code::NotFound, "", |r| {
+            r.image = "nothing".into()
+        }),
     ];
     for (what, code, wanted, spoil) in cases {
         let mut request = base();
@@ -66,7 +91,9 @@ fn a_volume_of_wrong_shape_is_refused_by_its_field() {
         if code == Code::InvalidArgument {
             assert_eq!(field(&refused), wanted, "{what}: {refused:?}");
         } else {
-            let names_it = ["nowhere", "nothing"].iter().any(|n| refused.message().contains(n));
+            let names_it = ["nowhere", "nothing"]
+                .iter()
+                .any(|n| refused.message().contains(n));
             assert!(names_it, "{what} ({named}): {refused:?}");
         }
     }
@@ -93,7 +120,10 @@ fn the_same_name_with_another_parameter_is_a_conflict_that_names_it() {
         assert_eq!(refused.code(), Code::AlreadyExists, "{refused:?}");
         assert!(refused.message().contains(wanted), "{wanted}: {refused:?}");
     }
-    assert_eq!(host.create_thin(over("v", MIB, "golden")).unwrap().id, first.id);
+    assert_eq!(
+        host.create_thin(over("v", MIB, "golden")).unwrap().id,
+        first.id
+    );
     let smaller = host.resize("v", 512).unwrap_err();
     assert_eq!(smaller.code(), Code::OutOfRange, "{smaller:?}");
     let active = host.delete_volume("v").unwrap_err();
@@ -150,9 +180,15 @@ fn a_pool_is_only_made_on_blank_devices_that_exist() {
     let host = rig("devices");
     let disk = |name: &str| {
         let path = host.dir().join(name);
-        std::fs::File::create(&path).unwrap().set_len(256 * MIB).unwrap();
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(256 * MIB)
+            .unwrap();
         let path = path.to_str().unwrap();
-        output("losetup", &["-f", "--show", path]).unwrap().trim().to_owned()
+        output("losetup", &["-f", "--show", path])
+            .unwrap()
+            .trim()
+            .to_owned()
     };
     let (formatted, partitioned, ours) = (disk("a.disk"), disk("b.disk"), disk("c.disk"));
     output("mkfs.ext4", &["-q", &formatted]).unwrap();
@@ -163,13 +199,24 @@ fn a_pool_is_only_made_on_blank_devices_that_exist() {
         mbr
     });
     let pool = |name: &str, path: &str| {
-        let devices = vec![api::PoolDevice { path: path.into(), create_file_bytes: 0 }];
-        host.create_pool(api::CreatePoolRequest { name: name.into(), devices, ..Default::default() })
+        let devices = vec![api::PoolDevice {
+            path: path.into(),
+            create_file_bytes: 0,
+        }];
+        host.create_pool(api::CreatePoolRequest {
+            name: name.into(),
+            devices,
+            ..Default::default()
+        })
     };
     pool("other", &ours).unwrap();
     let cases = [
         (formatted.as_str(), Code::FailedPrecondition, "ext4"),
-        (partitioned.as_str(), Code::FailedPrecondition, "partition table"),
+        (
+            partitioned.as_str(),
+            Code::FailedPrecondition,
+            "partition table",
+        ),
         (ours.as_str(), Code::FailedPrecondition, "use"),
         ("/dev/nothing", Code::InvalidArgument, "/dev/nothing"),
         ("/etc/passwd", Code::InvalidArgument, "pool folder"),
@@ -181,11 +228,17 @@ fn a_pool_is_only_made_on_blank_devices_that_exist() {
         assert!(refused.message().contains(word), "{path}: {refused:?}");
     }
     // Closed, so that only its label speaks for it.
-    host.close_pool(api::ClosePoolRequest { pool: "other".into() }).unwrap();
+    host.close_pool(api::ClosePoolRequest {
+        pool: "other".into(),
+    })
+    .unwrap();
     let refused = pool("new", &ours).unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(refused.message().contains("label of pool"), "{refused:?}");
-    host.open_pool(api::OpenPoolRequest { pool: "other".into() }).unwrap();
+    host.open_pool(api::OpenPoolRequest {
+        pool: "other".into(),
+    })
+    .unwrap();
     assert_eq!(counts(&host).0, 2, "a refused pool was left");
     output("fsck.ext4", &["-fn", &formatted]).unwrap();
     host.delete_pool("other").unwrap();
@@ -200,30 +253,42 @@ fn a_pool_with_a_missing_or_swapped_device_does_not_open_and_says_which() {
     let mut host = Host::start("swapped");
     let dir = host.dir().join("agent/pools");
     let file = |name: &str| dir.join(name).display().to_string();
-    let device = |name: &str| api::PoolDevice { path: file(name), create_file_bytes: 256 * MIB };
+    let device = |name: &str| api::PoolDevice {
+        path: file(name),
+        create_file_bytes: 256 * MIB,
+    };
     let request = |name: &str, devices: Vec<api::PoolDevice>| api::CreatePoolRequest {
         name: name.into(),
         devices,
         ..Default::default()
     };
-    host.create_pool(request("two", vec![device("a.pool"), device("b.pool")])).unwrap();
-    host.create_pool(request("one", vec![device("c.pool")])).unwrap();
-    host.create_thin(api::CreateThinRequest { pool: "two".into(), ..blank("v", MIB) }).unwrap();
+    host.create_pool(request("two", vec![device("a.pool"), device("b.pool")]))
+        .unwrap();
+    host.create_pool(request("one", vec![device("c.pool")]))
+        .unwrap();
+    host.create_thin(api::CreateThinRequest {
+        pool: "two".into(),
+        ..blank("v", MIB)
+    })
+    .unwrap();
     let open = |host: &Host| host.open_pool(api::OpenPoolRequest { pool: "two".into() });
-    host.close_pool(api::ClosePoolRequest { pool: "two".into() }).unwrap();
+    host.close_pool(api::ClosePoolRequest { pool: "two".into() })
+        .unwrap();
     let away = host.dir().join("away");
     std::fs::rename(file("b.pool"), &away).unwrap();
     let missing = open(&host).unwrap_err();
     assert_eq!(missing.code(), Code::FailedPrecondition, "{missing:?}");
     assert!(missing.message().contains("data device 1"), "{missing:?}");
     // Another pool's device in its place is not taken for it.
-    host.close_pool(api::ClosePoolRequest { pool: "one".into() }).unwrap();
+    host.close_pool(api::ClosePoolRequest { pool: "one".into() })
+        .unwrap();
     std::fs::copy(file("c.pool"), file("b.pool")).unwrap();
     let swapped = open(&host).unwrap_err();
     assert_eq!(swapped.code(), Code::FailedPrecondition, "{swapped:?}");
     std::fs::rename(&away, file("b.pool")).unwrap();
     open(&host).unwrap();
-    host.open_pool(api::OpenPoolRequest { pool: "one".into() }).unwrap();
+    host.open_pool(api::OpenPoolRequest { pool: "one".into() })
+        .unwrap();
     assert!(host.activate("v").unwrap().activation.unwrap().active);
     host.agent.as_mut().unwrap();
     host.end();
@@ -232,17 +297,29 @@ fn a_pool_with_a_missing_or_swapped_device_does_not_open_and_says_which() {
 #[test]
 fn an_image_that_is_not_what_it_says_is_refused_and_leaves_nothing() {
     let host = rig("images");
-    let raw = host.import("good.raw", &Pattern(2).bytes(0, 1 << 20)).display().to_string();
+    let raw = host
+        .import("good.raw", &Pattern(2).bytes(0, 1 << 20))
+        .display()
+        .to_string();
     let qcow2 = host.dir().join("import/good.qcow2").display().to_string();
     output("qemu-img", &["convert", "-c", "-O", "qcow2", &raw, &qcow2]).unwrap();
     let good = std::fs::read(&qcow2).unwrap();
-    let truncated = host.import("truncated.qcow2", &good[..good.len() / 2]).display().to_string();
+    let truncated = host
+        .import("truncated.qcow2", &good[..good.len() / 2])
+        .display()
+        .to_string();
     let mut lie = good.clone();
     // The virtual size, at byte 24, says 1 EiB.
     lie[24..32].copy_from_slice(&(1_u64 << 60).to_be_bytes());
     let lying = host.import("lying.qcow2", &lie).display().to_string();
     let backed = host.dir().join("import/backed.qcow2").display().to_string();
-    output("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &raw, &backed]).unwrap();
+    output(
+        "qemu-img",
+        &[
+            "create", "-q", "-f", "qcow2", "-F", "raw", "-b", &raw, &backed,
+        ],
+    )
+    .unwrap();
     let odd = host.import("odd.raw", &[1; 1000]).display().to_string();
     let ask = |path: &str, source_sha256: &str, digest: &str| {
         host.create_image(api::CreateImageRequest {
@@ -264,12 +341,19 @@ fn an_image_that_is_not_what_it_says_is_refused_and_leaves_nothing() {
         (raw.as_str(), "", zeroes.as_str(), "digest"),
         ("/etc/passwd", "", "", "file"),
     ];
-    let stored = || std::fs::read_dir(host.dir().join("agent/images")).unwrap().count();
+    let stored = || {
+        std::fs::read_dir(host.dir().join("agent/images"))
+            .unwrap()
+            .count()
+    };
     let before = (counts(&host), stored());
     for (path, sha, digest, word) in cases {
         let refused = ask(path, sha, digest).expect_err(path);
         assert!(
-            matches!(refused.code(), Code::InvalidArgument | Code::ResourceExhausted),
+            matches!(
+                refused.code(),
+                Code::InvalidArgument | Code::ResourceExhausted
+            ),
             "{path}: {refused:?}"
         );
         assert!(refused.message().contains(word), "{path}: {refused:?}");
@@ -290,13 +374,22 @@ fn while_the_agent_is_away_calls_are_unavailable_and_finish_when_it_is_back() {
     host.agent = None;
     let refused = host.create_thin(blank("w", MIB)).unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
-    assert!(refused.message().contains("n1"), "it does not name the node: {refused:?}");
+    assert!(
+        refused.message().contains("n1"),
+        "it does not name the node: {refused:?}"
+    );
     let refused = host.activate("v").unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
-    assert_eq!(host.volume("v").unwrap().name, "v", "the record is there all the same");
+    assert_eq!(
+        host.volume("v").unwrap().name,
+        "v",
+        "the record is there all the same"
+    );
     host.start_agent(&[]);
     host.await_node();
-    let made = host.soon("the volume is made", || host.create_thin(blank("w", MIB)).ok());
+    let made = host.soon("the volume is made", || {
+        host.create_thin(blank("w", MIB)).ok()
+    });
     assert_eq!(made.phase(), api::Phase::Ready);
     host.end();
 }
@@ -308,7 +401,11 @@ fn a_second_agent_and_a_second_server_do_not_start() {
         Process::serve(name, host.dir(), &arguments, &[]).expect_err(name)
     };
     let elsewhere = |arguments: Vec<String>| -> Vec<String> {
-        arguments.into_iter().filter(|a| !a.starts_with("--listen")).chain(["--listen=127.0.0.1:0".into()]).collect()
+        arguments
+            .into_iter()
+            .filter(|a| !a.starts_with("--listen"))
+            .chain(["--listen=127.0.0.1:0".into()])
+            .collect()
     };
     let words = refused("goldleaf-node-agent", elsewhere(host.agent_arguments()));
     assert!(words.contains("another agent"), "{words}");
@@ -324,12 +421,22 @@ fn a_second_agent_and_a_second_server_do_not_start() {
 fn a_second_agent_with_another_folder_leaves_the_first_ones_pool_alone() {
     let mut host = Host::start("other-folder");
     let path = host.dir().join("disk");
-    std::fs::File::create(&path).unwrap().set_len(256 * MIB).unwrap();
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(256 * MIB)
+        .unwrap();
     let disk = output("losetup", &["-f", "--show", path.to_str().unwrap()]).unwrap();
     let disk = disk.trim().to_owned();
-    let devices = vec![api::PoolDevice { path: disk.clone(), create_file_bytes: 0 }];
-    host.create_pool(api::CreatePoolRequest { name: "p".into(), devices, ..Default::default() })
-        .unwrap();
+    let devices = vec![api::PoolDevice {
+        path: disk.clone(),
+        create_file_bytes: 0,
+    }];
+    host.create_pool(api::CreatePoolRequest {
+        name: "p".into(),
+        devices,
+        ..Default::default()
+    })
+    .unwrap();
     let volume = host
         .create_thin(api::CreateThinRequest {
             activate: Some(api::ActivateOptions::default()),

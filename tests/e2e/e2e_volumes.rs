@@ -39,7 +39,9 @@ fn node(path: &str) -> Node {
 /// What a volume over the golden image reads where nobody wrote: the image, then zeroes.
 fn untouched(offset: u64, len: usize) -> Vec<u8> {
     let mut bytes = GOLDEN.bytes(offset, len);
-    let image = usize::try_from(IMAGE.saturating_sub(offset)).unwrap().min(len);
+    let image = usize::try_from(IMAGE.saturating_sub(offset))
+        .unwrap()
+        .min(len);
     bytes[image..].fill(0);
     bytes
 }
@@ -61,9 +63,8 @@ fn with(written: Pattern, at: u64, size: u64) -> impl Fn(u64, usize) -> Vec<u8> 
 #[test]
 fn a_volume_reads_as_its_image_and_writes_leave_the_image_and_the_siblings_untouched() {
     let host = rig("image");
-    let [one, two] = ["one", "two"].map(|name| {
-        device(&host.create_thin(over(name, 8 * MIB, "golden")).unwrap())
-    });
+    let [one, two] = ["one", "two"]
+        .map(|name| device(&host.create_thin(over(name, 8 * MIB, "golden")).unwrap()));
     one.assert_reads(untouched);
     // Across a block's edge, across the image's end, and past it.
     let writes = [(65_536 - 512, 1024), (IMAGE - 512, 1024), (7 * MIB, 4096)];
@@ -75,10 +76,18 @@ fn a_volume_reads_as_its_image_and_writes_leave_the_image_and_the_siblings_untou
     // Around each write the image still shows, to the byte.
     for (at, _) in writes {
         let before = at - 4096;
-        assert_eq!(one.read(before, 4096), untouched(before, 4096), "before {at}");
+        assert_eq!(
+            one.read(before, 4096),
+            untouched(before, 4096),
+            "before {at}"
+        );
     }
     two.assert_reads(untouched);
-    let image = host.verify_image(api::VerifyImageRequest { image: "golden".into() }).unwrap();
+    let image = host
+        .verify_image(api::VerifyImageRequest {
+            image: "golden".into(),
+        })
+        .unwrap();
     assert!(image.conditions.iter().all(|c| c.status), "{image:?}");
     let owned = host.volume("one").unwrap().owned_bytes.unwrap();
     assert!((65_536..=5 * 65_536).contains(&owned), "{owned}");
@@ -145,7 +154,10 @@ fn sizes_that_are_no_multiple_of_the_pools_block_are_right_to_the_last_byte() {
         node.assert_reads(untouched);
         node.write(size - 512, &Pattern(5).bytes(0, 512));
         assert_eq!(node.read(size - 512, 512), Pattern(5).bytes(0, 512));
-        assert!(node.try_read(size, 512).is_err(), "{sectors}: it reads past its end");
+        assert!(
+            node.try_read(size, 512).is_err(),
+            "{sectors}: it reads past its end"
+        );
     }
     let blank = host.create_thin(api::CreateThinRequest {
         activate: Some(api::ActivateOptions::default()),
@@ -163,7 +175,10 @@ fn writing_to_an_origin_fails() {
     let digest = host.get_image("golden").unwrap().digest;
     let name = format!("goldleaf-image-{}", digest.trim_start_matches("sha256:"));
     let control = Control::open().unwrap();
-    let origin = control.find(&DmName::new(&name).unwrap()).unwrap().expect("the origin");
+    let origin = control
+        .find(&DmName::new(&name).unwrap())
+        .unwrap()
+        .expect("the origin");
     assert!(origin.read_only);
     let refused = Node::of(origin.dev).try_write(0, &[7; 512]).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(1), "EPERM, and not {refused}");
@@ -206,7 +221,9 @@ fn two_hundred_volumes_share_one_image() {
     let host = rig("many");
     let mut nodes = Vec::new();
     for n in 0..200 {
-        let volume = host.create_thin(over(&format!("v{n}"), 8 * MIB, "golden")).unwrap();
+        let volume = host
+            .create_thin(over(&format!("v{n}"), 8 * MIB, "golden"))
+            .unwrap();
         nodes.push(device(&volume));
     }
     for (n, node) in (0_u64..).zip(&nodes) {
@@ -215,13 +232,26 @@ fn two_hundred_volumes_share_one_image() {
     for (n, node) in (0_u64..).zip(&nodes) {
         assert_eq!(node.read(n * 4096, 512), Pattern(n).bytes(0, 512));
         let other = (n + 1) * 4096;
-        assert_eq!(node.read(other, 512), untouched(other, 512), "volume {n} sees another's write");
+        assert_eq!(
+            node.read(other, 512),
+            untouched(other, 512),
+            "volume {n} sees another's write"
+        );
     }
     let origins = Control::open().unwrap().list().unwrap();
-    assert_eq!(origins.iter().filter(|d| d.name.starts_with("goldleaf-image-")).count(), 1);
+    assert_eq!(
+        origins
+            .iter()
+            .filter(|d| d.name.starts_with("goldleaf-image-"))
+            .count(),
+        1
+    );
     assert_eq!(host.volume_names().unwrap().len(), 200);
     let usage = host.get_pool("p").unwrap().usage.unwrap();
-    assert_eq!((usage.thin_count, usage.data_used_bytes), (200, 200 * 65_536));
+    assert_eq!(
+        (usage.thin_count, usage.data_used_bytes),
+        (200, 200 * 65_536)
+    );
     host.end();
 }
 
@@ -261,12 +291,18 @@ fn activation_over_a_wrong_missing_or_shrunk_origin_is_refused() {
         spoil(&path);
         let refused = host.activate("v").expect_err(what);
         assert!(
-            matches!(refused.code(), tonic::Code::FailedPrecondition | tonic::Code::Unavailable),
+            matches!(
+                refused.code(),
+                tonic::Code::FailedPrecondition | tonic::Code::Unavailable
+            ),
             "{what}: {refused:?}"
         );
         assert!(refused.message().contains("image"), "{what}: {refused:?}");
         let devices = Control::open().unwrap().list().unwrap();
-        assert!(!devices.iter().any(|d| d.name.contains("-vol-")), "{what}: {devices:?}");
+        assert!(
+            !devices.iter().any(|d| d.name.contains("-vol-")),
+            "{what}: {devices:?}"
+        );
         device(&host.activate("other").unwrap()).assert_reads(|_, len| vec![0; len]);
         // Put right, it serves again.
         let _ = std::fs::remove_file(&path);

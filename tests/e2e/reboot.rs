@@ -28,7 +28,10 @@ fn vm(repo: &Path, dir: &Path, phase: &str) -> Command {
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let tick = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    let tick = rustix::thread::Timespec {
+        tv_sec: 0,
+        tv_nsec: 50_000_000,
+    };
     for _ in 0..Duration::from_secs(300).as_millis() / 50 {
         if done() {
             return;
@@ -50,19 +53,35 @@ fn after_a_power_cut_the_agent_alone_brings_back_what_the_host_had() {
     }
     let log = std::fs::File::create(dir.join("first.log")).unwrap();
     let mut first = vm(repo, &dir, "first");
-    first.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    first
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log);
     let mut first = first.spawn().unwrap();
     let words = || std::fs::read_to_string(dir.join("first.log")).unwrap_or_default();
     until("the first start is under load", || {
-        assert!(first.try_wait().unwrap().is_none(), "it ended:\n{}", words());
+        assert!(
+            first.try_wait().unwrap().is_none(),
+            "it ended:\n{}",
+            words()
+        );
         dir.join("ready").exists()
     });
     // A moment of work, so that the cut falls into it.
-    let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 2, tv_nsec: 0 });
-    let killed = command(repo.join("tests/vm/kill")).arg(NAME).status().unwrap();
+    let _ = rustix::thread::nanosleep(&rustix::thread::Timespec {
+        tv_sec: 2,
+        tv_nsec: 0,
+    });
+    let killed = command(repo.join("tests/vm/kill"))
+        .arg(NAME)
+        .status()
+        .unwrap();
     assert!(killed.success(), "its power was not cut:\n{}", words());
     first.wait().unwrap();
-    let second = vm(repo, &dir, "second").stdin(Stdio::null()).output().unwrap();
+    let second = vm(repo, &dir, "second")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&second.stdout);
     assert!(
         second.status.success() && said.contains("everything came back"),

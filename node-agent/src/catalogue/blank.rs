@@ -50,9 +50,9 @@ pub fn foreign_signature(file: &File) -> Result<Option<String>, LabelError> {
     match output.status.code() {
         Some(0) => Ok(in_words(&text)),
         Some(FOUND_NOTHING) if text.trim().is_empty() && message.is_empty() => Ok(None),
-        Some(AMBIVALENT) => {
-            Ok(Some("several signatures that exclude each other (see wipefs)".into()))
-        }
+        Some(AMBIVALENT) => Ok(Some(
+            "several signatures that exclude each other (see wipefs)".into(),
+        )),
         Some(_) | None => Err(LabelError::Probe {
             status: output.status,
             message: message.chars().take(300).collect(),
@@ -68,7 +68,12 @@ fn in_words(export: &str) -> Option<String> {
         .filter_map(|line| line.trim().split_once('='))
         .filter(|(key, _)| *key != "DEVNAME" && !key.starts_with("PART_ENTRY_"))
         .collect();
-    let get = |wanted: &str| pairs.iter().find(|(key, _)| *key == wanted).map(|(_, value)| *value);
+    let get = |wanted: &str| {
+        pairs
+            .iter()
+            .find(|(key, _)| *key == wanted)
+            .map(|(_, value)| *value)
+    };
     if pairs.is_empty() {
         return None;
     }
@@ -125,7 +130,11 @@ mod tests {
     #[test]
     fn what_other_tools_make_is_recognised() {
         let made: [(&str, &[&str], &str); 3] = [
-            ("mkfs.ext4", &["-q", "-F", "-L", "mine"], "ext4 (file system or other content)"),
+            (
+                "mkfs.ext4",
+                &["-q", "-F", "-L", "mine"],
+                "ext4 (file system or other content)",
+            ),
             ("mkfs.xfs", &["-q", "-f"], "xfs"),
             ("mkswap", &[], "swap space"),
         ];
@@ -147,11 +156,23 @@ mod tests {
         type Writes = &'static [(u64, &'static [u8])];
         let signs: [(Writes, &str); 4] = [
             // The checksum is of this very label: nobody takes one without for a physical volume.
-            (&[(512, b"LABELONE\x01"), (528, b"\x8b\xab\x18\x00\x20"), (536, b"LVM2 001"), (544, &[b'A'; 32])],
-                "an LVM2 physical volume"),
+            (
+                &[
+                    (512, b"LABELONE\x01"),
+                    (528, b"\x8b\xab\x18\x00\x20"),
+                    (536, b"LVM2 001"),
+                    (544, &[b'A'; 32]),
+                ],
+                "an LVM2 physical volume",
+            ),
             (&[(0, b"LUKS\xba\xbe\x00\x01")], "a LUKS container"),
-            (&[(446, &[0x80, 0, 2, 0, 0x83, 0, 9, 0, 0, 8, 0, 0, 0, 8]), (510, b"\x55\xaa")],
-                "an MBR partition table"),
+            (
+                &[
+                    (446, &[0x80, 0, 2, 0, 0x83, 0, 9, 0, 0, 8, 0, 0, 0, 8]),
+                    (510, b"\x55\xaa"),
+                ],
+                "an MBR partition table",
+            ),
             (&[(32, &THIN_MAGIC)], "the metadata of a dm-thin pool"),
         ];
         for (writes, words) in signs {
@@ -160,7 +181,10 @@ mod tests {
                 file.as_file().write_all_at(bytes, *at).unwrap();
             }
             let found = foreign_signature(file.as_file()).unwrap();
-            assert!(found.as_deref().is_some_and(|f| f.starts_with(words)), "{words}: {found:?}");
+            assert!(
+                found.as_deref().is_some_and(|f| f.starts_with(words)),
+                "{words}: {found:?}"
+            );
         }
     }
 
@@ -170,8 +194,14 @@ mod tests {
         assert_eq!(in_words(entry), None);
         let full = format!("{entry}LABEL=a b\nTYPE=btrfs\n");
         let words = in_words(&full).unwrap();
-        assert_eq!(words, "btrfs (file system or other content), labelled \"a b\"");
-        assert!(in_words("USAGE=strange\n").is_some(), "what is unknown is not blank");
+        assert_eq!(
+            words,
+            "btrfs (file system or other content), labelled \"a b\""
+        );
+        assert!(
+            in_words("USAGE=strange\n").is_some(),
+            "what is unknown is not blank"
+        );
     }
 
     #[test]

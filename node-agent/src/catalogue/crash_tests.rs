@@ -6,8 +6,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use goldleaf_types::{Bytes, VolumeId};
-use proptest::test_runner::{RngAlgorithm, TestRng};
 use proptest::prelude::Rng as _;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::tests::{REGION, pool, row};
 use super::*;
@@ -30,7 +30,10 @@ struct Disk(Arc<Mutex<Platters>>);
 impl Disk {
     fn new() -> Self {
         let durable = vec![0; usize::try_from(REGION).unwrap()];
-        Self(Arc::new(Mutex::new(Platters { durable, ..Platters::default() })))
+        Self(Arc::new(Mutex::new(Platters {
+            durable,
+            ..Platters::default()
+        })))
     }
 
     fn platters(&self) -> std::sync::MutexGuard<'_, Platters> {
@@ -57,7 +60,10 @@ impl Disk {
         }
         let durable = std::mem::take(&mut platters.durable);
         platters.fuse = Some(0);
-        Self(Arc::new(Mutex::new(Platters { durable, ..Platters::default() })))
+        Self(Arc::new(Mutex::new(Platters {
+            durable,
+            ..Platters::default()
+        })))
     }
 }
 
@@ -127,12 +133,18 @@ fn no_power_cut_loses_an_answered_change_or_shows_half_of_one() {
     let mut cuts = 0;
     for _ in 0..60 {
         let mut disk = Disk::new();
-        Catalogue::create(disk.storage(), &pool()).unwrap().close().unwrap();
+        Catalogue::create(disk.storage(), &pool())
+            .unwrap()
+            .close()
+            .unwrap();
         let mut known: BTreeMap<ThinOwner, ThinId> = BTreeMap::new();
         for _ in 0..4 {
             let catalogue = Catalogue::open(disk.storage()).unwrap();
-            let found: BTreeMap<_, _> =
-                catalogue.all().into_iter().map(|r| (r.owner, r.thin)).collect();
+            let found: BTreeMap<_, _> = catalogue
+                .all()
+                .into_iter()
+                .map(|r| (r.owner, r.thin))
+                .collect();
             assert_eq!(found, known);
             disk.fuse(rng.next_u32() % 60);
             let mut unanswered = None;

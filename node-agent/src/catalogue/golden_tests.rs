@@ -22,7 +22,10 @@ fn thin() -> ThinRecord {
         .unwrap(),
         size: VolumeSize::new(20 << 30).unwrap(),
         thin: ThinId::new(17).unwrap(),
-        image: Some(ImageRef { digest: Digest::from_bytes([0xab; 32]), size: Bytes(2 << 30) }),
+        image: Some(ImageRef {
+            digest: Digest::from_bytes([0xab; 32]),
+            size: Bytes(2 << 30),
+        }),
         parent: Some(VolumeId::from_bytes([0x22; 16]).into()),
         created: "2026-11-24T06:00:00Z".parse().unwrap(),
         request: "{\"size_bytes\":21474836480}".into(),
@@ -49,7 +52,11 @@ fn pool() -> PoolRecord {
 }
 
 fn label() -> Label {
-    let region = |kind, start, len| Region { kind, start: Sectors(start), len: Sectors(len) };
+    let region = |kind, start, len| Region {
+        kind,
+        start: Sectors(start),
+        len: Sectors(len),
+    };
     Label {
         pool: PoolId::from_bytes([0x33; 16]),
         pool_name: "fast".into(),
@@ -75,7 +82,11 @@ fn label() -> Label {
 /// The bytes of a golden hex file: comments after `#`, then `offset: bytes` on lines, the rest zero.
 fn bytes(text: &str) -> Vec<u8> {
     let mut out = vec![0; 4096];
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+    {
         let (at, hex) = line.split_once(": ").unwrap();
         let at: usize = at.parse().unwrap();
         let hex = hex::decode(hex.replace(' ', "")).unwrap();
@@ -87,9 +98,15 @@ fn bytes(text: &str) -> Vec<u8> {
 #[test]
 fn the_rows_of_version_1_are_read_and_written_as_ever() {
     assert_eq!(decode_thin(THIN_V1.trim_end().as_bytes()).unwrap(), thin());
-    assert_eq!(String::from_utf8(encode_thin(&thin()).unwrap()).unwrap(), THIN_V1.trim_end());
+    assert_eq!(
+        String::from_utf8(encode_thin(&thin()).unwrap()).unwrap(),
+        THIN_V1.trim_end()
+    );
     assert_eq!(decode_pool(POOL_V1.trim_end().as_bytes()).unwrap(), pool());
-    assert_eq!(String::from_utf8(encode_pool(&pool()).unwrap()).unwrap(), POOL_V1.trim_end());
+    assert_eq!(
+        String::from_utf8(encode_pool(&pool()).unwrap()).unwrap(),
+        POOL_V1.trim_end()
+    );
 }
 
 #[test]
@@ -114,7 +131,13 @@ fn a_row_of_a_newer_version_or_with_an_unknown_field_is_refused_whole() {
     let error = decode_thin(newer.as_bytes()).unwrap_err();
     assert!(matches!(error, BadRow::Newer { .. }) && error.to_string().contains("upgrade"));
     let strange = POOL_V1.replacen("\"next_thin\"", "\"colour\":1,\"next_thin\"", 1);
-    assert!(matches!(decode_pool(strange.as_bytes()), Err(BadRow::Shape(_))));
+    assert!(matches!(
+        decode_pool(strange.as_bytes()),
+        Err(BadRow::Shape(_))
+    ));
     let lacking = POOL_V1.replacen("\"next_thin\":18,", "", 1);
-    assert!(matches!(decode_pool(lacking.as_bytes()), Err(BadRow::Shape(_))));
+    assert!(matches!(
+        decode_pool(lacking.as_bytes()),
+        Err(BadRow::Shape(_))
+    ));
 }

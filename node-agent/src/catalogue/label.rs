@@ -223,7 +223,9 @@ pub fn wipe_label(file: &File) -> Result<(), LabelError> {
 }
 
 fn read_copy(file: &File, offset: u64) -> Result<CopyState, LabelError> {
-    let Some(sector) = read_sector(file, offset)? else { return Ok(CopyState::Absent) };
+    let Some(sector) = read_sector(file, offset)? else {
+        return Ok(CopyState::Absent);
+    };
     match Label::decode(&sector) {
         Ok(label) => Ok(CopyState::Whole(Box::new(label))),
         Err(LabelError::NoLabel) => Ok(CopyState::Absent),
@@ -243,5 +245,7 @@ fn read_sector(file: &File, offset: u64) -> Result<Option<[u8; LABEL_BYTES]>, La
 }
 
 fn write_sector(file: &File, at: u64, sector: &[u8; LABEL_BYTES]) -> Result<(), LabelError> {
-    file.write_all_at(sector, at).and_then(|()| file.sync_data()).map_err(LabelError::Io)
+    file.write_all_at(sector, at)
+        .and_then(|()| file.sync_data())
+        .map_err(LabelError::Io)
 }

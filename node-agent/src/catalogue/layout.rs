@@ -97,10 +97,15 @@ pub fn plan_layout(
         return Err(LayoutError::TooManyDevices);
     }
     let names = (0..data.len()).map(|i| format!("data device {i}"));
-    let named = names.chain(["the metadata device".to_owned()]).zip(data.iter().chain(&metadata));
+    let named = names
+        .chain(["the metadata device".to_owned()])
+        .zip(data.iter().chain(&metadata));
     for (device, planned) in named {
         if planned.size.0 > DEVICE_MAX {
-            return Err(LayoutError::TooLarge { device, size: planned.size });
+            return Err(LayoutError::TooLarge {
+                device,
+                size: planned.size,
+            });
         }
     }
     let others: u64 = data[1..].iter().map(|d| d.size.0 / block.bytes().0).sum();
@@ -113,19 +118,21 @@ pub fn plan_layout(
                 0 if metadata.is_some() => vec![(RegionKind::Catalogue, catalogue_bytes(size))],
                 0 => vec![
                     (RegionKind::Catalogue, catalogue_bytes(size)),
-                    (RegionKind::Metadata, metadata_bytes(size / block.bytes().0 + others)),
+                    (
+                        RegionKind::Metadata,
+                        metadata_bytes(size / block.bytes().0 + others),
+                    ),
                 ],
                 1 => vec![(RegionKind::Catalogue, catalogue)],
                 _ => vec![],
             }
         };
-        let regions = with_data(device.size.0, block, &before).map_err(|smallest| {
-            LayoutError::TooSmall {
+        let regions =
+            with_data(device.size.0, block, &before).map_err(|smallest| LayoutError::TooSmall {
                 device: format!("data device {index}"),
                 size: device.size,
                 smallest: Bytes(smallest),
-            }
-        })?;
+            })?;
         planned.push((device.size, regions));
     }
     let blocks = first.size.0 / block.bytes().0 + others;
@@ -136,7 +143,11 @@ pub fn plan_layout(
         None => None,
         Some(device) => Some((device.size, vec![whole_metadata(device.size, blocks)?])),
     };
-    Ok(Layout { block, data: planned, metadata })
+    Ok(Layout {
+        block,
+        data: planned,
+        metadata,
+    })
 }
 
 impl Layout {
@@ -160,8 +171,17 @@ impl Layout {
             block_size: self.block,
             regions: regions.clone(),
         };
-        let data = self.data.iter().enumerate().map(|(i, device)| label(Role::Data, i, device));
-        data.chain(self.metadata.iter().map(|device| label(Role::Metadata, 0, device))).collect()
+        let data = self
+            .data
+            .iter()
+            .enumerate()
+            .map(|(i, device)| label(Role::Data, i, device));
+        data.chain(
+            self.metadata
+                .iter()
+                .map(|device| label(Role::Metadata, 0, device)),
+        )
+        .collect()
     }
 }
 
@@ -185,7 +205,10 @@ fn with_data(
 ) -> Result<Vec<Region>, u64> {
     let block = block.bytes().0;
     let data_start = |size: u64| {
-        round_up(HEADER_BYTES + before(size).iter().map(|(_, len)| len).sum::<u64>(), block)
+        round_up(
+            HEADER_BYTES + before(size).iter().map(|(_, len)| len).sum::<u64>(),
+            block,
+        )
     };
     let start = data_start(size);
     if size < start + block {
@@ -200,11 +223,19 @@ fn with_data(
     let mut at = HEADER_BYTES;
     let mut regions = Vec::new();
     for (kind, len) in before(size) {
-        regions.push(Region { kind, start: sectors(at), len: sectors(len) });
+        regions.push(Region {
+            kind,
+            start: sectors(at),
+            len: sectors(len),
+        });
         at += len;
     }
     let len = round_down(size - start, block);
-    regions.push(Region { kind: RegionKind::Data, start: sectors(start), len: sectors(len) });
+    regions.push(Region {
+        kind: RegionKind::Data,
+        start: sectors(start),
+        len: sectors(len),
+    });
     Ok(regions)
 }
 
@@ -213,10 +244,18 @@ fn whole_metadata(size: Bytes, blocks: u64) -> Result<Region, LayoutError> {
     let smallest = HEADER_BYTES + metadata_bytes(blocks);
     if size.0 < smallest {
         let device = "the metadata device".to_owned();
-        return Err(LayoutError::TooSmall { device, size, smallest: Bytes(smallest) });
+        return Err(LayoutError::TooSmall {
+            device,
+            size,
+            smallest: Bytes(smallest),
+        });
     }
     let len = round_down(size.0 - HEADER_BYTES, METADATA_BLOCK).min(METADATA_MAX);
-    Ok(Region { kind: RegionKind::Metadata, start: sectors(HEADER_BYTES), len: sectors(len) })
+    Ok(Region {
+        kind: RegionKind::Metadata,
+        start: sectors(HEADER_BYTES),
+        len: sectors(len),
+    })
 }
 
 const fn sectors(bytes: u64) -> Sectors {
@@ -239,7 +278,10 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn devices(sizes: &[u64]) -> Vec<PlannedDevice> {
-        sizes.iter().map(|size| PlannedDevice { size: Bytes(*size) }).collect()
+        sizes
+            .iter()
+            .map(|size| PlannedDevice { size: Bytes(*size) })
+            .collect()
     }
 
     fn labels(layout: &Layout) -> Vec<Label> {
@@ -250,42 +292,76 @@ mod tests {
     fn one_device_carries_catalogue_metadata_and_data() {
         let layout = plan_layout(&devices(&[100 * GIB]), None, BlockSize::DEFAULT).unwrap();
         let labels = labels(&layout);
-        let regions: Vec<_> =
-            labels[0].regions.iter().map(|r| (r.kind, r.start.bytes().0, r.len.bytes().0)).collect();
+        let regions: Vec<_> = labels[0]
+            .regions
+            .iter()
+            .map(|r| (r.kind, r.start.bytes().0, r.len.bytes().0))
+            .collect();
         let metadata = 64 * (100 * GIB / 65_536) + (16 << 20);
         let start = (1 << 20) + (400 << 20) + metadata;
-        assert_eq!(regions, [
-            (RegionKind::Catalogue, 1 << 20, 400 << 20),
-            (RegionKind::Metadata, 401 << 20, metadata),
-            (RegionKind::Data, start, 100 * GIB - start),
-        ]);
+        assert_eq!(
+            regions,
+            [
+                (RegionKind::Catalogue, 1 << 20, 400 << 20),
+                (RegionKind::Metadata, 401 << 20, metadata),
+                (RegionKind::Data, start, 100 * GIB - start),
+            ]
+        );
     }
 
     #[test]
     fn a_second_device_keeps_room_for_the_twin() {
         let data = devices(&[8 * GIB, 4 * GIB, 4 * GIB]);
-        let meta = Some(PlannedDevice { size: Bytes(20 * GIB) });
+        let meta = Some(PlannedDevice {
+            size: Bytes(20 * GIB),
+        });
         let labels = labels(&plan_layout(&data, meta, BlockSize::DEFAULT).unwrap());
         let kinds = |i: usize| labels[i].regions.iter().map(|r| r.kind).collect::<Vec<_>>();
         assert_eq!(kinds(0), [RegionKind::Catalogue, RegionKind::Data]);
         assert_eq!(labels[0].regions[0], labels[1].regions[0]);
         assert_eq!(kinds(2), [RegionKind::Data]);
         assert_eq!(labels[3].role, Role::Metadata);
-        assert_eq!(labels[3].regions[0].len.bytes().0, METADATA_MAX, "the kernel uses no more");
-        assert!(labels.iter().all(|l| (l.data_count, l.metadata_count) == (3, 1)));
+        assert_eq!(
+            labels[3].regions[0].len.bytes().0,
+            METADATA_MAX,
+            "the kernel uses no more"
+        );
+        assert!(
+            labels
+                .iter()
+                .all(|l| (l.data_count, l.metadata_count) == (3, 1))
+        );
     }
 
     #[test]
     fn devices_that_cannot_serve_are_named() {
-        assert_eq!(plan_layout(&[], None, BlockSize::DEFAULT), Err(LayoutError::NoDataDevice));
+        assert_eq!(
+            plan_layout(&[], None, BlockSize::DEFAULT),
+            Err(LayoutError::NoDataDevice)
+        );
         let data = devices(&[GIB, 1 << 20]);
         let error = plan_layout(&data, None, BlockSize::DEFAULT).unwrap_err();
-        assert!(error.to_string().starts_with("data device 1 has 1 MiB and needs"), "{error}");
-        let small = Some(PlannedDevice { size: Bytes(1 << 20) });
+        assert!(
+            error
+                .to_string()
+                .starts_with("data device 1 has 1 MiB and needs"),
+            "{error}"
+        );
+        let small = Some(PlannedDevice {
+            size: Bytes(1 << 20),
+        });
         let error = plan_layout(&devices(&[GIB]), small, BlockSize::DEFAULT).unwrap_err();
-        assert!(error.to_string().starts_with("the metadata device has 1 MiB"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("the metadata device has 1 MiB"),
+            "{error}"
+        );
         let error = plan_layout(&devices(&[DEVICE_MAX]), None, BlockSize::DEFAULT).unwrap_err();
-        assert!(matches!(error, LayoutError::TooManyBlocks { .. }), "{error}");
+        assert!(
+            matches!(error, LayoutError::TooManyBlocks { .. }),
+            "{error}"
+        );
         let error = plan_layout(&devices(&[u64::MAX]), None, BlockSize::DEFAULT).unwrap_err();
         assert!(matches!(error, LayoutError::TooLarge { .. }), "{error}");
     }

@@ -85,7 +85,11 @@ impl Catalogue {
             .name("catalogue".into())
             .spawn(move || writer.run(&queue))
             .map_err(|e| CatalogueError::storage(redb::Error::Io(e)))?;
-        Ok(Self { state, jobs: Mutex::new(Some(jobs)), writer: Mutex::new(Some(thread)) })
+        Ok(Self {
+            state,
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(thread)),
+        })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -101,7 +105,10 @@ impl Catalogue {
     /// The row of `owner`.
     #[must_use]
     pub fn find(&self, owner: ThinOwner) -> Option<ThinRecord> {
-        self.state().thins.get(&owner).map(|stored| stored.record.clone())
+        self.state()
+            .thins
+            .get(&owner)
+            .map(|stored| stored.record.clone())
     }
 
     /// The row that has this thin.
@@ -115,7 +122,11 @@ impl Catalogue {
     /// Every row, in order of owner.
     #[must_use]
     pub fn all(&self) -> Vec<ThinRecord> {
-        self.state().thins.values().map(|stored| stored.record.clone()).collect()
+        self.state()
+            .thins
+            .values()
+            .map(|stored| stored.record.clone())
+            .collect()
     }
 
     /// Makes one change: all that the closure does to the rows, or nothing. Blocks until durable.
@@ -159,8 +170,15 @@ impl Catalogue {
     /// [`CatalogueError::Storage`] when the device fails; what was answered before is durable even
     /// so, and the next open takes longer.
     pub fn close(&self) -> Result<(), CatalogueError> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let thread = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         match thread.map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(result)) => result,
@@ -171,8 +189,15 @@ impl Catalogue {
 
 impl Drop for Catalogue {
     fn drop(&mut self) {
-        self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let thread = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        self.jobs
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let thread = self
+            .writer
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         match thread.map(JoinHandle::join) {
             None | Some(Ok(Ok(()))) => {}
             Some(Ok(Err(error))) => tracing::error!(%error, "a catalogue did not close cleanly"),

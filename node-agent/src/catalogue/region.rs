@@ -119,7 +119,12 @@ impl<M: Medium> RegionStorage<M> {
     #[must_use]
     pub fn new(medium: M, offset: Bytes, len: Bytes) -> Self {
         let capacity = len.0.saturating_sub(HEADERS);
-        Self { medium, offset: offset.0, capacity, header: Mutex::new(None) }
+        Self {
+            medium,
+            offset: offset.0,
+            capacity,
+            header: Mutex::new(None),
+        }
     }
 
     /// Bytes that it can hold.
@@ -137,7 +142,10 @@ impl<M: Medium> RegionStorage<M> {
         let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
         self.medium.write_zeroes_at(self.offset, HEADERS)?;
         self.medium.sync_data()?;
-        *header = Some(Header { generation: 0, length: 0 });
+        *header = Some(Header {
+            generation: 0,
+            length: 0,
+        });
         Ok(())
     }
 
@@ -158,7 +166,8 @@ impl<M: Medium> RegionStorage<M> {
         let mut blank = true;
         for slot in 0..2 {
             let mut bytes = [0; SLOT_LEN];
-            self.medium.read_exact_at(&mut bytes, self.offset + slot * SLOT)?;
+            self.medium
+                .read_exact_at(&mut bytes, self.offset + slot * SLOT)?;
             blank &= bytes.iter().all(|b| *b == 0);
             if let Some(header) = decode(&bytes)?
                 && header.length <= self.capacity
@@ -169,7 +178,10 @@ impl<M: Medium> RegionStorage<M> {
         }
         match best {
             Some(header) => Ok(header),
-            None if blank => Ok(Header { generation: 0, length: 0 }),
+            None if blank => Ok(Header {
+                generation: 0,
+                length: 0,
+            }),
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "neither header of the region is whole",
@@ -179,7 +191,9 @@ impl<M: Medium> RegionStorage<M> {
 
     /// Where `len` bytes at `offset` lie on the medium.
     fn place(&self, offset: u64, len: usize) -> io::Result<u64> {
-        let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
+        let end = u64::try_from(len)
+            .ok()
+            .and_then(|len| offset.checked_add(len));
         match end {
             Some(end) if end <= self.header()?.length => Ok(self.offset + HEADERS + offset),
             Some(_) | None => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -193,7 +207,8 @@ impl<M: Medium> StorageBackend for RegionStorage<M> {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.medium.read_exact_at(out, self.place(offset, out.len())?)
+        self.medium
+            .read_exact_at(out, self.place(offset, out.len())?)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
@@ -204,7 +219,10 @@ impl<M: Medium> StorageBackend for RegionStorage<M> {
         if length > self.capacity {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
-                format!("the region holds {} bytes and {length} are wanted", self.capacity),
+                format!(
+                    "the region holds {} bytes and {length} are wanted",
+                    self.capacity
+                ),
             ));
         }
         if length > before.length {
@@ -214,9 +232,13 @@ impl<M: Medium> StorageBackend for RegionStorage<M> {
         // What was written under the former length, and the zeroes, before the header that
         // makes them count.
         self.medium.sync_data()?;
-        let header = Header { generation: before.generation + 1, length };
+        let header = Header {
+            generation: before.generation + 1,
+            length,
+        };
         let slot = header.generation % 2;
-        self.medium.write_all_at(&encode(header), self.offset + slot * SLOT)?;
+        self.medium
+            .write_all_at(&encode(header), self.offset + slot * SLOT)?;
         self.medium.sync_data()?;
         *self.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
         Ok(())
@@ -227,7 +249,8 @@ impl<M: Medium> StorageBackend for RegionStorage<M> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.medium.write_all_at(data, self.place(offset, data.len())?)
+        self.medium
+            .write_all_at(data, self.place(offset, data.len())?)
     }
 }
 
@@ -260,7 +283,10 @@ fn decode(bytes: &[u8; SLOT_LEN]) -> io::Result<Option<Header>> {
         return Ok(None);
     }
     match half(AT_VERSION) {
-        VERSION => Ok(Some(Header { generation: number(AT_GENERATION), length: number(AT_LENGTH) })),
+        VERSION => Ok(Some(Header {
+            generation: number(AT_GENERATION),
+            length: number(AT_LENGTH),
+        })),
         newer => Err(io::Error::new(
             io::ErrorKind::Unsupported,
             format!("the region is of format {newer} and this version reads {VERSION}: upgrade"),

@@ -168,7 +168,12 @@ pub struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     pub(super) fn new(durable: &'a State, staged: &'a Changes) -> Self {
-        Self { durable, staged, own: Changes::default(), broken: None }
+        Self {
+            durable,
+            staged,
+            own: Changes::default(),
+            broken: None,
+        }
     }
 
     /// What was done, unless a rule was broken.
@@ -180,7 +185,11 @@ impl<'a> Rows<'a> {
     }
 
     fn get(&self, owner: ThinOwner) -> Option<&ThinRecord> {
-        let changed = self.own.thins.get(&owner).or_else(|| self.staged.thins.get(&owner));
+        let changed = self
+            .own
+            .thins
+            .get(&owner)
+            .or_else(|| self.staged.thins.get(&owner));
         match changed {
             Some(row) => row.as_ref(),
             None => self.durable.thins.get(&owner).map(|stored| &stored.record),
@@ -188,7 +197,11 @@ impl<'a> Rows<'a> {
     }
 
     fn user(&self, thin: ThinId) -> Option<ThinOwner> {
-        let changed = self.own.ids.get(&thin).or_else(|| self.staged.ids.get(&thin));
+        let changed = self
+            .own
+            .ids
+            .get(&thin)
+            .or_else(|| self.staged.ids.get(&thin));
         match changed {
             Some(owner) => *owner,
             None => self.durable.ids.get(&thin).copied(),
@@ -212,9 +225,16 @@ impl<'a> Rows<'a> {
             self.own.thins.contains_key(owner) || self.staged.thins.contains_key(owner)
         };
         let later = self.own.thins.iter().chain(
-            self.staged.thins.iter().filter(|(owner, _)| !self.own.thins.contains_key(owner)),
+            self.staged
+                .thins
+                .iter()
+                .filter(|(owner, _)| !self.own.thins.contains_key(owner)),
         );
-        let mut durable = self.durable.thins.iter().filter(|(owner, _)| !changed(owner));
+        let mut durable = self
+            .durable
+            .thins
+            .iter()
+            .filter(|(owner, _)| !changed(owner));
         later
             .filter_map(|(_, row)| row.as_ref())
             .find(|row| wanted(row))
@@ -233,7 +253,10 @@ impl<'a> Rows<'a> {
             .chain(self.own.thins.keys())
             .copied()
             .collect();
-        owners.into_iter().filter_map(|owner| self.find(owner)).collect()
+        owners
+            .into_iter()
+            .filter_map(|owner| self.find(owner))
+            .collect()
     }
 
     /// The pool's record.
@@ -291,8 +314,15 @@ impl<'a> Rows<'a> {
             .filter_map(|raw| ThinId::new(raw).ok())
             .find(|thin| self.user(*thin).is_none())
             .ok_or(NoThinIds)?;
-        let next = if found.get() == ThinId::MAX { 0 } else { found.get() + 1 };
-        self.set_pool(PoolRecord { next_thin: next, ..self.pool() });
+        let next = if found.get() == ThinId::MAX {
+            0
+        } else {
+            found.get() + 1
+        };
+        self.set_pool(PoolRecord {
+            next_thin: next,
+            ..self.pool()
+        });
         Ok(found)
     }
 
@@ -305,6 +335,7 @@ impl<'a> Rows<'a> {
     }
 
     fn break_rule(&mut self, owner: ThinOwner, problem: &'static str) {
-        self.broken.get_or_insert(CatalogueError::Rule { owner, problem });
+        self.broken
+            .get_or_insert(CatalogueError::Rule { owner, problem });
     }
 }

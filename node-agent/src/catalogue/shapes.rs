@@ -125,7 +125,10 @@ pub(super) fn encode_thin(record: &ThinRecord) -> Result<Vec<u8>, serde_json::Er
         labels: r.labels,
         size_bytes: r.size,
         thin: r.thin,
-        image: r.image.map(|i| ImageV1 { digest: i.digest, size_bytes: i.size.0 }),
+        image: r.image.map(|i| ImageV1 {
+            digest: i.digest,
+            size_bytes: i.size.0,
+        }),
         parent: r.parent,
         created: r.created,
         request: r.request,
@@ -158,7 +161,10 @@ pub(super) fn decode_thin(bytes: &[u8]) -> Result<ThinRecord, BadRow> {
         labels: r.labels,
         size: r.size_bytes,
         thin: r.thin,
-        image: r.image.map(|i| ImageRef { digest: i.digest, size: Bytes(i.size_bytes) }),
+        image: r.image.map(|i| ImageRef {
+            digest: i.digest,
+            size: Bytes(i.size_bytes),
+        }),
         parent: r.parent,
         created: r.created,
         request: r.request,
@@ -226,5 +232,9 @@ pub(super) fn decode_pool(bytes: &[u8]) -> Result<PoolRecord, BadRow> {
 
 fn known(bytes: &[u8]) -> Result<(), BadRow> {
     let Version { v } = serde_json::from_slice(bytes)?;
-    if v == VERSION { Ok(()) } else { Err(BadRow::Newer { found: v }) }
+    if v == VERSION {
+        Ok(())
+    } else {
+        Err(BadRow::Newer { found: v })
+    }
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use goldleaf_types::{Bytes, ThinOwner};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+};
 
 use super::error::CatalogueError;
 use super::region::{Medium, RegionStorage};
@@ -124,14 +126,21 @@ impl Store {
             }
             if let Some(other) = ids.insert(record.thin, record.owner) {
                 return Err(CatalogueError::Unusable(format!(
-                    "thin {} belongs to {other} and to {}", record.thin, record.owner
+                    "thin {} belongs to {other} and to {}",
+                    record.thin, record.owner
                 )));
             }
             thins.insert(record.owner, StoredThin { record, cost });
         }
         let (pool, pool_cost) =
             pool.ok_or_else(|| CatalogueError::Unusable("it has no row of its pool".into()))?;
-        Ok(State { pool, pool_cost, thins, ids, used })
+        Ok(State {
+            pool,
+            pool_cost,
+            thins,
+            ids,
+            used,
+        })
     }
 
     /// Makes a batch durable: all of it or nothing.

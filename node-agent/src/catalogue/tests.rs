@@ -28,7 +28,10 @@ pub(super) fn row(owner: ThinOwner, thin: ThinId) -> ThinRecord {
         labels: Labels::default(),
         size: VolumeSize::new(1 << 30).unwrap(),
         thin,
-        image: Some(ImageRef { digest: Digest::from_bytes([5; 32]), size: Bytes(1 << 29) }),
+        image: Some(ImageRef {
+            digest: Digest::from_bytes([5; 32]),
+            size: Bytes(1 << 29),
+        }),
         parent: None,
         created: jiff::Timestamp::UNIX_EPOCH,
         request: "{}".into(),
@@ -106,9 +109,15 @@ fn rows_outlive_the_process_closed_or_not() {
 #[test]
 fn a_region_is_made_once_and_never_taken_for_a_catalogue_when_blank() {
     let disk = Disk::new();
-    assert!(matches!(Catalogue::open(disk.storage()), Err(CatalogueError::Blank)));
+    assert!(matches!(
+        Catalogue::open(disk.storage()),
+        Err(CatalogueError::Blank)
+    ));
     drop(disk.made());
-    assert!(matches!(Catalogue::create(disk.storage(), &pool()), Err(CatalogueError::NotBlank)));
+    assert!(matches!(
+        Catalogue::create(disk.storage(), &pool()),
+        Err(CatalogueError::NotBlank)
+    ));
 }
 
 #[test]
@@ -158,7 +167,10 @@ fn the_rules_of_rows_hold_whatever_a_change_does() {
     ];
     for result in broken {
         assert!(
-            matches!(result, Err(WriteError::Catalogue(CatalogueError::Rule { .. }))),
+            matches!(
+                result,
+                Err(WriteError::Catalogue(CatalogueError::Rule { .. }))
+            ),
             "{result:?}"
         );
     }
@@ -175,15 +187,25 @@ fn thin_ids_go_round_and_skip_what_is_taken_or_quarantined() {
     catalogue
         .write(move |rows| {
             rows.remove(first);
-            let record = PoolRecord { quarantined: vec![2, ThinId::MAX], ..rows.pool() };
+            let record = PoolRecord {
+                quarantined: vec![2, ThinId::MAX],
+                ..rows.pool()
+            };
             rows.set_pool(record);
             Ok::<_, Infallible>(())
         })
         .unwrap();
-    assert_eq!(add(&catalogue, owner()).get(), 3, "{thin} is free again and 2 is quarantined");
+    assert_eq!(
+        add(&catalogue, owner()).get(),
+        3,
+        "{thin} is free again and 2 is quarantined"
+    );
     catalogue
         .write(|rows| {
-            let record = PoolRecord { next_thin: ThinId::MAX, ..rows.pool() };
+            let record = PoolRecord {
+                next_thin: ThinId::MAX,
+                ..rows.pool()
+            };
             rows.set_pool(record);
             Ok::<_, Infallible>(())
         })
@@ -199,9 +221,18 @@ fn callers_at_once_share_commits_and_never_an_id() {
     let catalogue = disk.made();
     let ids: Vec<ThinId> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..16)
-            .map(|_| scope.spawn(|| (0..20).map(|_| add(&catalogue, owner())).collect::<Vec<_>>()))
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..20)
+                        .map(|_| add(&catalogue, owner()))
+                        .collect::<Vec<_>>()
+                })
+            })
             .collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap())
+            .collect()
     });
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 320);
     std::mem::forget(catalogue);
@@ -230,7 +261,10 @@ fn a_full_catalogue_refuses_more_and_still_deletes() {
         }
         assert!(owners.len() < 1000, "it never fills");
     };
-    assert!(matches!(full, WriteError::Catalogue(CatalogueError::Full { .. })), "{full}");
+    assert!(
+        matches!(full, WriteError::Catalogue(CatalogueError::Full { .. })),
+        "{full}"
+    );
     let last = owners.pop().unwrap();
     catalogue
         .write(move |rows| {
@@ -254,7 +288,10 @@ fn a_damaged_catalogue_is_an_error_and_shows_nothing() {
     Medium::write_all_at(disk.0.as_file(), &vec![0xa5; 1 << 20], 8192).unwrap();
     let error = Catalogue::open(disk.storage()).unwrap_err();
     assert!(
-        matches!(error, CatalogueError::Damaged(_) | CatalogueError::Unusable(_)),
+        matches!(
+            error,
+            CatalogueError::Damaged(_) | CatalogueError::Unusable(_)
+        ),
         "{error:?}"
     );
 }

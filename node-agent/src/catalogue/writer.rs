@@ -65,15 +65,24 @@ where
             },
             (Ok(Ok(_)), Err(broken)) => {
                 settle(Answer::Settled(Err(WriteError::Catalogue(broken))));
-                Tried { changes: None, tell: Box::new(|_| ()) }
+                Tried {
+                    changes: None,
+                    tell: Box::new(|_| ()),
+                }
             }
             (Ok(Err(refused)), _) => {
                 settle(Answer::Settled(Err(WriteError::Refused(refused))));
-                Tried { changes: None, tell: Box::new(|_| ()) }
+                Tried {
+                    changes: None,
+                    tell: Box::new(|_| ()),
+                }
             }
             (Err(panic), _) => {
                 settle(Answer::Panicked(panic));
-                Tried { changes: None, tell: Box::new(|_| ()) }
+                Tried {
+                    changes: None,
+                    tell: Box::new(|_| ()),
+                }
             }
         }
     })
@@ -99,7 +108,11 @@ struct Group {
 
 impl Writer {
     pub(super) fn new(store: Store, state: Arc<RwLock<State>>) -> Self {
-        Self { store, state, broken: None }
+        Self {
+            store,
+            state,
+            broken: None,
+        }
     }
 
     /// Serves until the queue is closed and empty.
@@ -118,7 +131,9 @@ impl Writer {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
             for job in jobs {
                 let tried = job(&state, &group.changes);
-                let Some(changes) = tried.changes else { continue };
+                let Some(changes) = tried.changes else {
+                    continue;
+                };
                 if let Some(error) = &self.broken {
                     (tried.tell)(Some(error.clone()));
                     continue;
@@ -130,7 +145,11 @@ impl Writer {
             }
         }
         let batch = group.batch();
-        let failed = if batch.is_empty() { None } else { self.store.commit(&batch).err() };
+        let failed = if batch.is_empty() {
+            None
+        } else {
+            self.store.commit(&batch).err()
+        };
         match &failed {
             None => {
                 let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -153,24 +172,33 @@ impl Writer {
 
 impl Group {
     /// Takes a change on top of the others unless there is no room for what it adds.
-    fn add(
-        &mut self,
-        state: &State,
-        changes: Changes,
-        limit: Bytes,
-    ) -> Result<(), CatalogueError> {
+    fn add(&mut self, state: &State, changes: Changes, limit: Bytes) -> Result<(), CatalogueError> {
         let mut rows = BTreeMap::new();
         for (owner, record) in &changes.thins {
-            let row = record.as_ref().map(encode_thin).transpose().map_err(unwritable)?;
+            let row = record
+                .as_ref()
+                .map(encode_thin)
+                .transpose()
+                .map_err(unwritable)?;
             rows.insert(*owner, row);
         }
-        let pool = changes.pool.as_ref().map(encode_pool).transpose().map_err(unwritable)?;
+        let pool = changes
+            .pool
+            .as_ref()
+            .map(encode_pool)
+            .transpose()
+            .map_err(unwritable)?;
         // Only what adds a row is refused: what is there can always be changed and removed.
-        let adds = rows.iter().any(|(owner, row)| row.is_some() && !self.has(state, *owner));
+        let adds = rows
+            .iter()
+            .any(|(owner, row)| row.is_some() && !self.has(state, *owner));
         if adds {
             let used = self.used(state) + rows.values().flatten().map(|r| cost("", r)).sum::<u64>();
             if used > limit.0 {
-                return Err(CatalogueError::Full { used: Bytes(used), limit });
+                return Err(CatalogueError::Full {
+                    used: Bytes(used),
+                    limit,
+                });
             }
         }
         self.thins.extend(rows);
@@ -190,14 +218,18 @@ impl Group {
 
     /// What all rows take after the group, rows that it replaces counted twice: a bound.
     fn used(&self, state: &State) -> u64 {
-        let added = self.thins.iter().filter_map(|(owner, row)| {
-            row.as_ref().map(|row| cost(&thin_key(*owner), row))
-        });
+        let added = self
+            .thins
+            .iter()
+            .filter_map(|(owner, row)| row.as_ref().map(|row| cost(&thin_key(*owner), row)));
         state.used + added.sum::<u64>()
     }
 
     fn batch(&self) -> Batch {
-        let thins = self.thins.iter().map(|(owner, row)| (thin_key(*owner), row.clone()));
+        let thins = self
+            .thins
+            .iter()
+            .map(|(owner, row)| (thin_key(*owner), row.clone()));
         let pool = self.pool.iter().map(|row| (pool_key(), Some(row.clone())));
         thins.chain(pool).collect()
     }

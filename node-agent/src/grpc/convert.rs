@@ -38,7 +38,10 @@ pub fn field<T: FromStr>(name: &str, text: &str) -> Result<T, BadField>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|e: T::Err| BadField { field: name.into(), problem: e.to_string() })
+    text.parse().map_err(|e: T::Err| BadField {
+        field: name.into(),
+        problem: e.to_string(),
+    })
 }
 
 /// As [`field`]; an empty text is no value.
@@ -50,11 +53,18 @@ pub fn optional<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, BadFiel
 where
     T::Err: std::fmt::Display,
 {
-    if text.is_empty() { Ok(None) } else { field(name, text).map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        field(name, text).map(Some)
+    }
 }
 
 fn bad(field: &str, problem: impl ToString) -> BadField {
-    BadField { field: field.into(), problem: problem.to_string() }
+    BadField {
+        field: field.into(),
+        problem: problem.to_string(),
+    }
 }
 
 fn size(name: &str, bytes: u64) -> Result<VolumeSize, BadField> {
@@ -78,11 +88,15 @@ fn parameters(text: String) -> Result<String, BadField> {
 /// # Errors
 ///
 /// [`BadField`] when it is there and is none.
-pub fn incarnation(metadata: &tonic::metadata::MetadataMap) -> Result<Option<Incarnation>, BadField> {
+pub fn incarnation(
+    metadata: &tonic::metadata::MetadataMap,
+) -> Result<Option<Incarnation>, BadField> {
     match metadata.get(goldleaf_proto::INCARNATION_KEY) {
         None => Ok(None),
         Some(value) => {
-            let text = value.to_str().map_err(|e| bad(goldleaf_proto::INCARNATION_KEY, e))?;
+            let text = value
+                .to_str()
+                .map_err(|e| bad(goldleaf_proto::INCARNATION_KEY, e))?;
             field(goldleaf_proto::INCARNATION_KEY, text).map(Some)
         }
     }
@@ -100,7 +114,10 @@ pub fn activation(options: Option<api::ActivateOptions>) -> Result<Activation, B
         Ok(api::Holder::Csi) => Holder::Csi,
         Err(_) => return Err(bad("holder", "is no known holder")),
     };
-    Ok(Activation { holder, read_only: options.read_only })
+    Ok(Activation {
+        holder,
+        read_only: options.read_only,
+    })
 }
 
 fn device(device: api::PoolDevice) -> DeviceRequest {
@@ -161,14 +178,19 @@ impl TryFrom<pb::AgentCreateSnapshotRequest> for CreateSnapshot {
     fn try_from(r: pb::AgentCreateSnapshotRequest) -> Result<Self, BadField> {
         let owner: goldleaf_types::ThinOwner = field("owner", &r.owner)?;
         if owner.volume().is_none() && r.activate.is_some() {
-            return Err(bad("activate", "a snapshot has no device: clone it and activate that"));
+            return Err(bad(
+                "activate",
+                "a snapshot has no device: clone it and activate that",
+            ));
         }
         let name: Name = field("name", &r.name)?;
         Ok(Self {
             owner,
             name,
             source: field("source", &r.source)?,
-            size: (r.size_bytes != 0).then(|| size("size_bytes", r.size_bytes)).transpose()?,
+            size: (r.size_bytes != 0)
+                .then(|| size("size_bytes", r.size_bytes))
+                .transpose()?,
             labels: labels(r.labels)?,
             parameters: parameters(r.parameters)?,
             epoch: r.epoch,
@@ -183,7 +205,11 @@ impl TryFrom<pb::AgentCreateSnapshotRequest> for CreateSnapshot {
 ///
 /// [`BadField`] for a size that no volume can have.
 pub fn resize(r: &pb::AgentResizeRequest) -> Result<(VolumeId, VolumeSize, u64), BadField> {
-    Ok((field("volume", &r.volume)?, size("size_bytes", r.size_bytes)?, r.epoch))
+    Ok((
+        field("volume", &r.volume)?,
+        size("size_bytes", r.size_bytes)?,
+        r.epoch,
+    ))
 }
 
 impl TryFrom<pb::AgentImportImageRequest> for ImportRequest {
@@ -238,7 +264,10 @@ fn condition(kind: &str, status: bool, reason: &str, message: String) -> api::Co
 }
 
 fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
+    prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    }
 }
 
 /// A process's start for the wire.
@@ -257,10 +286,17 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
             "DataPresent",
             false,
             "ThinMissing",
-            format!("the pool's metadata has no thin {}: its data is lost", row.thin),
+            format!(
+                "the pool's metadata has no thin {}: its data is lost",
+                row.thin
+            ),
         ));
     }
-    if view.live.as_ref().is_some_and(|live| live.mapped.is_none() && live.thin.is_some()) {
+    if view
+        .live
+        .as_ref()
+        .is_some_and(|live| live.mapped.is_none() && live.thin.is_some())
+    {
         conditions.push(condition(
             "DeviceUsable",
             false,
@@ -280,7 +316,11 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
         thin_id: row.thin.get(),
         activation: Some(api::Activation {
             active: view.live.is_some(),
-            device_path: view.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+            device_path: view
+                .path
+                .as_ref()
+                .map(|p| p.display().to_string())
+                .unwrap_or_default(),
             holder: match row.holder {
                 Some(Holder::Host) => api::Holder::Host.into(),
                 Some(Holder::Csi) => api::Holder::Csi.into(),
@@ -288,7 +328,11 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
             },
             read_only: view.live.as_ref().is_some_and(|live| live.read_only),
         }),
-        owned_bytes: view.live.as_ref().and_then(|live| live.mapped).map(|bytes| bytes.0),
+        owned_bytes: view
+            .live
+            .as_ref()
+            .and_then(|live| live.mapped)
+            .map(|bytes| bytes.0),
         labels: BTreeMap::from(row.labels.clone()).into_iter().collect(),
         parameters: row.request.clone(),
         created: Some(timestamp(row.created)),
@@ -314,16 +358,22 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
             vec![condition("Open", false, "CannotOpen", why.clone())],
             None,
         ),
-        PoolState::Open { .. } => {
-            (api::Phase::Ready, open_conditions(&view.state), usage(&view.state, view.block))
-        }
+        PoolState::Open { .. } => (
+            api::Phase::Ready,
+            open_conditions(&view.state),
+            usage(&view.state, view.block),
+        ),
     };
     pb::AgentPool {
         id: view.id.to_string(),
         name: view.name.to_string(),
         phase: phase.into(),
         conditions,
-        devices: view.devices.iter().map(|p| p.display().to_string()).collect(),
+        devices: view
+            .devices
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect(),
         block_size_bytes: view.block.bytes().0,
         when_full: if view.queue_when_full {
             api::WhenFull::Queue.into()
@@ -336,10 +386,23 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
 }
 
 fn open_conditions(state: &PoolState) -> Vec<api::Condition> {
-    let PoolState::Open { doubt, quarantined, missing, .. } = state else { return Vec::new() };
+    let PoolState::Open {
+        doubt,
+        quarantined,
+        missing,
+        ..
+    } = state
+    else {
+        return Vec::new();
+    };
     let mut conditions = Vec::new();
     if let Some(doubt) = doubt {
-        conditions.push(condition("PoolWritable", false, "MetadataRolledBack", doubt.clone()));
+        conditions.push(condition(
+            "PoolWritable",
+            false,
+            "MetadataRolledBack",
+            doubt.clone(),
+        ));
     }
     if !missing.is_empty() {
         let owners: Vec<_> = missing.iter().map(ToString::to_string).collect();
@@ -362,7 +425,15 @@ fn open_conditions(state: &PoolState) -> Vec<api::Condition> {
 }
 
 fn usage(state: &PoolState, block: BlockSize) -> Option<api::PoolUsage> {
-    let PoolState::Open { status, provisioned, thins, .. } = state else { return None };
+    let PoolState::Open {
+        status,
+        provisioned,
+        thins,
+        ..
+    } = state
+    else {
+        return None;
+    };
     let mut usage = api::PoolUsage {
         provisioned_bytes: provisioned.0,
         thin_count: u64::try_from(*thins).unwrap_or(u64::MAX),

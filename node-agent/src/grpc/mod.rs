@@ -39,7 +39,11 @@ impl AgentApi {
     /// The service over an agent; its streams end with `stop`.
     #[must_use]
     pub fn new(agent: Arc<Agent>, stop: CancellationToken) -> Self {
-        Self { agent, started: jiff::Timestamp::now(), stop }
+        Self {
+            agent,
+            started: jiff::Timestamp::now(),
+            stop,
+        }
     }
 
     /// Runs an operation where it may block.
@@ -62,7 +66,10 @@ impl AgentApi {
 
 /// A request's store incarnation and its body.
 fn caller<T>(request: Request<T>) -> Result<(Option<Incarnation>, T), Status> {
-    Ok((convert::incarnation(request.metadata())?, request.into_inner()))
+    Ok((
+        convert::incarnation(request.metadata())?,
+        request.into_inner(),
+    ))
 }
 
 #[tonic::async_trait]
@@ -138,7 +145,9 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
             let agent = Arc::clone(&agent);
             async move { pools(&agent, Look::AtNew).await }
         });
-        Ok(Response::new(Box::pin(stream.take_until(self.stop.clone().cancelled_owned()))))
+        Ok(Response::new(Box::pin(
+            stream.take_until(self.stop.clone().cancelled_owned()),
+        )))
     }
 
     type ImportImageStream = Events<pb::ImportImageEvent>;
@@ -182,13 +191,21 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         &self,
         _: Request<pb::ListAgentImagesRequest>,
     ) -> Answer<pb::ListAgentImagesResponse> {
-        let images = self.agent.images.list().iter().map(convert::image).collect();
+        let images = self
+            .agent
+            .images
+            .list()
+            .iter()
+            .map(convert::image)
+            .collect();
         Ok(Response::new(pb::ListAgentImagesResponse { images }))
     }
 
     async fn verify_image(&self, r: Request<pb::AgentImageRequest>) -> Answer<pb::AgentImage> {
         let digest: Digest = field("digest", &r.into_inner().digest)?;
-        let record = self.blocking(move |a| a.images.verify(&digest, |_| {})).await?;
+        let record = self
+            .blocking(move |a| a.images.verify(&digest, |_| {}))
+            .await?;
         Ok(Response::new(convert::image(&record)))
     }
 
@@ -214,14 +231,18 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     ) -> Answer<pb::AgentThin> {
         let (store, body) = caller(r)?;
         let wanted = CreateSnapshot::try_from(body)?;
-        let view = self.blocking(move |a| a.create_snapshot(store, wanted)).await?;
+        let view = self
+            .blocking(move |a| a.create_snapshot(store, wanted))
+            .await?;
         Ok(Response::new(convert::thin(&view)))
     }
 
     async fn resize(&self, r: Request<pb::AgentResizeRequest>) -> Answer<pb::AgentThin> {
         let (store, body) = caller(r)?;
         let (volume, size, epoch) = convert::resize(&body)?;
-        let view = self.blocking(move |a| a.resize(store, volume.into(), size, epoch)).await?;
+        let view = self
+            .blocking(move |a| a.resize(store, volume.into(), size, epoch))
+            .await?;
         Ok(Response::new(convert::thin(&view)))
     }
 
@@ -229,14 +250,18 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let body = r.into_inner();
         let owner = ThinOwner::Volume(field("volume", &body.volume)?);
         let how = convert::activation(body.options)?;
-        let view = self.blocking(move |a| a.activate(owner, how, body.epoch)).await?;
+        let view = self
+            .blocking(move |a| a.activate(owner, how, body.epoch))
+            .await?;
         Ok(Response::new(convert::thin(&view)))
     }
 
     async fn deactivate(&self, r: Request<pb::AgentThinRequest>) -> Answer<pb::AgentThin> {
         let body = r.into_inner();
         let owner: ThinOwner = field("owner", &body.owner)?;
-        let view = self.blocking(move |a| a.deactivate(owner, body.epoch)).await?;
+        let view = self
+            .blocking(move |a| a.deactivate(owner, body.epoch))
+            .await?;
         Ok(Response::new(convert::thin(&view)))
     }
 
@@ -247,7 +272,8 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let (store, body) = caller(r)?;
         let owner: ThinOwner = field("owner", &body.owner)?;
         let pool: Option<PoolId> = optional("pool", &body.pool)?;
-        self.blocking(move |a| a.delete_thin(store, owner, pool, body.epoch)).await?;
+        self.blocking(move |a| a.delete_thin(store, owner, pool, body.epoch))
+            .await?;
         Ok(Response::new(pb::AgentDeleteResponse {}))
     }
 
@@ -276,5 +302,7 @@ async fn pools(agent: &Arc<Agent>, look: Look) -> Result<pb::ListAgentPoolsRespo
     let views = tokio::task::spawn_blocking(move || agent.pools(look))
         .await
         .map_err(|e| status::panicked(&e))?;
-    Ok(pb::ListAgentPoolsResponse { pools: views.iter().map(convert::pool).collect() })
+    Ok(pb::ListAgentPoolsResponse {
+        pools: views.iter().map(convert::pool).collect(),
+    })
 }

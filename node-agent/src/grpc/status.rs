@@ -2,7 +2,10 @@
 //!
 //! The caller gets the outer sentence; the chain of causes goes to the log, here and only here.
 
-#![expect(clippy::disallowed_methods, reason = "this is the file that builds statuses")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the file that builds statuses"
+)]
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -116,7 +119,10 @@ impl From<ImageError> for Status {
 /// A task of ours that died: our bug.
 pub fn panicked(error: &tokio::task::JoinError) -> Status {
     tracing::error!(%error, "an operation panicked");
-    Status::new(Code::Internal, "an operation of the agent panicked; its log says where")
+    Status::new(
+        Code::Internal,
+        "an operation of the agent panicked; its log says where",
+    )
 }
 
 fn kernel_code(e: &KernelError) -> (Code, &'static str) {

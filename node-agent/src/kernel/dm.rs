@@ -15,8 +15,8 @@ use goldleaf_dm::{
 use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 use super::{
-    Attached, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec, origin, pool,
-    thin,
+    Attached, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec,
+    origin, pool, thin,
 };
 
 /// Device-mapper of this host.
@@ -57,8 +57,11 @@ pub(super) struct Found {
 pub(super) fn find(control: &Control, owned: Owned) -> Result<Option<Found>, KernelError> {
     match control.table(&owned.name()) {
         Ok(status) => {
-            let words: Vec<String> =
-                status.targets.iter().map(|t| format!("{} {}", t.kind, t.text)).collect();
+            let words: Vec<String> = status
+                .targets
+                .iter()
+                .map(|t| format!("{} {}", t.kind, t.text))
+                .collect();
             Ok(Some(Found {
                 targets: status.parsed(),
                 text: words.join("; "),
@@ -66,7 +69,10 @@ pub(super) fn find(control: &Control, owned: Owned) -> Result<Option<Found>, Ker
             }))
         }
         Err(error) if error.is_not_found() => Ok(None),
-        Err(source) => Err(KernelError::Dm { what: "read a table", source }),
+        Err(source) => Err(KernelError::Dm {
+            what: "read a table",
+            source,
+        }),
     }
 }
 
@@ -91,9 +97,13 @@ pub(super) fn ensure_table_over(
     let name = owned.name();
     match found {
         None => {
-            let device =
-                control.create(&name, &owned.uuid()).map_err(KernelError::dm(what))?;
-            if let Err(source) = control.load(&name, table).and_then(|()| control.resume(&name)) {
+            let device = control
+                .create(&name, &owned.uuid())
+                .map_err(KernelError::dm(what))?;
+            if let Err(source) = control
+                .load(&name, table)
+                .and_then(|()| control.resume(&name))
+            {
                 // Half made is worse than not made: the error is the caller's, not this removal's.
                 let _ = control.remove(&name, Removal::Now);
                 return Err(KernelError::Dm { what, source });
@@ -112,7 +122,10 @@ pub(super) fn ensure_table_over(
             if found.targets.as_deref() != Some(&table.targets)
                 || found.device.read_only != table.read_only
             {
-                return Err(KernelError::OtherTable { what: name.to_string(), found: found.text });
+                return Err(KernelError::OtherTable {
+                    what: name.to_string(),
+                    found: found.text,
+                });
             }
             settle(control, owned, &found.device)?;
             Ok((found.device.dev, Outcome::AlreadySo))
@@ -121,17 +134,17 @@ pub(super) fn ensure_table_over(
 }
 
 /// Lets a live device run that a crash left suspended, and drops a table that it left loaded.
-pub(super) fn settle(
-    control: &Control,
-    owned: Owned,
-    device: &Device,
-) -> Result<(), KernelError> {
+pub(super) fn settle(control: &Control, owned: Owned, device: &Device) -> Result<(), KernelError> {
     let name = owned.name();
     if device.has_inactive_table {
-        control.clear(&name).map_err(KernelError::dm("drop a stale table"))?;
+        control
+            .clear(&name)
+            .map_err(KernelError::dm("drop a stale table"))?;
     }
     if device.suspended {
-        control.resume(&name).map_err(KernelError::dm("resume a device"))?;
+        control
+            .resume(&name)
+            .map_err(KernelError::dm("resume a device"))?;
     }
     Ok(())
 }
@@ -152,9 +165,15 @@ pub(super) fn ensure_none(control: &Control, owned: Owned) -> Result<Outcome, Ke
                 .find(&name)
                 .map_err(KernelError::dm("look at a device"))?
                 .map_or(0, |d| d.open_count);
-            Err(KernelError::Busy { what: name.to_string(), openers })
+            Err(KernelError::Busy {
+                what: name.to_string(),
+                openers,
+            })
         }
-        Err(source) => Err(KernelError::Dm { what: "remove a device", source }),
+        Err(source) => Err(KernelError::Dm {
+            what: "remove a device",
+            source,
+        }),
     }
 }
 
@@ -180,7 +199,10 @@ impl Kernel for DmKernel {
     }
 
     fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
-        let _turn = self.metadata_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .metadata_turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         pool::known_thins(&self.control, pool)
     }
 
@@ -232,7 +254,10 @@ impl Kernel for DmKernel {
         if let Some(dev) = origin::find(&self.control, image)? {
             return Ok(dev);
         }
-        let _turn = self.image_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .image_turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         origin::ensure(&self.control, image)
     }
 
@@ -256,7 +281,10 @@ impl Kernel for DmKernel {
 impl DmKernel {
     /// Every device of ours.
     fn ours(&self) -> Result<Vec<Owned>, KernelError> {
-        let listed = self.control.list().map_err(KernelError::dm("list devices"))?;
+        let listed = self
+            .control
+            .list()
+            .map_err(KernelError::dm("list devices"))?;
         let uuids = listed.into_iter().filter_map(|l| l.uuid);
         Ok(uuids.filter_map(|uuid| Owned::from_uuid(&uuid)).collect())
     }

@@ -68,7 +68,10 @@ impl FakeKernel {
 impl World {
     fn device(&mut self) -> DevNumber {
         self.devices += 1;
-        DevNumber { major: 253, minor: self.devices }
+        DevNumber {
+            major: 253,
+            minor: self.devices,
+        }
     }
 
     fn pool(&mut self, pool: PoolId) -> Result<&mut FakePool, KernelError> {
@@ -81,9 +84,10 @@ impl World {
     fn writable(&mut self, pool: PoolId) -> Result<&mut FakePool, KernelError> {
         let found = self.pool(pool)?;
         match found.mode {
-            Some(PoolMode::ReadOnly) => {
-                Err(KernelError::NotWritable { pool, why: "it is read-only (ro)".into() })
-            }
+            Some(PoolMode::ReadOnly) => Err(KernelError::NotWritable {
+                pool,
+                why: "it is read-only (ro)".into(),
+            }),
             Some(PoolMode::ReadWrite | PoolMode::OutOfDataSpace) | None => Ok(found),
         }
     }
@@ -91,13 +95,20 @@ impl World {
 
 impl Kernel for FakeKernel {
     fn attach(&self, _: &File) -> Result<Attached, KernelError> {
-        Ok(Attached { dev: self.world().device(), keep: None })
+        Ok(Attached {
+            dev: self.world().device(),
+            keep: None,
+        })
     }
 
     fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
         let mut world = self.world();
         let pool = world.pools.entry(spec.id).or_default();
-        let outcome = if pool.live { Outcome::AlreadySo } else { Outcome::Done };
+        let outcome = if pool.live {
+            Outcome::AlreadySo
+        } else {
+            Outcome::Done
+        };
         pool.live = true;
         Ok(outcome)
     }
@@ -105,7 +116,10 @@ impl Kernel for FakeKernel {
     fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
         let mut world = self.world();
         if world.live.values().any(|thin| thin.pool == pool) {
-            return Err(KernelError::Busy { what: format!("pool {pool}"), openers: 1 });
+            return Err(KernelError::Busy {
+                what: format!("pool {pool}"),
+                openers: 1,
+            });
         }
         match world.pools.get_mut(&pool) {
             Some(found) if found.live => {
@@ -147,7 +161,12 @@ impl Kernel for FakeKernel {
     fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
         let mut world = self.world();
         let thins = world.pool(pool)?.thins.iter();
-        Ok(thins.map(|(thin, blocks)| KnownThin { thin: *thin, mapped_blocks: *blocks }).collect())
+        Ok(thins
+            .map(|(thin, blocks)| KnownThin {
+                thin: *thin,
+                mapped_blocks: *blocks,
+            })
+            .collect())
     }
 
     fn ensure_thin(
@@ -164,7 +183,11 @@ impl Kernel for FakeKernel {
                 Ok(Outcome::Done)
             }
             Some(0) => Ok(Outcome::AlreadySo),
-            Some(blocks) => Err(KernelError::ForeignThin { pool, thin, mapped_blocks: *blocks }),
+            Some(blocks) => Err(KernelError::ForeignThin {
+                pool,
+                thin,
+                mapped_blocks: *blocks,
+            }),
         }
     }
 
@@ -177,8 +200,10 @@ impl Kernel for FakeKernel {
     ) -> Result<Outcome, KernelError> {
         let mut world = self.world();
         let found = world.writable(pool)?;
-        let blocks =
-            *found.thins.get(&source).ok_or(KernelError::ThinMissing { pool, thin: source })?;
+        let blocks = *found
+            .thins
+            .get(&source)
+            .ok_or(KernelError::ThinMissing { pool, thin: source })?;
         match found.thins.insert(thin, blocks) {
             None => Ok(Outcome::Done),
             Some(_) => Ok(Outcome::AlreadySo),
@@ -187,8 +212,15 @@ impl Kernel for FakeKernel {
 
     fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError> {
         let mut world = self.world();
-        if world.live.values().any(|live| live.pool == pool && live.thin == thin) {
-            return Err(KernelError::Busy { what: format!("thin {thin}"), openers: 1 });
+        if world
+            .live
+            .values()
+            .any(|live| live.pool == pool && live.thin == thin)
+        {
+            return Err(KernelError::Busy {
+                what: format!("thin {thin}"),
+                openers: 1,
+            });
         }
         match world.writable(pool)?.thins.remove(&thin) {
             Some(_) => Ok(Outcome::Done),
@@ -199,7 +231,10 @@ impl Kernel for FakeKernel {
     fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError> {
         let mut world = self.world();
         if !world.pool(spec.pool)?.thins.contains_key(&spec.thin) {
-            return Err(KernelError::ThinMissing { pool: spec.pool, thin: spec.thin });
+            return Err(KernelError::ThinMissing {
+                pool: spec.pool,
+                thin: spec.thin,
+            });
         }
         match world.live.get(&spec.owner) {
             Some(live) if (live.thin, live.origin) != (spec.thin, spec.origin) => {
@@ -211,13 +246,19 @@ impl Kernel for FakeKernel {
             Some(_) | None => {}
         }
         world.live.insert(spec.owner, *spec);
-        Ok(DevNumber { major: 254, minor: spec.thin.get() })
+        Ok(DevNumber {
+            major: 254,
+            minor: spec.thin.get(),
+        })
     }
 
     fn ensure_inactive(&self, owner: ThinOwner) -> Result<Outcome, KernelError> {
         let mut world = self.world();
         if let Some(openers) = world.opened.get(&owner) {
-            return Err(KernelError::Busy { what: owner.to_string(), openers: *openers });
+            return Err(KernelError::Busy {
+                what: owner.to_string(),
+                openers: *openers,
+            });
         }
         match world.live.remove(&owner) {
             Some(_) => Ok(Outcome::Done),
@@ -228,7 +269,10 @@ impl Kernel for FakeKernel {
     fn find_live(&self, owner: ThinOwner) -> Result<Option<LiveThin>, KernelError> {
         let world = self.world();
         Ok(world.live.get(&owner).map(|spec| LiveThin {
-            dev: DevNumber { major: 254, minor: spec.thin.get() },
+            dev: DevNumber {
+                major: 254,
+                minor: spec.thin.get(),
+            },
             open_count: world.opened.get(&owner).copied().unwrap_or(0),
             read_only: spec.read_only,
             suspended: false,
@@ -255,9 +299,14 @@ impl Kernel for FakeKernel {
 
     fn ensure_no_image(&self, digest: Digest) -> Result<Outcome, KernelError> {
         let mut world = self.world();
-        let Some(dev) = world.images.get(&digest).copied() else { return Ok(Outcome::AlreadySo) };
+        let Some(dev) = world.images.get(&digest).copied() else {
+            return Ok(Outcome::AlreadySo);
+        };
         if world.live.values().any(|live| live.origin == Some(dev)) {
-            return Err(KernelError::Busy { what: format!("image {digest}"), openers: 1 });
+            return Err(KernelError::Busy {
+                what: format!("image {digest}"),
+                openers: 1,
+            });
         }
         world.images.remove(&digest);
         Ok(Outcome::Done)

@@ -26,19 +26,29 @@ pub(super) fn find(
     image: &ImageSpec<'_>,
 ) -> Result<Option<DevNumber>, KernelError> {
     let owned = Owned::Image(image.digest);
-    let Some(found) = dm::find(control, owned)? else { return Ok(None) };
+    let Some(found) = dm::find(control, owned)? else {
+        return Ok(None);
+    };
     if !found.device.has_active_table {
         return Ok(None);
     }
     let below = match found.targets.as_deref() {
-        Some([Target::Linear(LinearSegment { len, dev, offset: Sectors(0) })])
-            if *len == length(image.size) && found.device.read_only =>
-        {
-            Some(*dev)
-        }
+        Some(
+            [
+                Target::Linear(LinearSegment {
+                    len,
+                    dev,
+                    offset: Sectors(0),
+                }),
+            ],
+        ) if *len == length(image.size) && found.device.read_only => Some(*dev),
         Some(_) | None => None,
     };
-    if !below.map(|dev| lies_over(dev, image)).transpose()?.unwrap_or(false) {
+    if !below
+        .map(|dev| lies_over(dev, image))
+        .transpose()?
+        .unwrap_or(false)
+    {
         return Err(KernelError::OtherTable {
             what: format!("image {}", image.digest),
             found: found.text,
@@ -49,24 +59,33 @@ pub(super) fn find(
 }
 
 /// Leaves the image's device live.
-pub(super) fn ensure(
-    control: &Control,
-    image: &ImageSpec<'_>,
-) -> Result<DevNumber, KernelError> {
+pub(super) fn ensure(control: &Control, image: &ImageSpec<'_>) -> Result<DevNumber, KernelError> {
     if let Some(dev) = find(control, image)? {
         return Ok(dev);
     }
     let what = || format!("use the content of image {}", image.digest);
-    let kind = image.content.metadata().map_err(KernelError::io(what()))?.file_type();
+    let kind = image
+        .content
+        .metadata()
+        .map_err(KernelError::io(what()))?
+        .file_type();
     // Kept until the table holds the loop device, which would go without a user.
     let (dev, size, _loop) = if kind.is_block_device() {
         let size = block::size(image.content).map_err(KernelError::io(what()))?;
-        (block::number(image.content).map_err(KernelError::io(what()))?, size, None)
+        (
+            block::number(image.content).map_err(KernelError::io(what()))?,
+            size,
+            None,
+        )
     } else {
         // Without direct I/O: all readers of one image share one page cache.
-        let device =
-            loopdev::attach(image.content, Access::ReadOnly, Autoclear::Yes, DirectIo::No)
-                .map_err(KernelError::io("attach a loop device to an image"))?;
+        let device = loopdev::attach(
+            image.content,
+            Access::ReadOnly,
+            Autoclear::Yes,
+            DirectIo::No,
+        )
+        .map_err(KernelError::io("attach a loop device to an image"))?;
         let size = block::size(device.file()).map_err(KernelError::io(what()))?;
         (device.dev(), size, Some(device))
     };

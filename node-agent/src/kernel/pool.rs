@@ -10,8 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use goldleaf_dm::{
-    Access, Autoclear, Commit, Control, DirectIo, DmError, LinearSegment, Owned, PoolFeatures, PoolMessage, PoolMode, PoolStatus,
-    Table, Target, ThinPool, WorkingPool, loopdev, nodes,
+    Access, Autoclear, Commit, Control, DirectIo, DmError, LinearSegment, Owned, PoolFeatures,
+    PoolMessage, PoolMode, PoolStatus, Table, Target, ThinPool, WorkingPool, loopdev, nodes,
 };
 use goldleaf_types::{PoolId, ThinId};
 
@@ -71,17 +71,28 @@ pub(super) fn attach(file: &File) -> io::Result<Attached> {
             )?
         }
     };
-    Ok(Attached { dev: device.dev(), keep: Some(device) })
+    Ok(Attached {
+        dev: device.dev(),
+        keep: Some(device),
+    })
 }
 
 fn linear(stretches: &[Stretch]) -> Table {
-    Table::linear(stretches.iter().map(|s| LinearSegment { len: s.len, dev: s.dev, offset: s.start }))
+    Table::linear(stretches.iter().map(|s| LinearSegment {
+        len: s.len,
+        dev: s.dev,
+        offset: s.start,
+    }))
 }
 
 /// Leaves none of the three. The pool goes first: it holds the other two.
 pub(super) fn ensure_none(control: &Control, pool: PoolId) -> Result<Outcome, KernelError> {
     let mut outcome = Outcome::AlreadySo;
-    for owned in [Owned::Pool(pool), Owned::PoolMetadata(pool), Owned::PoolData(pool)] {
+    for owned in [
+        Owned::Pool(pool),
+        Owned::PoolMetadata(pool),
+        Owned::PoolData(pool),
+    ] {
         if no_device(control, owned)? == Outcome::Done {
             outcome = Outcome::Done;
         }
@@ -98,9 +109,16 @@ pub(super) fn status(
     let status = match control.status(&Owned::Pool(pool).name(), commit) {
         Ok(status) => status,
         Err(error) if error.is_not_found() => return Err(KernelError::NoPool(pool)),
-        Err(source) => return Err(KernelError::Dm { what: "read a pool's status", source }),
+        Err(source) => {
+            return Err(KernelError::Dm {
+                what: "read a pool's status",
+                source,
+            });
+        }
     };
-    let Some(line) = status.targets.first() else { return Err(KernelError::NoPool(pool)) };
+    let Some(line) = status.targets.first() else {
+        return Err(KernelError::NoPool(pool));
+    };
     line.text.parse().map_err(|_| KernelError::Metadata {
         pool,
         why: format!("its status is unknown to this version: {:?}", line.text),
@@ -118,7 +136,10 @@ pub(super) enum Refused {
 impl Refused {
     pub(super) fn into_error(self) -> KernelError {
         match self {
-            Self::Answer(source) => KernelError::Dm { what: "send a pool a message", source },
+            Self::Answer(source) => KernelError::Dm {
+                what: "send a pool a message",
+                source,
+            },
             Self::Error(error) => error,
         }
     }
@@ -134,7 +155,9 @@ pub(super) fn message(
     let name = Owned::Pool(pool).name();
     match control.pool_message(&name, message) {
         Ok(_) => {}
-        Err(error) if error.is_not_found() => return Err(Refused::Error(KernelError::NoPool(pool))),
+        Err(error) if error.is_not_found() => {
+            return Err(Refused::Error(KernelError::NoPool(pool)));
+        }
         Err(error) if error.is_refused_by_mode() => {
             return Err(Refused::Error(not_writable(control, pool)));
         }
@@ -161,9 +184,9 @@ fn not_writable(control: &Control, pool: PoolId) -> KernelError {
 fn trouble(status: &PoolStatus) -> Option<String> {
     match status {
         PoolStatus::Fail => Some("the kernel gave it up (Fail)".into()),
-        PoolStatus::Working(WorkingPool { needs_check: true, .. }) => {
-            Some("its metadata needs a check (needs_check)".into())
-        }
+        PoolStatus::Working(WorkingPool {
+            needs_check: true, ..
+        }) => Some("its metadata needs a check (needs_check)".into()),
         PoolStatus::Working(status) => match status.mode {
             PoolMode::ReadWrite | PoolMode::OutOfDataSpace => None,
             PoolMode::ReadOnly => Some("it is read-only (ro)".into()),
@@ -172,10 +195,7 @@ fn trouble(status: &PoolStatus) -> Option<String> {
 }
 
 /// Every thin in the metadata, read from a metadata snapshot that is held only meanwhile.
-pub(super) fn known_thins(
-    control: &Control,
-    pool: PoolId,
-) -> Result<Vec<KnownThin>, KernelError> {
+pub(super) fn known_thins(control: &Control, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
     let device = control
         .find(&Owned::PoolMetadata(pool).name())
         .map_err(KernelError::dm("look at a pool's metadata device"))?
@@ -190,10 +210,20 @@ pub(super) fn known_thins(
 fn list(pool: PoolId, metadata: &Path) -> Result<Vec<KnownThin>, KernelError> {
     let failed = |why: String| KernelError::Metadata { pool, why };
     let path = metadata.to_string_lossy();
-    let args = ["-m", "--no-headers", "-o", "DEV,MAPPED_BLOCKS", path.as_ref()];
+    let args = [
+        "-m",
+        "--no-headers",
+        "-o",
+        "DEV,MAPPED_BLOCKS",
+        path.as_ref(),
+    ];
     let output = run("thin_ls", &args).map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr).trim().chars().take(300).collect();
+        let words = String::from_utf8_lossy(&output.stderr)
+            .trim()
+            .chars()
+            .take(300)
+            .collect();
         return Err(failed(words));
     }
     parse(&String::from_utf8_lossy(&output.stdout))
@@ -210,8 +240,11 @@ fn parse(text: &str) -> Option<Vec<KnownThin>> {
         };
         words.next().is_none().then_some(known)
     };
-    let mut known: Vec<_> =
-        text.lines().filter(|l| !l.trim().is_empty()).map(line).collect::<Option<_>>()?;
+    let mut known: Vec<_> = text
+        .lines()
+        .filter(|l| !l.trim().is_empty())
+        .map(line)
+        .collect::<Option<_>>()?;
     known.sort_by_key(|k| k.thin);
     Some(known)
 }
@@ -223,10 +256,13 @@ mod tests {
     #[test]
     fn a_list_of_thins_is_read_whole_or_not_at_all() {
         let known = parse("  2   0\n  1  17\n\n").unwrap();
-        assert_eq!(known.iter().map(|k| (k.thin.get(), k.mapped_blocks)).collect::<Vec<_>>(), [
-            (1, 17),
-            (2, 0)
-        ]);
+        assert_eq!(
+            known
+                .iter()
+                .map(|k| (k.thin.get(), k.mapped_blocks))
+                .collect::<Vec<_>>(),
+            [(1, 17), (2, 0)]
+        );
         assert_eq!(parse("").unwrap(), []);
         for bad in ["1", "1 2 3", "x 2", "-1 0", "99999999 1"] {
             assert!(parse(bad).is_none(), "{bad:?} passed");

@@ -3,11 +3,11 @@
 //! Used by `dm`. An answer of the kernel that says "already so" is compared with what was asked
 //! before it counts.
 
+use goldleaf_dm::DevNumber;
 use goldleaf_dm::{
     Commit, Control, Flush, LockFs, Owned, PoolMessage, Removal, Suspended, Table, Target, Thin,
     ThinStatus,
 };
-use goldleaf_dm::DevNumber;
 use goldleaf_types::{PoolId, Sectors, ThinId, ThinOwner};
 
 use super::dm::{ensure_table, ensure_table_over, find, grow, pool_dev, settle};
@@ -62,9 +62,15 @@ fn mapped(
     let what = "look into a thin";
     let _ = ensure_table(control, owned, what, &Table::of(target).read_only())?;
     let status = control.status(&owned.name(), Commit::No);
-    control.remove(&owned.name(), Removal::Now).map_err(KernelError::dm(what))?;
+    control
+        .remove(&owned.name(), Removal::Now)
+        .map_err(KernelError::dm(what))?;
     let status = status.map_err(KernelError::dm(what))?;
-    match status.targets.first().and_then(|line| line.text.parse().ok()) {
+    match status
+        .targets
+        .first()
+        .and_then(|line| line.text.parse().ok())
+    {
         Some(ThinStatus::Mapped { sectors, .. }) => Ok(Sectors(sectors)),
         Some(ThinStatus::Fail) | None => Err(KernelError::NotWritable {
             pool,
@@ -88,7 +94,14 @@ pub(super) fn ensure_snapshot(
         .map(|name| Suspended::new(control, name, Flush::Yes, LockFs::Yes))
         .transpose()
         .map_err(KernelError::dm("suspend a snapshot's source"))?;
-    let sent = message(control, pool, &PoolMessage::CreateSnap { id: thin, origin: source });
+    let sent = message(
+        control,
+        pool,
+        &PoolMessage::CreateSnap {
+            id: thin,
+            origin: source,
+        },
+    );
     drop(suspended);
     match sent {
         Ok(()) => Ok(Outcome::Done),
@@ -109,18 +122,16 @@ pub(super) fn ensure_none(
     match message(control, pool, &PoolMessage::Delete(thin)) {
         Ok(()) => Ok(Outcome::Done),
         Err(Refused::Answer(error)) if error.is_no_data() => Ok(Outcome::AlreadySo),
-        Err(Refused::Answer(error)) if error.is_busy() => {
-            Err(KernelError::Busy { what: format!("thin {thin} of pool {pool}"), openers: 1 })
-        }
+        Err(Refused::Answer(error)) if error.is_busy() => Err(KernelError::Busy {
+            what: format!("thin {thin} of pool {pool}"),
+            openers: 1,
+        }),
         Err(refused) => Err(refused.into_error()),
     }
 }
 
 /// Leaves the device live over its thin and origin.
-pub(super) fn ensure_active(
-    control: &Control,
-    spec: &ThinSpec,
-) -> Result<DevNumber, KernelError> {
+pub(super) fn ensure_active(control: &Control, spec: &ThinSpec) -> Result<DevNumber, KernelError> {
     let owned = Owned::Thin(spec.owner);
     let wanted = Thin {
         len: spec.len,
@@ -129,12 +140,19 @@ pub(super) fn ensure_active(
         origin: spec.origin,
     };
     let table = Table::of(Target::Thin(wanted));
-    let table = if spec.read_only { table.read_only() } else { table };
+    let table = if spec.read_only {
+        table.read_only()
+    } else {
+        table
+    };
     let found = find(control, owned)?;
     if let Some(found) = &found
         && let Some([Target::Thin(live)]) = found.targets.as_deref()
         && live.len < wanted.len
-        && (Thin { len: wanted.len, ..*live }) == wanted
+        && (Thin {
+            len: wanted.len,
+            ..*live
+        }) == wanted
         && found.device.read_only == spec.read_only
     {
         settle(control, owned, &found.device)?;
@@ -144,7 +162,10 @@ pub(super) fn ensure_active(
     match ensure_table_over(control, owned, found, ("activate a volume", &table)) {
         Ok((dev, _)) => Ok(dev),
         Err(KernelError::Dm { source, .. }) if source.is_no_data() => {
-            Err(KernelError::ThinMissing { pool: spec.pool, thin: spec.thin })
+            Err(KernelError::ThinMissing {
+                pool: spec.pool,
+                thin: spec.thin,
+            })
         }
         Err(error) => Err(error),
     }
@@ -156,7 +177,9 @@ pub(super) fn find_live(
     owner: ThinOwner,
 ) -> Result<Option<LiveThin>, KernelError> {
     let owned = Owned::Thin(owner);
-    let Some(found) = find(control, owned)? else { return Ok(None) };
+    let Some(found) = find(control, owned)? else {
+        return Ok(None);
+    };
     let table = match found.targets.as_deref() {
         Some([Target::Thin(thin)]) => Some(*thin),
         Some(_) | None => None,
@@ -164,13 +187,19 @@ pub(super) fn find_live(
     let mapped = match &table {
         None => None,
         Some(_) => match control.status(&owned.name(), Commit::No) {
-            Ok(status) => status.targets.first().and_then(|l| match l.text.parse().ok()? {
-                ThinStatus::Mapped { sectors, .. } => Some(Sectors(sectors).bytes()),
-                ThinStatus::Fail => None,
-            }),
+            Ok(status) => status
+                .targets
+                .first()
+                .and_then(|l| match l.text.parse().ok()? {
+                    ThinStatus::Mapped { sectors, .. } => Some(Sectors(sectors).bytes()),
+                    ThinStatus::Fail => None,
+                }),
             Err(error) if error.is_not_found() => return Ok(None),
             Err(source) => {
-                return Err(KernelError::Dm { what: "read a volume's status", source });
+                return Err(KernelError::Dm {
+                    what: "read a volume's status",
+                    source,
+                });
             }
         },
     };

@@ -36,7 +36,10 @@ impl Agent {
     ) -> Result<ThinView, ThinError> {
         let (pool, _) = self.find_row(owner)?;
         let _held = pool.locks.take(&[owner]);
-        let row = pool.catalogue.find(owner).ok_or(ThinError::NotFound(owner))?;
+        let row = pool
+            .catalogue
+            .find(owner)
+            .ok_or(ThinError::NotFound(owner))?;
         usable(&pool, &row)?;
         check_epoch(&row, epoch)?;
         self.activate_row(&pool, row, how)
@@ -50,12 +53,18 @@ impl Agent {
         how: Activation,
     ) -> Result<ThinView, ThinError> {
         usable(pool, &row)?;
-        if let Some(live) = self.kernel.find_live(row.owner).map_err(ThinError::Kernel)?
+        if let Some(live) = self
+            .kernel
+            .find_live(row.owner)
+            .map_err(ThinError::Kernel)?
             && !live.suspended
             && live.thin.is_some()
             && live.read_only != how.read_only
         {
-            return Err(ThinError::Conflict { owner: row.owner, field: "activate.read_only" });
+            return Err(ThinError::Conflict {
+                owner: row.owner,
+                field: "activate.read_only",
+            });
         }
         if let Some(image) = row.image {
             self.image_ref(image.digest)?;
@@ -63,7 +72,11 @@ impl Agent {
         let row = if row.holder == Some(how.holder) && row.read_only == how.read_only {
             row
         } else {
-            let row = ThinRecord { holder: Some(how.holder), read_only: how.read_only, ..row };
+            let row = ThinRecord {
+                holder: Some(how.holder),
+                read_only: how.read_only,
+                ..row
+            };
             let wish = row.clone();
             write(pool, move |rows| {
                 rows.replace(wish);
@@ -93,19 +106,27 @@ impl Agent {
             read_only: how.read_only,
         };
         let dev = match row.image {
-            None => self.kernel.ensure_active(&spec(None)).map_err(ThinError::Kernel)?,
+            None => self
+                .kernel
+                .ensure_active(&spec(None))
+                .map_err(ThinError::Kernel)?,
             Some(image) => {
                 // Shared: many activations of one image at once. The sweep takes it alone, to
                 // remove the image's device when nothing uses it.
                 let _using = self.image_use.read();
                 let origin = self.ensure_origin(image)?;
-                self.kernel.ensure_active(&spec(Some(origin))).map_err(ThinError::Kernel)?
+                self.kernel
+                    .ensure_active(&spec(Some(origin)))
+                    .map_err(ThinError::Kernel)?
             }
         };
         let node = self.kernel.node(dev).map_err(ThinError::Kernel)?;
         self.links
             .ensure(&pool.name, &row.name, &node)
-            .map_err(|source| ThinError::Link { owner: row.owner, source })
+            .map_err(|source| ThinError::Link {
+                owner: row.owner,
+                source,
+            })
     }
 
     /// The image's device over content that was just compared with its record.
@@ -118,15 +139,21 @@ impl Agent {
                 recorded: image.size,
             }));
         }
-        let spec =
-            ImageSpec { digest: image.digest, size: image.size, content: &checked.file };
+        let spec = ImageSpec {
+            digest: image.digest,
+            size: image.size,
+            content: &checked.file,
+        };
         self.kernel.ensure_image(&spec).map_err(ThinError::Kernel)
     }
 
     /// What a row keeps of an image that is here and is what it was.
     pub(super) fn image_ref(&self, digest: Digest) -> Result<ImageRef, ThinError> {
         let checked = self.images.check(&digest).map_err(image_error)?;
-        Ok(ImageRef { digest, size: checked.record.size })
+        Ok(ImageRef {
+            digest,
+            size: checked.record.size,
+        })
     }
 
     /// Takes the volume's device away. Asking again changes nothing. Blocks.
@@ -137,15 +164,25 @@ impl Agent {
     pub fn deactivate(&self, owner: ThinOwner, epoch: u64) -> Result<ThinView, ThinError> {
         let (pool, _) = self.find_row(owner)?;
         let _held = pool.locks.take(&[owner]);
-        let row = pool.catalogue.find(owner).ok_or(ThinError::NotFound(owner))?;
+        let row = pool
+            .catalogue
+            .find(owner)
+            .ok_or(ThinError::NotFound(owner))?;
         check_epoch(&row, epoch)?;
         if let Some(live) = self.kernel.find_live(owner).map_err(ThinError::Kernel)?
             && live.open_count > 0
         {
-            return Err(ThinError::InUse { owner, openers: live.open_count });
+            return Err(ThinError::InUse {
+                owner,
+                openers: live.open_count,
+            });
         }
         let row = if row.holder.is_some() {
-            let row = ThinRecord { holder: None, read_only: false, ..row };
+            let row = ThinRecord {
+                holder: None,
+                read_only: false,
+                ..row
+            };
             let wish = row.clone();
             write(&pool, move |rows| {
                 rows.replace(wish);
@@ -169,16 +206,20 @@ impl Agent {
     ) -> Result<(), ThinError> {
         self.links
             .ensure_none(&pool.name, &row.name)
-            .map_err(|source| ThinError::Link { owner: row.owner, source })?;
+            .map_err(|source| ThinError::Link {
+                owner: row.owner,
+                source,
+            })?;
         match self.kernel.ensure_inactive(row.owner) {
             Ok(Outcome::Done) => {
                 self.image_bell.ring();
                 Ok(())
             }
             Ok(Outcome::AlreadySo) => Ok(()),
-            Err(KernelError::Busy { openers, .. }) => {
-                Err(ThinError::InUse { owner: row.owner, openers })
-            }
+            Err(KernelError::Busy { openers, .. }) => Err(ThinError::InUse {
+                owner: row.owner,
+                openers,
+            }),
             Err(error) => Err(ThinError::Kernel(error)),
         }
     }
@@ -201,7 +242,10 @@ impl Agent {
         if count > 0 {
             return Err(ImageOpError::Needed { digest, count });
         }
-        let _ = self.kernel.ensure_no_image(digest).map_err(ImageOpError::Kernel)?;
+        let _ = self
+            .kernel
+            .ensure_no_image(digest)
+            .map_err(ImageOpError::Kernel)?;
         self.images.remove(&digest).map_err(ImageOpError::Image)
     }
 

@@ -53,8 +53,16 @@ impl Rig {
             expect: None,
         };
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let digest = runtime.block_on(agent.images.import(request, |_| {})).unwrap().digest;
-        Self { dir, kernel, agent: Arc::new(agent), digest }
+        let digest = runtime
+            .block_on(agent.images.import(request, |_| {}))
+            .unwrap()
+            .digest;
+        Self {
+            dir,
+            kernel,
+            agent: Arc::new(agent),
+            digest,
+        }
     }
 
     /// The agent is gone and another begins, as at the end of a crash.
@@ -103,22 +111,34 @@ impl Rig {
 
     /// What must hold whenever the agent is at rest.
     fn check(&self, when: &str) {
-        let Some(pool) = self.agent.pools.open(POOL) else { return };
+        let Some(pool) = self.agent.pools.open(POOL) else {
+            return;
+        };
         let rows = pool.catalogue.all();
         let world = self.kernel.world();
         let known: BTreeSet<_> = world.pools[&POOL].thins.keys().copied().collect();
         let owned: BTreeSet<_> = rows.iter().map(|r| r.thin).collect();
         assert_eq!(known, owned, "{when}: thins leaked or lost");
-        assert!(rows.iter().all(|r| r.phase == Phase::Ready), "{when}: unfinished rows");
+        assert!(
+            rows.iter().all(|r| r.phase == Phase::Ready),
+            "{when}: unfinished rows"
+        );
         let live: BTreeSet<_> = world.live.keys().copied().collect();
-        let wanted: BTreeSet<_> =
-            rows.iter().filter(|r| r.holder.is_some()).map(|r| r.owner).collect();
+        let wanted: BTreeSet<_> = rows
+            .iter()
+            .filter(|r| r.holder.is_some())
+            .map(|r| r.owner)
+            .collect();
         assert_eq!(live, wanted, "{when}: devices too many or too few");
         for row in rows.iter().filter(|r| r.holder.is_some()) {
             let link = pool_link(&self.agent, row);
             assert!(link.is_symlink(), "{when}: no link {}", link.display());
             let origin = world.live[&row.owner].origin;
-            assert_eq!(origin.is_some(), row.image.is_some(), "{when}: wrong origin");
+            assert_eq!(
+                origin.is_some(),
+                row.image.is_some(),
+                "{when}: wrong origin"
+            );
         }
     }
 }
@@ -127,11 +147,16 @@ fn pool_link(agent: &Agent, row: &crate::catalogue::ThinRecord) -> std::path::Pa
     agent.links.path(&"fast".parse().unwrap(), &row.name)
 }
 
-pub(super) const HOST: Activation = Activation { holder: Holder::Host, read_only: false };
+pub(super) const HOST: Activation = Activation {
+    holder: Holder::Host,
+    read_only: false,
+};
 
 fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>) -> Agent {
     std::fs::create_dir_all(dir.join("import")).unwrap();
-    let rules = SourceRules { roots: vec![dir.join("import")] };
+    let rules = SourceRules {
+        roots: vec![dir.join("import")],
+    };
     let images = ImageFolder::open(dir.join("images"), Bytes::GIB, rules).unwrap();
     let host = Host {
         owner: [9; 16],
@@ -140,7 +165,13 @@ fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>) -> Agent {
         kernel_release: "test".into(),
     };
     let kernel: Arc<dyn Kernel> = Arc::clone(kernel) as Arc<dyn Kernel>;
-    Agent::new(kernel, Arc::new(images), host, dir.join("pools"), dir.join("dev"))
+    Agent::new(
+        kernel,
+        Arc::new(images),
+        host,
+        dir.join("pools"),
+        dir.join("dev"),
+    )
 }
 
 /// What a caller sees of a thin, and its number, which a repeated call must not change.
@@ -148,7 +179,13 @@ fn seen(view: ThinView) -> String {
     let r = &view.record;
     format!(
         "{} {} {:?} {} thin {} image {} parent {:?} active {}",
-        r.owner, r.name, r.phase, r.size.bytes(), r.thin, r.image.is_some(), r.parent,
+        r.owner,
+        r.name,
+        r.phase,
+        r.size.bytes(),
+        r.thin,
+        r.image.is_some(),
+        r.parent,
         view.live.is_some(),
     )
 }
@@ -159,12 +196,18 @@ fn thin_step(
     what: &'static str,
     call: impl Fn(&Rig) -> Result<ThinView, ThinError> + 'static,
 ) -> Step {
-    (what, Box::new(move |rig| call(rig).map(seen).map_err(|e| e.to_string())))
+    (
+        what,
+        Box::new(move |rig| call(rig).map(seen).map_err(|e| e.to_string())),
+    )
 }
 
 fn delete_step(what: &'static str, owner: ThinOwner) -> Step {
     let call = move |rig: &Rig| rig.agent.delete_thin(Some(STORE), owner, None, 1);
-    (what, Box::new(move |rig| call(rig).map(|()| "gone".into()).map_err(|e| e.to_string())))
+    (
+        what,
+        Box::new(move |rig| call(rig).map(|()| "gone".into()).map_err(|e| e.to_string())),
+    )
 }
 
 fn pool_step(
@@ -174,11 +217,20 @@ fn pool_step(
     let seen = |view: PoolView| match view.state {
         PoolState::Closed => "closed".to_owned(),
         PoolState::Unopenable(why) => why,
-        PoolState::Open { thins, doubt, missing, quarantined, .. } => {
+        PoolState::Open {
+            thins,
+            doubt,
+            missing,
+            quarantined,
+            ..
+        } => {
             format!("open {thins} {doubt:?} {missing:?} {quarantined:?}")
         }
     };
-    (what, Box::new(move |rig| call(rig).map(seen).map_err(|e| e.to_string())))
+    (
+        what,
+        Box::new(move |rig| call(rig).map(seen).map_err(|e| e.to_string())),
+    )
 }
 
 pub(super) fn snap(owner: ThinOwner, source: ThinOwner, active: bool) -> CreateSnapshot {
@@ -198,26 +250,39 @@ pub(super) fn snap(owner: ThinOwner, source: ThinOwner, active: bool) -> CreateS
 fn life() -> Vec<Step> {
     let create = |what, n, image, active| {
         thin_step(what, move |rig| {
-            rig.agent.create_thin(Some(STORE), rig.thin(volume(n), image, active))
+            rig.agent
+                .create_thin(Some(STORE), rig.thin(volume(n), image, active))
         })
     };
     let snapshot_of = |what, owner, source, active| {
         thin_step(what, move |rig| {
-            rig.agent.create_snapshot(Some(STORE), snap(owner, source, active))
+            rig.agent
+                .create_snapshot(Some(STORE), snap(owner, source, active))
         })
     };
-    let deactivate =
-        |what, n| thin_step(what, move |rig| rig.agent.deactivate(volume(n), 1));
+    let deactivate = |what, n| thin_step(what, move |rig| rig.agent.deactivate(volume(n), 1));
     vec![
-        pool_step("create the pool", |rig| rig.agent.create_pool(Some(STORE), rig.pool())),
+        pool_step("create the pool", |rig| {
+            rig.agent.create_pool(Some(STORE), rig.pool())
+        }),
         create("create a blank volume and activate it", 11, false, true),
         create("create a volume over the image", 12, true, false),
         thin_step("activate it", |rig| rig.agent.activate(volume(12), HOST, 1)),
         snapshot_of("snapshot it", snapshot(21), volume(12), false),
         snapshot_of("snapshot the snapshot", snapshot(22), snapshot(21), false),
-        snapshot_of("clone the snapshot, larger, active", volume(13), snapshot(21), true),
+        snapshot_of(
+            "clone the snapshot, larger, active",
+            volume(13),
+            snapshot(21),
+            true,
+        ),
         thin_step("grow the volume", |rig| {
-            rig.agent.resize(Some(STORE), volume(12), VolumeSize::new(8 << 20).unwrap(), 1)
+            rig.agent.resize(
+                Some(STORE),
+                volume(12),
+                VolumeSize::new(8 << 20).unwrap(),
+                1,
+            )
         }),
         deactivate("deactivate the volume", 12),
         deactivate("deactivate the blank one", 11),
@@ -227,12 +292,19 @@ fn life() -> Vec<Step> {
         delete_step("delete the second snapshot", snapshot(22)),
         delete_step("delete the clone", volume(13)),
         delete_step("delete the blank volume", volume(11)),
-        pool_step("close the pool", |rig| rig.agent.close_pool(POOL, Some(STORE))),
-        pool_step("open the pool", |rig| rig.agent.open_pool(POOL, Some(STORE))),
-        ("delete the pool", Box::new(|rig| {
-            let done = rig.agent.delete_pool(POOL, Some(STORE));
-            done.map(|()| "gone".into()).map_err(|e| e.to_string())
-        })),
+        pool_step("close the pool", |rig| {
+            rig.agent.close_pool(POOL, Some(STORE))
+        }),
+        pool_step("open the pool", |rig| {
+            rig.agent.open_pool(POOL, Some(STORE))
+        }),
+        (
+            "delete the pool",
+            Box::new(|rig| {
+                let done = rig.agent.delete_pool(POOL, Some(STORE));
+                done.map(|()| "gone".into()).map_err(|e| e.to_string())
+            }),
+        ),
     ]
 }
 
@@ -261,7 +333,10 @@ fn run(point: Option<Point>, reboot: bool) -> (Vec<Result<String, String>>, bool
     }
     die_at(None);
     let world = rig.kernel.world();
-    assert!(world.live.is_empty() && world.images.is_empty(), "{point:?}: left {world:?}");
+    assert!(
+        world.live.is_empty() && world.images.is_empty(),
+        "{point:?}: left {world:?}"
+    );
     (answers, died)
 }
 

@@ -37,7 +37,11 @@ impl HeldDevice {
     /// A stretch of it.
     #[must_use]
     pub fn stretch(&self, start: Sectors, len: Sectors) -> Stretch {
-        Stretch { dev: self.dev, start, len }
+        Stretch {
+            dev: self.dev,
+            start,
+            len,
+        }
     }
 }
 
@@ -80,7 +84,8 @@ impl DeviceRules {
         if let Some(size) = create {
             self.create_file(path, size, &bad)?;
         }
-        let real = std::fs::canonicalize(path).map_err(|e| bad(&format!("cannot be found: {e}")))?;
+        let real =
+            std::fs::canonicalize(path).map_err(|e| bad(&format!("cannot be found: {e}")))?;
         let kind = std::fs::metadata(&real).map_err(PoolError::io("look at a device"))?;
         if kind.is_file() && real.parent() != self.real_pool_dir()?.as_deref() {
             return Err(bad(&format!(
@@ -97,10 +102,15 @@ impl DeviceRules {
             .open(&real)
             .map_err(|e| bad(&format!("cannot be opened: {e}")))?;
         // The lock is also what tells udev not to probe the device while we have it.
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| PoolError::DeviceInUse { path: path.to_owned() })?;
-        let label = read_label(&file)
-            .map_err(|source| PoolError::Label { path: path.to_owned(), source })?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            PoolError::DeviceInUse {
+                path: path.to_owned(),
+            }
+        })?;
+        let label = read_label(&file).map_err(|source| PoolError::Label {
+            path: path.to_owned(),
+            source,
+        })?;
         let (dev, size, attached) = if kind.is_file() {
             let attached = kernel.attach(&file).map_err(PoolError::Kernel)?;
             (attached.dev, Bytes(kind.len()), Some(attached))
@@ -109,7 +119,14 @@ impl DeviceRules {
             let dev = block::number(&file).map_err(PoolError::io("read a device's number"))?;
             (dev, size, None)
         };
-        Ok(HeldDevice { path: path.to_owned(), file, dev, size, label, _attached: attached })
+        Ok(HeldDevice {
+            path: path.to_owned(),
+            file,
+            dev,
+            size,
+            label,
+            _attached: attached,
+        })
     }
 
     fn real_pool_dir(&self) -> Result<Option<PathBuf>, PoolError> {
@@ -145,7 +162,9 @@ impl DeviceRules {
                 .and_then(|()| File::open(&self.pool_dir)?.sync_all())
                 .map_err(PoolError::io("make a pool file")),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let len = std::fs::metadata(path).map_err(PoolError::io("look at a file"))?.len();
+                let len = std::fs::metadata(path)
+                    .map_err(PoolError::io("look at a file"))?
+                    .len();
                 match len {
                     0 => OpenOptions::new()
                         .write(true)

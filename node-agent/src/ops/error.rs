@@ -40,7 +40,9 @@ pub enum ThinError {
     #[error("{0} is still being made: repeat the call that makes it")]
     Unfinished(ThinOwner),
     /// Something that begins as it is not finished.
-    #[error("{child} is being made from {owner}: repeat the call that makes it, or delete it first")]
+    #[error(
+        "{child} is being made from {owner}: repeat the call that makes it, or delete it first"
+    )]
     Needed {
         /// Whose.
         owner: ThinOwner,

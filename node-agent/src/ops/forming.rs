@@ -13,8 +13,8 @@ use super::devices::{DeviceRules, HeldDevice};
 use super::error::PoolError;
 use super::pools::{CreatePool, DeviceRequest};
 use crate::catalogue::{
-    Catalogue, Label, PlannedDevice, PoolRecord, RegionKind, RegionStorage, Role, foreign_signature,
-    plan_layout, write_label,
+    Catalogue, Label, PlannedDevice, PoolRecord, RegionKind, RegionStorage, Role,
+    foreign_signature, plan_layout, write_label,
 };
 use crate::host::Host;
 use crate::kernel::Kernel;
@@ -40,9 +40,12 @@ impl PoolPlan {
             .iter()
             .enumerate()
             .map(|(index, device)| (format!("devices[{index}].path"), device, Role::Data))
-            .chain(request.metadata.iter().map(|device| {
-                ("metadata_device.path".to_owned(), device, Role::Metadata)
-            }));
+            .chain(
+                request
+                    .metadata
+                    .iter()
+                    .map(|device| ("metadata_device.path".to_owned(), device, Role::Metadata)),
+            );
         let mut devices: Vec<HeldDevice> = Vec::new();
         for (field, device, _) in wanted {
             let held = hold_blank(kernel, rules, &field, device, request.id)?;
@@ -75,18 +78,31 @@ impl PoolPlan {
             created: jiff::Timestamp::now(),
             quarantined: Vec::new(),
         };
-        Ok(Self { devices, labels, record })
+        Ok(Self {
+            devices,
+            labels,
+            record,
+        })
     }
 
     /// Whether the devices carry the finished pool already.
     pub(super) fn formed(&self) -> bool {
-        self.devices.first().and_then(|d| d.label.as_ref()).is_some_and(|l| l.layout_generation > 0)
+        self.devices
+            .first()
+            .and_then(|d| d.label.as_ref())
+            .is_some_and(|l| l.layout_generation > 0)
     }
 
     /// Claims every device: labels of generation 0.
     pub(super) fn label(&self) -> Result<(), PoolError> {
         for (device, label) in self.devices.iter().zip(&self.labels) {
-            put(device, &Label { layout_generation: 0, ..label.clone() })?;
+            put(
+                device,
+                &Label {
+                    layout_generation: 0,
+                    ..label.clone()
+                },
+            )?;
         }
         Ok(())
     }
@@ -95,7 +111,11 @@ impl PoolPlan {
     pub(super) fn fill(&self, caller: Option<Incarnation>) -> Result<(), PoolError> {
         let id = self.record.id;
         for (device, label) in self.devices.iter().zip(&self.labels) {
-            for region in label.regions.iter().filter(|r| r.kind == RegionKind::Metadata) {
+            for region in label
+                .regions
+                .iter()
+                .filter(|r| r.kind == RegionKind::Metadata)
+            {
                 // A superblock of zeroes is what makes the kernel begin afresh.
                 device
                     .file
@@ -104,11 +124,16 @@ impl PoolPlan {
                     .map_err(PoolError::io("clear the metadata"))?;
             }
         }
-        let record = PoolRecord { incarnation: caller, ..self.record.clone() };
+        let record = PoolRecord {
+            incarnation: caller,
+            ..self.record.clone()
+        };
         let first = self.devices.first().zip(self.labels.first());
         let (device, label) = first.ok_or_else(|| mismatch(id, "it has no data device"))?;
         let storage = catalogue_storage(id, device, label)?;
-        storage.erase().map_err(PoolError::io("clear the catalogue"))?;
+        storage
+            .erase()
+            .map_err(PoolError::io("clear the catalogue"))?;
         Catalogue::create(storage, &record)
             .and_then(|catalogue| catalogue.close())
             .map_err(|source| PoolError::Catalogue { pool: id, source })
@@ -135,13 +160,22 @@ pub(super) fn catalogue_storage(
         .iter()
         .find(|r| r.kind == RegionKind::Catalogue)
         .ok_or_else(|| mismatch(id, "data device 0 has no catalogue region"))?;
-    let file = device.file.try_clone().map_err(PoolError::io("hold a device twice"))?;
-    Ok(RegionStorage::new(file, region.start.bytes(), region.len.bytes()))
+    let file = device
+        .file
+        .try_clone()
+        .map_err(PoolError::io("hold a device twice"))?;
+    Ok(RegionStorage::new(
+        file,
+        region.start.bytes(),
+        region.len.bytes(),
+    ))
 }
 
 fn put(device: &HeldDevice, label: &Label) -> Result<(), PoolError> {
-    write_label(&device.file, label)
-        .map_err(|source| PoolError::Label { path: device.path.clone(), source })
+    write_label(&device.file, label).map_err(|source| PoolError::Label {
+        path: device.path.clone(),
+        source,
+    })
 }
 
 /// Holds a device that is blank or was claimed by an earlier call for the same pool.
@@ -164,9 +198,10 @@ fn hold_blank(
             "the label of pool {} ({:?}), {} device {}",
             label.pool, label.pool_name, label.role, label.index
         ))),
-        None => match foreign_signature(&held.file)
-            .map_err(|source| PoolError::Label { path: device.path.clone(), source })?
-        {
+        None => match foreign_signature(&held.file).map_err(|source| PoolError::Label {
+            path: device.path.clone(),
+            source,
+        })? {
             Some(holds) => Err(not_blank(holds)),
             None => Ok(held),
         },
@@ -180,45 +215,78 @@ pub(super) fn check_complete(
     devices: &[HeldDevice],
 ) -> Result<(), PoolError> {
     let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
-    let newest = labels.iter().max_by_key(|l| l.layout_generation).ok_or(PoolError::NotFound(id))?;
+    let newest = labels
+        .iter()
+        .max_by_key(|l| l.layout_generation)
+        .ok_or(PoolError::NotFound(id))?;
     if newest.layout_generation == 0 {
-        return Err(mismatch(id, "its making was cut short: repeat the call that makes it"));
+        return Err(mismatch(
+            id,
+            "its making was cut short: repeat the call that makes it",
+        ));
     }
-    if labels.iter().any(|l| l.owner_host != host.owner && !l.clean) {
+    if labels
+        .iter()
+        .any(|l| l.owner_host != host.owner && !l.clean)
+    {
         return Err(PoolError::ForeignHost(id));
     }
     let mut missing = Vec::new();
-    for (role, count) in [(Role::Data, newest.data_count), (Role::Metadata, newest.metadata_count)] {
+    for (role, count) in [
+        (Role::Data, newest.data_count),
+        (Role::Metadata, newest.metadata_count),
+    ] {
         for index in 0..count {
             let here = labels.iter().filter(|l| l.role == role && l.index == index);
             match here.count() {
                 0 => missing.push(format!("{role} device {index}")),
                 1 => {}
-                n => return Err(mismatch(id, &format!("{n} devices say: {role} device {index}"))),
+                n => {
+                    return Err(mismatch(
+                        id,
+                        &format!("{n} devices say: {role} device {index}"),
+                    ));
+                }
             }
         }
     }
     if !missing.is_empty() {
-        return Err(PoolError::MissingDevice { pool: id, missing: missing.join(", ") });
+        return Err(PoolError::MissingDevice {
+            pool: id,
+            missing: missing.join(", "),
+        });
     }
     for device in devices {
         let Some(label) = &device.label else { continue };
         if label.layout_generation != newest.layout_generation {
-            return Err(mismatch(id, &format!(
-                "{} is of layout generation {} and the newest is {}",
-                device.path.display(), label.layout_generation, newest.layout_generation
-            )));
+            return Err(mismatch(
+                id,
+                &format!(
+                    "{} is of layout generation {} and the newest is {}",
+                    device.path.display(),
+                    label.layout_generation,
+                    newest.layout_generation
+                ),
+            ));
         }
         if device.size < label.device_size.bytes() {
-            return Err(mismatch(id, &format!(
-                "{} has {} and its label says {}: it shrank",
-                device.path.display(), device.size, label.device_size.bytes()
-            )));
+            return Err(mismatch(
+                id,
+                &format!(
+                    "{} has {} and its label says {}: it shrank",
+                    device.path.display(),
+                    device.size,
+                    label.device_size.bytes()
+                ),
+            ));
         }
     }
     Ok(())
 }
 
 pub(super) fn mismatch(pool: PoolId, problem: &str) -> PoolError {
-    PoolError::Mismatch { pool, problem: problem.to_owned() }
+    PoolError::Mismatch {
+        pool,
+        problem: problem.to_owned(),
+    }
 }

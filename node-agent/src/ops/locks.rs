@@ -26,17 +26,26 @@ impl<K: Copy + Eq + Hash> Locks<K> {
     /// No key in use.
     #[must_use]
     pub fn new() -> Self {
-        Self { held: Mutex::new(HashSet::new()), freed: Condvar::new() }
+        Self {
+            held: Mutex::new(HashSet::new()),
+            freed: Condvar::new(),
+        }
     }
 
     /// Blocks until none of `keys` is in use, then takes them all.
     pub fn take(&self, keys: &[K]) -> Held<'_, K> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         while keys.iter().any(|k| held.contains(k)) {
-            held = self.freed.wait(held).unwrap_or_else(PoisonError::into_inner);
+            held = self
+                .freed
+                .wait(held)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         held.extend(keys.iter().copied());
-        Held { locks: self, keys: keys.to_vec() }
+        Held {
+            locks: self,
+            keys: keys.to_vec(),
+        }
     }
 }
 
@@ -48,7 +57,11 @@ impl<K: Copy + Eq + Hash> Default for Locks<K> {
 
 impl<K: Copy + Eq + Hash> Drop for Held<'_, K> {
     fn drop(&mut self) {
-        let mut held = self.locks.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self
+            .locks
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for key in &self.keys {
             held.remove(key);
         }

@@ -63,11 +63,15 @@ pub(crate) struct ImageUse(std::sync::RwLock<()>);
 
 impl ImageUse {
     pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, ()> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn write(&self) -> std::sync::RwLockWriteGuard<'_, ()> {
-        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -88,7 +92,9 @@ pub struct Agent {
 
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agent").field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
     }
 }
 

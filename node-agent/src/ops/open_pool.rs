@@ -84,14 +84,21 @@ impl OpenPool {
     /// Sum of the sizes of its volumes.
     #[must_use]
     pub fn provisioned(&self) -> Bytes {
-        let volumes = self.catalogue.all().into_iter().filter(|t| t.owner.volume().is_some());
+        let volumes = self
+            .catalogue
+            .all()
+            .into_iter()
+            .filter(|t| t.owner.volume().is_some());
         Bytes(volumes.fold(0, |sum, t| sum.saturating_add(t.size.bytes().0)))
     }
 
     /// Whether the row's data is known to be lost.
     #[must_use]
     pub fn is_missing(&self, owner: ThinOwner) -> bool {
-        self.missing.read().unwrap_or_else(PoisonError::into_inner).contains(&owner)
+        self.missing
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&owner)
     }
 
     /// Refuses a change by another store than the one that made the pool.

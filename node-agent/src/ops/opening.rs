@@ -15,7 +15,9 @@ use super::error::PoolError;
 use super::forming::{catalogue_storage, mismatch};
 use super::locks::Locks;
 use super::open_pool::{Doubt, OpenPool};
-use crate::catalogue::{Catalogue, Label, NoSpace, Phase, RegionKind, Role, WriteError, write_label};
+use crate::catalogue::{
+    Catalogue, Label, NoSpace, Phase, RegionKind, Role, WriteError, write_label,
+};
 use crate::failpoint::{Point, hit};
 use crate::kernel::{KnownThin, Outcome, PoolSpec, Stretch};
 
@@ -34,7 +36,10 @@ impl Agent {
             .map_err(|source| PoolError::Catalogue { pool: id, source })?;
         let record = catalogue.pool();
         if record.id != id {
-            return Err(mismatch(id, &format!("its catalogue is of pool {}", record.id)));
+            return Err(mismatch(
+                id,
+                &format!("its catalogue is of pool {}", record.id),
+            ));
         }
         let spec = PoolSpec {
             id,
@@ -47,7 +52,8 @@ impl Agent {
         let fresh = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)? == Outcome::Done;
         hit(Point::PoolLive);
         let doubt = self.agree_on_transaction(id, &catalogue, fresh)?;
-        if let PoolStatus::Working(status) = self.kernel.pool_status(id).map_err(PoolError::Kernel)?
+        if let PoolStatus::Working(status) =
+            self.kernel.pool_status(id).map_err(PoolError::Kernel)?
             && status.held_root.is_some()
             && doubt.is_none()
         {
@@ -70,7 +76,9 @@ impl Agent {
             missing: RwLock::new(missing),
         });
         if fresh {
-            self.links.clear(&pool.name).map_err(PoolError::io("remove stale links"))?;
+            self.links
+                .clear(&pool.name)
+                .map_err(PoolError::io("remove stale links"))?;
         }
         self.pools.insert(Arc::clone(&pool));
         self.sweep_pool(&pool);
@@ -108,7 +116,13 @@ impl Agent {
             .map_err(|error| catalogue_error(id, error))?;
         hit(Point::PoolTransactionWished);
         self.kernel
-            .pool_message(id, &PoolMessage::SetTransactionId { old: found, new: next })
+            .pool_message(
+                id,
+                &PoolMessage::SetTransactionId {
+                    old: found,
+                    new: next,
+                },
+            )
             .map_err(PoolError::Kernel)?;
         hit(Point::PoolTransactionSet);
         Ok(None)
@@ -154,7 +168,11 @@ impl Agent {
 }
 
 fn next_after(thin: ThinId) -> u32 {
-    if thin.get() == ThinId::MAX { 0 } else { thin.get() + 1 }
+    if thin.get() == ThinId::MAX {
+        0
+    } else {
+        thin.get() + 1
+    }
 }
 
 fn catalogue_error(pool: PoolId, error: WriteError<std::convert::Infallible>) -> PoolError {
@@ -166,14 +184,18 @@ fn catalogue_error(pool: PoolId, error: WriteError<std::convert::Infallible>) ->
 
 /// Writes this host into the label, durably, before anything of the pool is used.
 fn claim(device: &mut HeldDevice, owner: [u8; 16]) -> Result<(), PoolError> {
-    let Some(label) = &mut device.label else { return Ok(()) };
+    let Some(label) = &mut device.label else {
+        return Ok(());
+    };
     if label.owner_host == owner && !label.clean {
         return Ok(());
     }
     label.owner_host = owner;
     label.clean = false;
-    write_label(&device.file, label)
-        .map_err(|source| PoolError::Label { path: device.path.clone(), source })
+    write_label(&device.file, label).map_err(|source| PoolError::Label {
+        path: device.path.clone(),
+        source,
+    })
 }
 
 fn first_data(id: PoolId, devices: &[HeldDevice]) -> Result<(&HeldDevice, &Label), PoolError> {
@@ -187,7 +209,10 @@ fn first_data(id: PoolId, devices: &[HeldDevice]) -> Result<(&HeldDevice, &Label
 fn stretches(devices: &[HeldDevice], kind: RegionKind) -> Vec<Stretch> {
     let of = |device: &HeldDevice| -> Vec<Stretch> {
         let regions = device.label.iter().flat_map(|label| &label.regions);
-        regions.filter(|r| r.kind == kind).map(|r| device.stretch(r.start, r.len)).collect()
+        regions
+            .filter(|r| r.kind == kind)
+            .map(|r| device.stretch(r.start, r.len))
+            .collect()
     };
     devices.iter().flat_map(of).collect()
 }

@@ -102,30 +102,55 @@ impl Pools {
     /// An open pool.
     #[must_use]
     pub fn open(&self, id: PoolId) -> Option<Arc<OpenPool>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
     }
 
     /// Every open pool.
     #[must_use]
     pub fn all_open(&self) -> Vec<Arc<OpenPool>> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub(super) fn insert(&self, pool: Arc<OpenPool>) {
-        self.refused.write().unwrap_or_else(PoisonError::into_inner).remove(&pool.id);
-        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(pool.id, pool);
+        self.refused
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&pool.id);
+        self.open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(pool.id, pool);
     }
 
     fn remove(&self, id: PoolId) {
-        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
     }
 
     pub(super) fn refuse(&self, id: PoolId, why: String) {
-        self.refused.write().unwrap_or_else(PoisonError::into_inner).insert(id, why);
+        self.refused
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, why);
     }
 
     fn why_refused(&self, id: PoolId) -> Option<String> {
-        self.refused.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.refused
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
     }
 }
 
@@ -140,7 +165,11 @@ impl Agent {
         caller: Option<Incarnation>,
         request: CreatePool,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = self.pools.open(request.id) {
             admit(&pool, caller)?;
             same_pool(&pool, &request)?;
@@ -169,8 +198,16 @@ impl Agent {
     /// # Errors
     ///
     /// [`PoolError::MissingDevice`] and its like: no table is built before all devices fit.
-    pub fn open_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<PoolView, PoolError> {
-        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn open_pool(
+        &self,
+        id: PoolId,
+        caller: Option<Incarnation>,
+    ) -> Result<PoolView, PoolError> {
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         self.open_found(id, caller)
     }
 
@@ -194,7 +231,12 @@ impl Agent {
     /// turn.
     pub(super) fn open_own(&self, id: PoolId) -> Result<Arc<OpenPool>, PoolError> {
         let busy = self.pools.begin(id);
-        let found = self.pools.scanner.scan(Look::Everywhere).remove(&id).ok_or(PoolError::NotFound(id))?;
+        let found = self
+            .pools
+            .scanner
+            .scan(Look::Everywhere)
+            .remove(&id)
+            .ok_or(PoolError::NotFound(id))?;
         let devices = self.hold_all(id, &found)?;
         let pool = self.bring_up(id, devices)?;
         drop(busy);
@@ -206,14 +248,21 @@ impl Agent {
     fn hold_all(&self, id: PoolId, found: &[FoundDevice]) -> Result<Vec<HeldDevice>, PoolError> {
         let mut devices = Vec::new();
         for device in found {
-            let held = self.pools.rules.hold(&*self.kernel, "devices", &device.path, None)?;
+            let held = self
+                .pools
+                .rules
+                .hold(&*self.kernel, "devices", &device.path, None)?;
             // Read again under the lock: what a scan saw may be over.
             if held.label.as_ref().is_some_and(|label| label.pool == id) {
                 devices.push(held);
             }
         }
         super::forming::check_complete(id, &self.host, &devices)?;
-        devices.sort_by_key(|d| d.label.as_ref().map(|l| (l.role == Role::Metadata, l.index)));
+        devices.sort_by_key(|d| {
+            d.label
+                .as_ref()
+                .map(|l| (l.role == Role::Metadata, l.index))
+        });
         Ok(devices)
     }
 
@@ -227,7 +276,11 @@ impl Agent {
         id: PoolId,
         caller: Option<Incarnation>,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let Some(pool) = self.pools.open(id) else {
             return self.closed_view(id).ok_or(PoolError::NotFound(id));
         };
@@ -238,8 +291,10 @@ impl Agent {
             let Some(label) = &device.label else { continue };
             let mut label = label.clone();
             label.clean = true;
-            write_label(&device.file, &label)
-                .map_err(|source| PoolError::Label { path: device.path.clone(), source })?;
+            write_label(&device.file, &label).map_err(|source| PoolError::Label {
+                path: device.path.clone(),
+                source,
+            })?;
         }
         self.pools.remove(id);
         drop(pool);
@@ -254,19 +309,32 @@ impl Agent {
         let live = self.kernel.live_owners().map_err(PoolError::Kernel)?;
         let count = rows.iter().filter(|row| live.contains(&row.owner)).count();
         if count > 0 {
-            return Err(PoolError::Active { pool: pool.id, count });
+            return Err(PoolError::Active {
+                pool: pool.id,
+                count,
+            });
         }
         self.sweep_images();
         match self.kernel.ensure_no_pool(pool.id) {
             Ok(_) => {}
             Err(KernelError::Busy { .. }) => {
-                return Err(PoolError::Active { pool: pool.id, count: 1 });
+                return Err(PoolError::Active {
+                    pool: pool.id,
+                    count: 1,
+                });
             }
             Err(error) => return Err(PoolError::Kernel(error)),
         }
         hit(Point::PoolTablesGone);
-        self.links.clear(&pool.name).map_err(PoolError::io("remove the pool's links"))?;
-        pool.catalogue.close().map_err(|source| PoolError::Catalogue { pool: pool.id, source })
+        self.links
+            .clear(&pool.name)
+            .map_err(PoolError::io("remove the pool's links"))?;
+        pool.catalogue
+            .close()
+            .map_err(|source| PoolError::Catalogue {
+                pool: pool.id,
+                source,
+            })
     }
 
     /// Deletes an empty pool and wipes its labels. OK when it is not here. Blocks.
@@ -275,7 +343,11 @@ impl Agent {
     ///
     /// [`PoolError::NotEmpty`] while it holds a volume or snapshot.
     pub fn delete_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<(), PoolError> {
-        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let busy = self.pools.begin(id);
         let devices = match self.pools.open(id) {
             Some(pool) => {
@@ -286,15 +358,18 @@ impl Agent {
                 }
                 self.take_down(&pool)?;
                 self.pools.remove(id);
-                let pool = Arc::into_inner(pool)
-                    .ok_or(PoolError::Active { pool: id, count: 1 })?;
+                let pool = Arc::into_inner(pool).ok_or(PoolError::Active { pool: id, count: 1 })?;
                 pool.devices
             }
             None => match self.pools.scanner.scan(Look::Everywhere).remove(&id) {
                 // A pool whose making or deleting was cut short; a closed one may hold data.
                 Some(found) if found.iter().all(|d| d.label.layout_generation == 0) => found
                     .iter()
-                    .map(|device| self.pools.rules.hold(&*self.kernel, "devices", &device.path, None))
+                    .map(|device| {
+                        self.pools
+                            .rules
+                            .hold(&*self.kernel, "devices", &device.path, None)
+                    })
                     .collect::<Result<_, _>>()?,
                 Some(_) => {
                     return Err(PoolError::Mismatch {
@@ -309,8 +384,10 @@ impl Agent {
         };
         // Data device 0 last: as long as its label is there, a repeated call finds the others.
         for device in devices.iter().rev() {
-            wipe_label(&device.file)
-                .map_err(|source| PoolError::Label { path: device.path.clone(), source })?;
+            wipe_label(&device.file).map_err(|source| PoolError::Label {
+                path: device.path.clone(),
+                source,
+            })?;
             self.remove_pool_file(device)?;
         }
         drop(busy);
@@ -332,7 +409,12 @@ impl Agent {
     pub fn pools(&self, look: Look) -> Vec<PoolView> {
         let as_of = self.now();
         let mut views: Vec<_> = Vec::new();
-        for pool in self.pools.all_open().into_iter().filter(|p| !self.pools.is_busy(p.id)) {
+        for pool in self
+            .pools
+            .all_open()
+            .into_iter()
+            .filter(|p| !self.pools.is_busy(p.id))
+        {
             match self.pool_view(&pool) {
                 Ok(view) => views.push(view),
                 Err(error) => tracing::warn!(pool = %pool.id,
@@ -419,9 +501,16 @@ fn admit(pool: &OpenPool, caller: Option<Incarnation>) -> Result<(), PoolError> 
 }
 
 fn same_pool(pool: &OpenPool, request: &CreatePool) -> Result<(), PoolError> {
-    let conflict = |field| Err(PoolError::Conflict { pool: pool.id, field });
+    let conflict = |field| {
+        Err(PoolError::Conflict {
+            pool: pool.id,
+            field,
+        })
+    };
     let data = pool.devices.iter().filter(|d| {
-        d.label.as_ref().is_some_and(|label| label.role == Role::Data)
+        d.label
+            .as_ref()
+            .is_some_and(|label| label.role == Role::Data)
     });
     if pool.name != request.name {
         conflict("name")

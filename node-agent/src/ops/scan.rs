@@ -57,12 +57,18 @@ impl Scanner {
     /// Looks at block devices and at the files of `pool_dir`. Nothing was looked at yet.
     #[must_use]
     pub fn new(pool_dir: PathBuf) -> Self {
-        Self { pool_dir, seen: Mutex::default() }
+        Self {
+            pool_dir,
+            seen: Mutex::default(),
+        }
     }
 
     /// Labels were written: nothing that was seen counts any more.
     pub fn forget(&self) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// Every device of this host with a label of ours. Unreadable devices are left out: a pool
@@ -73,14 +79,19 @@ impl Scanner {
         let mut now = HashMap::new();
         let mut found = Found::new();
         for path in self.candidates(look) {
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let Ok(metadata) = std::fs::metadata(&path) else {
+                continue;
+            };
             let identity = identity(&path, &metadata);
             let label = match seen.remove(&path) {
                 Some((known, label)) if look == Look::AtNew && known == identity => label,
                 Some(_) | None => label(&path),
             };
             if let Some(label) = &label {
-                let device = FoundDevice { path: path.clone(), label: label.clone() };
+                let device = FoundDevice {
+                    path: path.clone(),
+                    label: label.clone(),
+                };
                 found.entry(label.pool).or_default().push(device);
             }
             now.insert(path, (identity, label));
@@ -90,7 +101,10 @@ impl Scanner {
             for (path, (known, label)) in seen.drain().filter(|(path, _)| is_mapped(path)) {
                 let same = std::fs::metadata(&path).is_ok_and(|m| identity(&path, &m) == known);
                 if let Some(label) = label.filter(|_| same) {
-                    let device = FoundDevice { path: path.clone(), label: label.clone() };
+                    let device = FoundDevice {
+                        path: path.clone(),
+                        label: label.clone(),
+                    };
                     found.entry(label.pool).or_default().push(device);
                     now.insert(path, (known, Some(label)));
                 }
@@ -135,8 +149,14 @@ fn label(path: &Path) -> Option<Label> {
 fn identity(path: &Path, metadata: &Metadata) -> Identity {
     let sequence = std::fs::read_to_string(sysfs(path).join("diskseq")).ok();
     match metadata.is_file() {
-        true => Identity { number: (metadata.dev(), metadata.ino()), sequence: None },
-        false => Identity { number: (metadata.rdev(), 0), sequence },
+        true => Identity {
+            number: (metadata.dev(), metadata.ino()),
+            sequence: None,
+        },
+        false => Identity {
+            number: (metadata.rdev(), 0),
+            sequence,
+        },
     }
 }
 
@@ -179,7 +199,12 @@ mod tests {
     use crate::catalogue::{Role, write_label};
 
     fn labelled(path: &Path, generation: u64) {
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path);
         let file = file.unwrap();
         file.set_len(4 << 20).unwrap();
         let label = Label {
@@ -213,9 +238,17 @@ mod tests {
         assert_eq!(generation(&scanner.scan(Look::AtNew)), None);
         let path = dir.path().join("p.pool");
         labelled(&path, 1);
-        assert_eq!(generation(&scanner.scan(Look::AtNew)), Some(1), "a new one is looked at");
+        assert_eq!(
+            generation(&scanner.scan(Look::AtNew)),
+            Some(1),
+            "a new one is looked at"
+        );
         labelled(&path, 2);
-        assert_eq!(generation(&scanner.scan(Look::AtNew)), Some(1), "a known one is not");
+        assert_eq!(
+            generation(&scanner.scan(Look::AtNew)),
+            Some(1),
+            "a known one is not"
+        );
         assert_eq!(generation(&scanner.scan(Look::Everywhere)), Some(2));
         labelled(&path, 3);
         scanner.forget();

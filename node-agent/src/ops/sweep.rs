@@ -39,7 +39,10 @@ impl Agent {
         for row in pool.catalogue.all() {
             if row.phase == Phase::Ready && row.holder == Some(Holder::Host) {
                 let _held = pool.locks.take(&[row.owner]);
-                let how = Activation { holder: Holder::Host, read_only: row.read_only };
+                let how = Activation {
+                    holder: Holder::Host,
+                    read_only: row.read_only,
+                };
                 if let Err(error) = self.ensure_device(pool, &row, how) {
                     tracing::warn!(owner = %row.owner, error = %Chain(&error), "not active");
                 }
@@ -51,7 +54,9 @@ impl Agent {
         let parent = pool.catalogue.find(owner).and_then(|row| row.parent);
         let keys: Vec<_> = std::iter::once(owner).chain(parent).collect();
         let _held = pool.locks.take(&keys);
-        let Some(row) = pool.catalogue.find(owner) else { return Ok(()) };
+        let Some(row) = pool.catalogue.find(owner) else {
+            return Ok(());
+        };
         match row.phase {
             Phase::Creating => {
                 tracing::info!(%owner, "finishing what a crash cut short");
@@ -65,18 +70,27 @@ impl Agent {
 
     /// The device of a `Ready` row: finished, mended, revived or taken away.
     fn sweep_device(&self, pool: &OpenPool, row: &ThinRecord) -> Result<(), ThinError> {
-        let live = self.kernel.find_live(row.owner).map_err(ThinError::Kernel)?;
+        let live = self
+            .kernel
+            .find_live(row.owner)
+            .map_err(ThinError::Kernel)?;
         match (row.holder, live) {
             (Some(holder), Some(live)) => {
                 if live.suspended {
                     tracing::warn!(owner = %row.owner, "its device was found suspended; resumed");
                 }
-                let how = Activation { holder, read_only: row.read_only };
+                let how = Activation {
+                    holder,
+                    read_only: row.read_only,
+                };
                 self.ensure_device(pool, row, how).map(|_| ())
             }
             // Kubelet asks again for its own after a reboot; the host's come back by themselves.
             (Some(Holder::Host), None) => {
-                let how = Activation { holder: Holder::Host, read_only: row.read_only };
+                let how = Activation {
+                    holder: Holder::Host,
+                    read_only: row.read_only,
+                };
                 self.ensure_device(pool, row, how).map(|_| ())
             }
             (None, Some(_)) => match self.ensure_no_device(pool, row) {
@@ -92,7 +106,11 @@ impl Agent {
 
     /// Opens every pool that this host had and did not close. Blocks.
     pub fn start(&self) {
-        let _turn = self.pools.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (id, found) in self.pools.scanner.scan(Look::AtNew) {
             let was_open = found
                 .iter()

@@ -20,7 +20,8 @@ fn rig() -> Rig {
 }
 
 fn create(rig: &Rig, n: u8, image: bool, active: bool) -> Result<ThinView, ThinError> {
-    rig.agent.create_thin(Some(STORE), rig.thin(volume(n), image, active))
+    rig.agent
+        .create_thin(Some(STORE), rig.thin(volume(n), image, active))
 }
 
 fn rows(rig: &Rig) -> usize {
@@ -30,7 +31,9 @@ fn rows(rig: &Rig) -> usize {
 /// Writes into an image's stored content, as no one should.
 fn spoil_image(rig: &Rig) {
     let record = rig.agent.images.list().remove(0);
-    let crate::images::Place::File(path) = record.place else { panic!("a file") };
+    let crate::images::Place::File(path) = record.place else {
+        panic!("a file")
+    };
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -64,7 +67,10 @@ fn the_same_again_is_the_same_and_another_parameter_is_a_conflict_that_names_it(
 #[test]
 fn law_a_pool_that_takes_no_change_is_never_acknowledged() {
     let rig = rig();
-    for (mode, full) in [(PoolMode::ReadOnly, false), (PoolMode::OutOfDataSpace, true)] {
+    for (mode, full) in [
+        (PoolMode::ReadOnly, false),
+        (PoolMode::OutOfDataSpace, true),
+    ] {
         rig.kernel.world().pools.get_mut(&POOL).unwrap().mode = Some(mode);
         match create(&rig, 11, false, false) {
             Err(ThinError::PoolFull(_)) => assert!(full),
@@ -81,15 +87,32 @@ fn law_a_missing_thin_is_shown_as_lost_and_never_made_anew() {
     let mut rig = rig();
     let thin = create(&rig, 11, false, false).unwrap().record.thin;
     create(&rig, 12, false, false).unwrap();
-    rig.kernel.world().pools.get_mut(&POOL).unwrap().thins.remove(&thin);
+    rig.kernel
+        .world()
+        .pools
+        .get_mut(&POOL)
+        .unwrap()
+        .thins
+        .remove(&thin);
     rig.restart();
     assert!(rig.agent.thin(volume(11)).unwrap().missing);
     assert!(!rig.agent.thin(volume(12)).unwrap().missing);
     let refused = rig.agent.activate(volume(11), HOST, 1);
-    assert!(matches!(refused, Err(ThinError::DataMissing(_))), "{refused:?}");
-    let refused = rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false));
-    assert!(matches!(refused, Err(ThinError::DataMissing(_))), "{refused:?}");
-    assert!(!rig.kernel.world().pools[&POOL].thins.contains_key(&thin), "made anew");
+    assert!(
+        matches!(refused, Err(ThinError::DataMissing(_))),
+        "{refused:?}"
+    );
+    let refused = rig
+        .agent
+        .create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false));
+    assert!(
+        matches!(refused, Err(ThinError::DataMissing(_))),
+        "{refused:?}"
+    );
+    assert!(
+        !rig.kernel.world().pools[&POOL].thins.contains_key(&thin),
+        "made anew"
+    );
 }
 
 /// Law: only the agent hands out thin ids, and an id that exists already is somebody's data.
@@ -100,16 +123,35 @@ fn law_a_thin_that_nobody_owns_is_quarantined_and_its_id_never_given() {
     let next = rig.agent.pools.open(POOL).unwrap().record().next_thin;
     for (offset, blocks) in [(0, 7), (1, 0)] {
         let foreign = ThinId::new(next + offset).unwrap();
-        rig.kernel.world().pools.get_mut(&POOL).unwrap().thins.insert(foreign, blocks);
+        rig.kernel
+            .world()
+            .pools
+            .get_mut(&POOL)
+            .unwrap()
+            .thins
+            .insert(foreign, blocks);
     }
     let given = create(&rig, 11, false, false).unwrap().record.thin;
-    assert_eq!(given.get(), next + 2, "an id with somebody's thin was given");
-    let clone = rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false));
+    assert_eq!(
+        given.get(),
+        next + 2,
+        "an id with somebody's thin was given"
+    );
+    let clone = rig
+        .agent
+        .create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false));
     assert_eq!(clone.unwrap().record.thin.get(), next + 3);
-    assert_eq!(rig.agent.pools.open(POOL).unwrap().record().quarantined, [next, next + 1]);
+    assert_eq!(
+        rig.agent.pools.open(POOL).unwrap().record().quarantined,
+        [next, next + 1]
+    );
     rig.restart();
     let world = rig.kernel.world();
-    assert_eq!(world.pools[&POOL].thins[&ThinId::new(next).unwrap()], 7, "it was touched");
+    assert_eq!(
+        world.pools[&POOL].thins[&ThinId::new(next).unwrap()],
+        7,
+        "it was touched"
+    );
 }
 
 /// Law: metadata that was put back to an older state is noticed, and nothing is changed then.
@@ -149,7 +191,10 @@ fn the_hosts_volumes_come_back_after_a_reboot_and_kubelets_do_not() {
     let mut rig = rig();
     create(&rig, 11, true, true).unwrap();
     create(&rig, 12, true, false).unwrap();
-    let csi = Activation { holder: Holder::Csi, read_only: false };
+    let csi = Activation {
+        holder: Holder::Csi,
+        read_only: false,
+    };
     rig.agent.activate(volume(12), csi, 1).unwrap();
     create(&rig, 13, true, false).unwrap();
     rig.kernel.reboot();
@@ -169,7 +214,11 @@ fn law_a_changed_image_refuses_activation() {
     let refused = rig.agent.activate(volume(11), HOST, 1);
     assert!(matches!(refused, Err(ThinError::Image(_))), "{refused:?}");
     assert!(rig.kernel.world().live.is_empty() && rig.kernel.world().images.is_empty());
-    assert_eq!(rig.agent.thin(volume(11)).unwrap().record.holder, None, "a wish was written");
+    assert_eq!(
+        rig.agent.thin(volume(11)).unwrap().record.holder,
+        None,
+        "a wish was written"
+    );
     rig.restart();
     assert!(rig.kernel.world().live.is_empty());
 }
@@ -179,14 +228,26 @@ fn law_a_changed_image_refuses_activation() {
 fn law_an_image_under_a_snapshot_alone_is_not_deleted() {
     let rig = rig();
     create(&rig, 11, true, false).unwrap();
-    rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false)).unwrap();
-    rig.agent.delete_thin(Some(STORE), volume(11), None, 1).unwrap();
+    rig.agent
+        .create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false))
+        .unwrap();
+    rig.agent
+        .delete_thin(Some(STORE), volume(11), None, 1)
+        .unwrap();
     let refused = rig.agent.delete_image(rig.digest);
-    assert!(matches!(refused, Err(ImageOpError::Needed { count: 1, .. })), "{refused:?}");
-    rig.agent.delete_thin(Some(STORE), snapshot(21), None, 1).unwrap();
+    assert!(
+        matches!(refused, Err(ImageOpError::Needed { count: 1, .. })),
+        "{refused:?}"
+    );
+    rig.agent
+        .delete_thin(Some(STORE), snapshot(21), None, 1)
+        .unwrap();
     rig.agent.delete_image(rig.digest).unwrap();
     let refused = create(&rig, 12, true, false);
-    assert!(matches!(refused, Err(ThinError::ImageMissing(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ThinError::ImageMissing(_))),
+        "{refused:?}"
+    );
 }
 
 /// Law: another store's changes are refused; local activation needs no store.
@@ -197,10 +258,16 @@ fn law_another_stores_changes_are_refused_until_it_is_adopted() {
     let other = Some(Incarnation::from_bytes([3; 16]));
     for caller in [other, None] {
         let refusals = [
-            rig.agent.create_thin(caller, rig.thin(volume(12), false, false)).map(drop),
+            rig.agent
+                .create_thin(caller, rig.thin(volume(12), false, false))
+                .map(drop),
             rig.agent.delete_thin(caller, volume(11), None, 1),
-            rig.agent.resize(caller, volume(11), VolumeSize::new(8 << 20).unwrap(), 1).map(drop),
-            rig.agent.create_snapshot(caller, snap(snapshot(21), volume(11), false)).map(drop),
+            rig.agent
+                .resize(caller, volume(11), VolumeSize::new(8 << 20).unwrap(), 1)
+                .map(drop),
+            rig.agent
+                .create_snapshot(caller, snap(snapshot(21), volume(11), false))
+                .map(drop),
         ];
         for refused in refusals {
             assert!(
@@ -209,7 +276,10 @@ fn law_another_stores_changes_are_refused_until_it_is_adopted() {
             );
         }
         let refused = rig.agent.close_pool(POOL, caller);
-        assert!(matches!(refused, Err(PoolError::OtherIncarnation { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(PoolError::OtherIncarnation { .. })),
+            "{refused:?}"
+        );
     }
     rig.agent.activate(volume(11), HOST, 0).unwrap();
     assert_eq!(rows(&rig), 1);
@@ -219,14 +289,27 @@ fn law_another_stores_changes_are_refused_until_it_is_adopted() {
 #[test]
 fn law_a_call_from_before_a_move_is_refused() {
     let rig = rig();
-    let request = CreateThin { epoch: 3, ..rig.thin(volume(11), false, false) };
+    let request = CreateThin {
+        epoch: 3,
+        ..rig.thin(volume(11), false, false)
+    };
     rig.agent.create_thin(Some(STORE), request).unwrap();
     for refused in [
         rig.agent.activate(volume(11), HOST, 2).map(drop),
         rig.agent.deactivate(volume(11), 2).map(drop),
         rig.agent.delete_thin(Some(STORE), volume(11), None, 2),
     ] {
-        assert!(matches!(refused, Err(ThinError::StaleEpoch { now: 3, asked: 2, .. })), "{refused:?}");
+        assert!(
+            matches!(
+                refused,
+                Err(ThinError::StaleEpoch {
+                    now: 3,
+                    asked: 2,
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
     }
     rig.agent.activate(volume(11), HOST, 3).unwrap();
 }
@@ -239,10 +322,19 @@ fn an_active_or_open_volume_is_neither_deleted_nor_deactivated() {
     assert!(matches!(refused, Err(ThinError::Active(_))), "{refused:?}");
     rig.kernel.world().opened.insert(volume(11), 1);
     let refused = rig.agent.deactivate(volume(11), 1);
-    assert!(matches!(refused, Err(ThinError::InUse { openers: 1, .. })), "{refused:?}");
-    assert_eq!(rig.agent.thin(volume(11)).unwrap().record.holder, Some(Holder::Host));
+    assert!(
+        matches!(refused, Err(ThinError::InUse { openers: 1, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(
+        rig.agent.thin(volume(11)).unwrap().record.holder,
+        Some(Holder::Host)
+    );
     let refused = rig.agent.close_pool(POOL, Some(STORE));
-    assert!(matches!(refused, Err(PoolError::Active { count: 1, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(PoolError::Active { count: 1, .. })),
+        "{refused:?}"
+    );
 }
 
 /// What a crash cut short still needs its source, so the source stays until it is finished.
@@ -266,13 +358,22 @@ fn the_source_of_an_unfinished_snapshot_is_not_deleted() {
         })
         .unwrap();
     let refused = rig.agent.delete_thin(Some(STORE), volume(11), None, 1);
-    assert!(matches!(refused, Err(ThinError::Needed { .. })), "{refused:?}");
-    rig.agent.create_snapshot(Some(STORE), CreateSnapshot {
-        name: rig.agent.thin(volume(11)).unwrap().record.name,
-        ..snap(snapshot(21), volume(11), false)
-    })
-    .unwrap();
-    rig.agent.delete_thin(Some(STORE), volume(11), None, 1).unwrap();
+    assert!(
+        matches!(refused, Err(ThinError::Needed { .. })),
+        "{refused:?}"
+    );
+    rig.agent
+        .create_snapshot(
+            Some(STORE),
+            CreateSnapshot {
+                name: rig.agent.thin(volume(11)).unwrap().record.name,
+                ..snap(snapshot(21), volume(11), false)
+            },
+        )
+        .unwrap();
+    rig.agent
+        .delete_thin(Some(STORE), volume(11), None, 1)
+        .unwrap();
     assert_eq!(rows(&rig), 1);
 }
 
@@ -282,21 +383,44 @@ fn a_volume_only_grows_and_a_clone_is_at_least_its_source() {
     create(&rig, 11, true, true).unwrap();
     let size = |bytes| VolumeSize::new(bytes).unwrap();
     let refused = rig.agent.resize(Some(STORE), volume(11), size(1 << 20), 1);
-    assert!(matches!(refused, Err(ThinError::OutOfRange { field: "size_bytes", .. })), "{refused:?}");
-    let small = CreateSnapshot { size: Some(size(512)), ..snap(volume(12), volume(11), false) };
+    assert!(
+        matches!(
+            refused,
+            Err(ThinError::OutOfRange {
+                field: "size_bytes",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    let small = CreateSnapshot {
+        size: Some(size(512)),
+        ..snap(volume(12), volume(11), false)
+    };
     let refused = rig.agent.create_snapshot(Some(STORE), small);
-    assert!(matches!(refused, Err(ThinError::OutOfRange { .. })), "{refused:?}");
-    let view = rig.agent.resize(Some(STORE), volume(11), size(3 << 20), 1).unwrap();
+    assert!(
+        matches!(refused, Err(ThinError::OutOfRange { .. })),
+        "{refused:?}"
+    );
+    let view = rig
+        .agent
+        .resize(Some(STORE), volume(11), size(3 << 20), 1)
+        .unwrap();
     assert_eq!(view.live.unwrap().len.bytes().0, 3 << 20);
 }
 
 #[test]
 fn a_second_agent_finds_the_pool_in_use_and_changes_nothing() {
     let rig = rig();
-    let rules = DeviceRules { pool_dir: rig.agent.pools.rules.pool_dir.clone() };
+    let rules = DeviceRules {
+        pool_dir: rig.agent.pools.rules.pool_dir.clone(),
+    };
     let path = rig.pool().devices.remove(0).path;
     let refused = rules.hold(&*rig.kernel, "devices[0].path", &path, None);
-    assert!(matches!(refused, Err(PoolError::DeviceInUse { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(PoolError::DeviceInUse { .. })),
+        "{refused:?}"
+    );
 }
 
 #[test]
@@ -316,7 +440,10 @@ fn a_device_that_holds_something_is_refused_and_left_as_it_is() {
         other => panic!("{other:?}"),
     }
     let mut now = [0; 8];
-    std::fs::File::open(&device.path).unwrap().read_exact_at(&mut now, 4096).unwrap();
+    std::fs::File::open(&device.path)
+        .unwrap()
+        .read_exact_at(&mut now, 4096)
+        .unwrap();
     assert_eq!(now, [0; 8], "a label was written");
 }
 
@@ -325,14 +452,30 @@ fn a_pool_that_misses_its_device_says_which_and_one_with_volumes_is_not_deleted(
     let mut rig = rig();
     create(&rig, 11, false, false).unwrap();
     let refused = rig.agent.delete_pool(POOL, Some(STORE));
-    assert!(matches!(refused, Err(PoolError::NotEmpty { count: 1, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(PoolError::NotEmpty { count: 1, .. })),
+        "{refused:?}"
+    );
     let path = rig.pool().devices.remove(0).path;
     let away = path.with_extension("away");
     rig.kernel.reboot();
-    std::fs::rename(&path, rig.agent.pools.rules.pool_dir.parent().unwrap().join("away")).unwrap();
+    std::fs::rename(
+        &path,
+        rig.agent
+            .pools
+            .rules
+            .pool_dir
+            .parent()
+            .unwrap()
+            .join("away"),
+    )
+    .unwrap();
     rig.restart();
     let gone = rig.agent.open_pool(POOL, Some(STORE));
-    assert!(matches!(gone, Err(PoolError::NotFound(_))), "{gone:?} {away:?}");
+    assert!(
+        matches!(gone, Err(PoolError::NotFound(_))),
+        "{gone:?} {away:?}"
+    );
     let no_pool = create(&rig, 12, false, false);
     assert!(matches!(no_pool, Err(ThinError::NoPool(_))), "{no_pool:?}");
 }
@@ -342,10 +485,19 @@ fn a_pool_that_misses_its_device_says_which_and_one_with_volumes_is_not_deleted(
 fn an_activation_whose_thin_is_gone_says_so() {
     let rig = rig();
     let thin = create(&rig, 11, false, false).unwrap().record.thin;
-    rig.kernel.world().pools.get_mut(&POOL).unwrap().thins.remove(&thin);
+    rig.kernel
+        .world()
+        .pools
+        .get_mut(&POOL)
+        .unwrap()
+        .thins
+        .remove(&thin);
     let refused = rig.agent.activate(volume(11), HOST, 1);
     assert!(
-        matches!(refused, Err(ThinError::Kernel(KernelError::ThinMissing { .. }))),
+        matches!(
+            refused,
+            Err(ThinError::Kernel(KernelError::ThinMissing { .. }))
+        ),
         "{refused:?}"
     );
 }
@@ -356,11 +508,20 @@ fn a_thin_is_not_called_absent_from_a_pool_that_is_closed() {
     let rig = rig();
     create(&rig, 11, false, false).unwrap();
     rig.agent.close_pool(POOL, Some(STORE)).unwrap();
-    let refused = rig.agent.delete_thin(Some(STORE), volume(11), Some(POOL), 1);
-    assert!(matches!(refused, Err(ThinError::NoPool(POOL))), "{refused:?}");
+    let refused = rig
+        .agent
+        .delete_thin(Some(STORE), volume(11), Some(POOL), 1);
+    assert!(
+        matches!(refused, Err(ThinError::NoPool(POOL))),
+        "{refused:?}"
+    );
     rig.agent.open_pool(POOL, Some(STORE)).unwrap();
-    rig.agent.delete_thin(Some(STORE), volume(11), Some(POOL), 1).unwrap();
-    rig.agent.delete_thin(Some(STORE), volume(11), Some(POOL), 1).unwrap();
+    rig.agent
+        .delete_thin(Some(STORE), volume(11), Some(POOL), 1)
+        .unwrap();
+    rig.agent
+        .delete_thin(Some(STORE), volume(11), Some(POOL), 1)
+        .unwrap();
     assert_eq!(rows(&rig), 0);
 }
 
@@ -369,14 +530,37 @@ fn a_thin_is_not_called_absent_from_a_pool_that_is_closed() {
 fn a_repeated_call_needs_neither_source_nor_image_any_more() {
     let rig = rig();
     create(&rig, 11, true, false).unwrap();
-    let ask = || rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false));
+    let ask = || {
+        rig.agent
+            .create_snapshot(Some(STORE), snap(snapshot(21), volume(11), false))
+    };
     let first = ask().unwrap().record;
-    rig.agent.resize(Some(STORE), volume(11), VolumeSize::new(8 << 20).unwrap(), 1).unwrap();
+    rig.agent
+        .resize(
+            Some(STORE),
+            volume(11),
+            VolumeSize::new(8 << 20).unwrap(),
+            1,
+        )
+        .unwrap();
     assert_eq!(ask().unwrap().record, first);
-    rig.agent.delete_thin(Some(STORE), volume(11), None, 1).unwrap();
+    rig.agent
+        .delete_thin(Some(STORE), volume(11), None, 1)
+        .unwrap();
     assert_eq!(ask().unwrap().record, first);
-    let other = rig.agent.create_snapshot(Some(STORE), snap(snapshot(21), volume(12), false));
-    assert!(matches!(other, Err(ThinError::Conflict { field: "source", .. })), "{other:?}");
+    let other = rig
+        .agent
+        .create_snapshot(Some(STORE), snap(snapshot(21), volume(12), false));
+    assert!(
+        matches!(
+            other,
+            Err(ThinError::Conflict {
+                field: "source",
+                ..
+            })
+        ),
+        "{other:?}"
+    );
     let made = create(&rig, 13, true, false).unwrap().record;
     spoil_image(&rig);
     assert_eq!(create(&rig, 13, true, false).unwrap().record, made);

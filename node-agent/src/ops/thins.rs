@@ -91,16 +91,25 @@ impl Agent {
         caller: Option<Incarnation>,
         request: CreateThin,
     ) -> Result<ThinView, ThinError> {
-        let pool = self.pools.open(request.pool).ok_or(ThinError::NoPool(request.pool))?;
+        let pool = self
+            .pools
+            .open(request.pool)
+            .ok_or(ThinError::NoPool(request.pool))?;
         pool.admit(caller)?;
         let _held = pool.locks.take(&[request.owner]);
         let mut image = None;
         if pool.catalogue.find(request.owner).is_none() {
             if self.find_row(request.owner).is_ok() {
-                return Err(ThinError::Conflict { owner: request.owner, field: "pool" });
+                return Err(ThinError::Conflict {
+                    owner: request.owner,
+                    field: "pool",
+                });
             }
             pool.check_room(&*self.kernel)?;
-            image = request.image.map(|digest| self.image_ref(digest)).transpose()?;
+            image = request
+                .image
+                .map(|digest| self.image_ref(digest))
+                .transpose()?;
         }
         let activate = request.activate;
         let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
@@ -132,15 +141,20 @@ impl Agent {
             // Made already: what became of its source since is of no account.
             pool.admit(caller)?;
             let _held = pool.locks.take(&[request.owner]);
-            let row = pool.catalogue.find(row.owner).ok_or(ThinError::NotFound(row.owner))?;
+            let row = pool
+                .catalogue
+                .find(row.owner)
+                .ok_or(ThinError::NotFound(row.owner))?;
             let row = same_snapshot_or_conflict(row, &request)?;
             return self.finish(&pool, row, Attempt::Again, request.activate);
         }
         let (pool, _) = self.find_row(request.source)?;
         pool.admit(caller)?;
         let _held = pool.locks.take(&[request.owner, request.source]);
-        let source =
-            pool.catalogue.find(request.source).ok_or(ThinError::NotFound(request.source))?;
+        let source = pool
+            .catalogue
+            .find(request.source)
+            .ok_or(ThinError::NotFound(request.source))?;
         usable(&pool, &source)?;
         let size = snapshot_size(&request, &source)?;
         if pool.catalogue.find(request.owner).is_none() {
@@ -160,9 +174,10 @@ impl Agent {
         };
         let (image, parent) = (source.image, source.owner);
         let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
-            Some(row) if row.parent != Some(parent) => {
-                Err(ThinError::Conflict { owner: row.owner, field: "source" })
-            }
+            Some(row) if row.parent != Some(parent) => Err(ThinError::Conflict {
+                owner: row.owner,
+                field: "source",
+            }),
             Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
             None => {
                 let row = fresh_row(rows, request, image, Some(parent), pool_time())?;
@@ -191,19 +206,33 @@ impl Agent {
         }
         let snapshot = row.parent.is_some();
         let row = self.ensure_made(pool, row, attempt)?;
-        hit(if snapshot { Point::SnapshotMade } else { Point::ThinMade });
+        hit(if snapshot {
+            Point::SnapshotMade
+        } else {
+            Point::ThinMade
+        });
         if let Some(holder) = row.holder {
-            let how = Activation { holder, read_only: row.read_only };
+            let how = Activation {
+                holder,
+                read_only: row.read_only,
+            };
             self.ensure_device(pool, &row, how)?;
             hit(Point::ThinLive);
         }
-        let done = ThinRecord { phase: Phase::Ready, ..row };
+        let done = ThinRecord {
+            phase: Phase::Ready,
+            ..row
+        };
         let fact = done.clone();
         write(pool, move |rows| {
             rows.replace(fact);
             Ok(())
         })?;
-        hit(if snapshot { Point::SnapshotRecorded } else { Point::ThinRecorded });
+        hit(if snapshot {
+            Point::SnapshotRecorded
+        } else {
+            Point::ThinRecorded
+        });
         match activate {
             Some(how) if done.holder.is_none() => self.activate_row(pool, done, how),
             Some(_) | None => self.view(pool, &done),
@@ -222,7 +251,10 @@ impl Agent {
             let foreign = match (self.make(pool, &row), attempt) {
                 (Ok(Outcome::Done), Attempt::Again) if row.parent.is_some() => {
                     // It shows what its source holds now, not what it held when it was wished for.
-                    return Ok(ThinRecord { created: pool_time(), ..row });
+                    return Ok(ThinRecord {
+                        created: pool_time(),
+                        ..row
+                    });
                 }
                 (Ok(Outcome::Done), _) | (Ok(Outcome::AlreadySo), Attempt::Again) => {
                     return Ok(row);
@@ -239,9 +271,15 @@ impl Agent {
     /// Asks the kernel for the row's thin.
     fn make(&self, pool: &OpenPool, row: &ThinRecord) -> Result<Outcome, ThinError> {
         let Some(parent) = row.parent else {
-            return self.kernel.ensure_thin(pool.id, row.thin, row.owner).map_err(ThinError::Kernel);
+            return self
+                .kernel
+                .ensure_thin(pool.id, row.thin, row.owner)
+                .map_err(ThinError::Kernel);
         };
-        let source = pool.catalogue.find(parent).ok_or(ThinError::NotFound(parent))?;
+        let source = pool
+            .catalogue
+            .find(parent)
+            .ok_or(ThinError::NotFound(parent))?;
         let live = self.kernel.find_live(parent).map_err(ThinError::Kernel)?;
         self.kernel
             .ensure_snapshot(pool.id, row.thin, source.thin, live.map(|_| parent))
@@ -253,7 +291,9 @@ impl Agent {
             let mut record = rows.pool();
             record.quarantined.push(row.thin.get());
             rows.set_pool(record);
-            let thin = rows.reserve_thin().map_err(|NoThinIds| ThinError::NoThinIds(rows.pool().id))?;
+            let thin = rows
+                .reserve_thin()
+                .map_err(|NoThinIds| ThinError::NoThinIds(rows.pool().id))?;
             let row = ThinRecord { thin, ..row };
             rows.replace(row.clone());
             Ok(row)
@@ -275,7 +315,10 @@ impl Agent {
         let (pool, _) = self.find_row(owner)?;
         pool.admit(caller)?;
         let _held = pool.locks.take(&[owner]);
-        let row = pool.catalogue.find(owner).ok_or(ThinError::NotFound(owner))?;
+        let row = pool
+            .catalogue
+            .find(owner)
+            .ok_or(ThinError::NotFound(owner))?;
         usable(&pool, &row)?;
         check_epoch(&row, epoch)?;
         if size < row.size {
@@ -330,22 +373,35 @@ impl Agent {
         };
         pool.admit(caller)?;
         let _held = pool.locks.take(&[owner]);
-        let Some(row) = pool.catalogue.find(owner) else { return Ok(()) };
+        let Some(row) = pool.catalogue.find(owner) else {
+            return Ok(());
+        };
         check_epoch(&row, epoch)?;
         if row.phase == Phase::Ready
-            && self.kernel.find_live(owner).map_err(ThinError::Kernel)?.is_some()
+            && self
+                .kernel
+                .find_live(owner)
+                .map_err(ThinError::Kernel)?
+                .is_some()
         {
             return Err(ThinError::Active(owner));
         }
         pool.check_writable(&*self.kernel)?;
-        let row = ThinRecord { phase: Phase::Deleting, holder: None, ..row };
+        let row = ThinRecord {
+            phase: Phase::Deleting,
+            holder: None,
+            ..row
+        };
         let wish = row.clone();
         write(&pool, move |rows| {
             // What a crash cut short still needs its source.
             let unfinished =
                 |child: &ThinRecord| child.phase == Phase::Creating && child.parent == Some(owner);
             if let Some(child) = rows.find_where(unfinished) {
-                return Err(ThinError::Needed { owner, child: child.owner });
+                return Err(ThinError::Needed {
+                    owner,
+                    child: child.owner,
+                });
             }
             rows.replace(wish);
             Ok(())
@@ -361,7 +417,10 @@ impl Agent {
         row: &ThinRecord,
     ) -> Result<(), ThinError> {
         self.ensure_no_device(pool, row)?;
-        let _ = self.kernel.ensure_no_thin(pool.id, row.thin).map_err(ThinError::Kernel)?;
+        let _ = self
+            .kernel
+            .ensure_no_thin(pool.id, row.thin)
+            .map_err(ThinError::Kernel)?;
         hit(Point::DeletionDone);
         let owner = row.owner;
         write(pool, move |rows| {
@@ -403,7 +462,11 @@ pub(super) fn usable(pool: &OpenPool, row: &ThinRecord) -> Result<(), ThinError>
 /// Refuses a call from before the volume moved. 0 is a local caller that does not know.
 pub(super) fn check_epoch(row: &ThinRecord, asked: u64) -> Result<(), ThinError> {
     if asked != 0 && asked < row.epoch {
-        return Err(ThinError::StaleEpoch { owner: row.owner, now: row.epoch, asked });
+        return Err(ThinError::StaleEpoch {
+            owner: row.owner,
+            now: row.epoch,
+            asked,
+        });
     }
     Ok(())
 }
@@ -433,7 +496,11 @@ fn snapshot_size(request: &CreateSnapshot, source: &ThinRecord) -> Result<Volume
         }),
         Some(size) if size < source.size => Err(ThinError::OutOfRange {
             field: "size_bytes",
-            problem: format!("{} is less than the source's {}", size.bytes(), source.size.bytes()),
+            problem: format!(
+                "{} is less than the source's {}",
+                size.bytes(),
+                source.size.bytes()
+            ),
         }),
         Some(size) => Ok(size),
     }
@@ -447,7 +514,9 @@ fn fresh_row(
     created: jiff::Timestamp,
 ) -> Result<ThinRecord, ThinError> {
     let pool = rows.pool().id;
-    let thin: ThinId = rows.reserve_thin().map_err(|NoThinIds| ThinError::NoThinIds(pool))?;
+    let thin: ThinId = rows
+        .reserve_thin()
+        .map_err(|NoThinIds| ThinError::NoThinIds(pool))?;
     Ok(ThinRecord {
         owner: request.owner,
         name: request.name,
@@ -471,7 +540,12 @@ fn same_snapshot_or_conflict(
     row: ThinRecord,
     request: &CreateSnapshot,
 ) -> Result<ThinRecord, ThinError> {
-    let conflict = |field| Err(ThinError::Conflict { owner: row.owner, field });
+    let conflict = |field| {
+        Err(ThinError::Conflict {
+            owner: row.owner,
+            field,
+        })
+    };
     if row.phase == Phase::Deleting {
         return Err(ThinError::Deleting(row.owner));
     }
@@ -488,7 +562,12 @@ fn same_snapshot_or_conflict(
 }
 
 fn same_or_conflict(row: ThinRecord, request: &CreateThin) -> Result<ThinRecord, ThinError> {
-    let conflict = |field| Err(ThinError::Conflict { owner: row.owner, field });
+    let conflict = |field| {
+        Err(ThinError::Conflict {
+            owner: row.owner,
+            field,
+        })
+    };
     if row.phase == Phase::Deleting {
         return Err(ThinError::Deleting(row.owner));
     }

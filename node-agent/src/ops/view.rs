@@ -74,10 +74,21 @@ pub enum PoolState {
 impl Agent {
     /// The row with what the kernel says of it.
     pub(super) fn view(&self, pool: &OpenPool, row: &ThinRecord) -> Result<ThinView, ThinError> {
-        let live = self.kernel.find_live(row.owner).map_err(ThinError::Kernel)?;
-        let path = live.as_ref().map(|_| self.links.path(&pool.name, &row.name));
+        let live = self
+            .kernel
+            .find_live(row.owner)
+            .map_err(ThinError::Kernel)?;
+        let path = live
+            .as_ref()
+            .map(|_| self.links.path(&pool.name, &row.name));
         let missing = pool.is_missing(row.owner);
-        Ok(ThinView { record: row.clone(), pool: pool.id, live, path, missing })
+        Ok(ThinView {
+            record: row.clone(),
+            pool: pool.id,
+            live,
+            path,
+            missing,
+        })
     }
 
     /// One thin as it is now.

@@ -70,7 +70,10 @@ pub fn run<A: AsRef<OsStr>>(program: &str, args: &[A]) -> Result<Output, RunErro
 /// # Errors
 ///
 /// As [`run`].
-#[expect(clippy::disallowed_methods, reason = "the one place that starts processes")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts processes"
+)]
 pub fn run_within<A: AsRef<OsStr>>(
     limit: Duration,
     program: &str,
@@ -97,14 +100,25 @@ pub fn run_within<A: AsRef<OsStr>>(
             }
         })?;
     let followed = follow(&mut child, limit).and_then(|ended| match ended {
-        Ended::Itself { stdout, stderr } => {
-            Ok(Ok(Output { status: child.wait()?, stdout, stderr }))
-        }
-        Ended::TimedOut => Ok(Err(RunError::Timeout { program: program.to_owned(), limit })),
-        Ended::TooMuchOutput => Ok(Err(RunError::TooMuchOutput { program: program.to_owned() })),
+        Ended::Itself { stdout, stderr } => Ok(Ok(Output {
+            status: child.wait()?,
+            stdout,
+            stderr,
+        })),
+        Ended::TimedOut => Ok(Err(RunError::Timeout {
+            program: program.to_owned(),
+            limit,
+        })),
+        Ended::TooMuchOutput => Ok(Err(RunError::TooMuchOutput {
+            program: program.to_owned(),
+        })),
     });
-    let answer = followed
-        .unwrap_or_else(|source| Err(RunError::Io { program: program.to_owned(), source }));
+    let answer = followed.unwrap_or_else(|source| {
+        Err(RunError::Io {
+            program: program.to_owned(),
+            source,
+        })
+    });
     if answer.is_err() {
         // Both fail only when it has ended by itself meanwhile.
         let _ = child.kill();
@@ -190,7 +204,10 @@ mod tests {
         assert_eq!(output.stderr, b"two\n");
         assert_eq!(output.status.code(), Some(3));
         let output = sh("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2").unwrap();
-        assert_eq!((output.stdout.len(), output.stderr.len()), (300_000, 300_000));
+        assert_eq!(
+            (output.stdout.len(), output.stderr.len()),
+            (300_000, 300_000)
+        );
     }
 
     #[test]
@@ -201,20 +218,29 @@ mod tests {
         // One that closes its outputs is waited for all the same.
         let script = ["-c", "exec >&- 2>&-; sleep 20"];
         let silent = run_within(Duration::from_millis(100), "sh", &script);
-        assert!(matches!(silent, Err(RunError::Timeout { .. })), "{silent:?}");
+        assert!(
+            matches!(silent, Err(RunError::Timeout { .. })),
+            "{silent:?}"
+        );
         assert!(began.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
     fn a_program_that_writes_without_end_is_killed() {
         let endless = sh("cat /dev/zero");
-        assert!(matches!(endless, Err(RunError::TooMuchOutput { .. })), "{endless:?}");
+        assert!(
+            matches!(endless, Err(RunError::TooMuchOutput { .. })),
+            "{endless:?}"
+        );
     }
 
     #[test]
     fn a_program_that_is_not_installed_says_so() {
         let missing = run::<&str>("goldleaf-no-such-program", &[]);
-        assert!(matches!(missing, Err(RunError::Missing { .. })), "{missing:?}");
+        assert!(
+            matches!(missing, Err(RunError::Missing { .. })),
+            "{missing:?}"
+        );
     }
 
     #[test]

@@ -305,7 +305,11 @@ impl AgentPort for GrpcAgent {
 
     async fn deactivate(&self, volume: VolumeId, epoch: u64) -> Result<ThinReport, AgentError> {
         let owner = volume.to_string();
-        let call = self.thin_call(pb::AgentThinRequest { owner, epoch, pool: String::new() });
+        let call = self.thin_call(pb::AgentThinRequest {
+            owner,
+            epoch,
+            pool: String::new(),
+        });
         let answer = self.answer(self.client()?.deactivate(call).await)?;
         convert::thin(&self.node, answer)
     }

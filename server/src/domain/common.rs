@@ -2,9 +2,7 @@
 
 use std::str::FromStr;
 
-use goldleaf_types::{
-    Digest, ImageId, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId,
-};
+use goldleaf_types::{Digest, ImageId, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +76,9 @@ impl<Id: FromStr> FromStr for Ref<Id> {
         if looks_like_an_id(text) {
             return Err(BadReference::of(text)); // of another kind: no name can look so
         }
-        text.parse().map(Self::Name).map_err(|_| BadReference::of(text))
+        text.parse()
+            .map(Self::Name)
+            .map_err(|_| BadReference::of(text))
     }
 }
 
@@ -129,7 +129,11 @@ impl FromStr for SourceRef {
             Ok(ThinOwner::Snapshot(id)) => return Ok(Self::Snapshot(Ref::Id(id))),
             Err(_) => {}
         }
-        let by_name = |name: &str| name.parse().map(Ref::Name).map_err(|_| BadReference::of(text));
+        let by_name = |name: &str| {
+            name.parse()
+                .map(Ref::Name)
+                .map_err(|_| BadReference::of(text))
+        };
         match text.split_once('/') {
             Some(("volume", name)) => by_name(name).map(Self::Volume),
             Some(("snapshot", name)) => Ok(Self::Snapshot(Ref::Name(
@@ -166,9 +170,18 @@ mod tests {
     #[test]
     fn a_source_says_its_kind_unless_it_is_an_id() {
         let snapshot = SnapshotId::mint();
-        assert_eq!(snapshot.to_string().parse(), Ok(SourceRef::Snapshot(Ref::Id(snapshot))));
-        assert!(matches!("volume/vm1".parse(), Ok(SourceRef::Volume(Ref::Name(_)))));
-        assert!(matches!("snapshot/s1".parse(), Ok(SourceRef::Snapshot(Ref::Name(_)))));
+        assert_eq!(
+            snapshot.to_string().parse(),
+            Ok(SourceRef::Snapshot(Ref::Id(snapshot)))
+        );
+        assert!(matches!(
+            "volume/vm1".parse(),
+            Ok(SourceRef::Volume(Ref::Name(_)))
+        ));
+        assert!(matches!(
+            "snapshot/s1".parse(),
+            Ok(SourceRef::Snapshot(Ref::Name(_)))
+        ));
         for bad in ["", "vm1", "image/x", "volume/", "volume/a/b"] {
             assert!(bad.parse::<SourceRef>().is_err(), "{bad:?} passed");
         }

@@ -58,8 +58,12 @@ impl ImageSource {
 /// Drops "user:secret@" and the query, where tokens hide.
 fn without_credentials(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or(url);
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (host, path) = rest.split_once('/').map_or((rest, None), |(h, p)| (h, Some(p)));
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (host, path) = rest
+        .split_once('/')
+        .map_or((rest, None), |(h, p)| (h, Some(p)));
     let host = host.rsplit('@').next().unwrap_or(host);
     match path {
         Some(path) => format!("{scheme}://{host}/{path}"),
@@ -84,7 +88,12 @@ impl ImageCopy {
     /// A copy that is still wanted.
     #[must_use]
     pub const fn wanted(node: NodeId) -> Self {
-        Self { node, phase: Phase::Creating, message: String::new(), refusal: None }
+        Self {
+            node,
+            phase: Phase::Creating,
+            message: String::new(),
+            refusal: None,
+        }
     }
 }
 
@@ -154,7 +163,8 @@ impl Image {
     /// Whether a node holds it.
     #[must_use]
     pub fn is_on(&self, node: NodeId) -> bool {
-        self.copy_on(node).is_some_and(|copy| copy.phase == Phase::Ready)
+        self.copy_on(node)
+            .is_some_and(|copy| copy.phase == Phase::Ready)
     }
 
     /// Records what became of one copy, and what that means for the whole.
@@ -199,7 +209,10 @@ mod tests {
     #[test]
     fn a_shown_source_has_no_credentials() {
         let shown = |url: &str| ImageSource::Url(url.into()).shown();
-        assert_eq!(shown("https://me:pw@host/a/b.qcow2?token=1"), "https://host/a/b.qcow2");
+        assert_eq!(
+            shown("https://me:pw@host/a/b.qcow2?token=1"),
+            "https://host/a/b.qcow2"
+        );
         assert_eq!(shown("http://host"), "http://host");
         assert_eq!(shown("http://me@host#x"), "http://host");
     }

@@ -142,7 +142,12 @@ mod tests {
             },
             mode: PoolMode::Unknown,
         };
-        Candidate { pool, reachable, usage, has_image }
+        Candidate {
+            pool,
+            reachable,
+            usage,
+            has_image,
+        }
     }
 
     fn arb_candidates() -> impl Strategy<Value = Vec<Candidate>> {
@@ -197,12 +202,25 @@ mod tests {
 
     #[test]
     fn a_full_pool_and_a_dead_one_have_different_reasons() {
-        let full = candidate(1, Phase::Ready, true, Some(PoolMode::OutOfDataSpace), 0, true);
+        let full = candidate(
+            1,
+            Phase::Ready,
+            true,
+            Some(PoolMode::OutOfDataSpace),
+            0,
+            true,
+        );
         let dead = candidate(2, Phase::Ready, true, Some(PoolMode::Failed), 9, true);
         let away = candidate(3, Phase::Ready, false, Some(PoolMode::ReadWrite), 9, true);
         assert_eq!(choose(&[]).unwrap_err(), NoPlace::NoneMatches);
-        assert_eq!(choose(&[full.clone(), dead.clone()]).unwrap_err(), NoPlace::Full(full.pool.id));
+        assert_eq!(
+            choose(&[full.clone(), dead.clone()]).unwrap_err(),
+            NoPlace::Full(full.pool.id)
+        );
         assert!(matches!(choose(&[dead]), Err(NoPlace::NotWritable { .. })));
-        assert_eq!(choose(&[full, away.clone()]).unwrap_err(), NoPlace::Unreachable(away.pool.node));
+        assert_eq!(
+            choose(&[full, away.clone()]).unwrap_err(),
+            NoPlace::Unreachable(away.pool.node)
+        );
     }
 }

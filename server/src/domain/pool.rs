@@ -90,7 +90,11 @@ impl Pool {
     pub fn follow(&mut self, report: &PoolReport) -> bool {
         let mode = report.usage.map_or(PoolMode::Unknown, |usage| usage.mode);
         let same_conditions = self.conditions.len() == report.conditions.len()
-            && self.conditions.iter().zip(&report.conditions).all(|(a, b)| a.same_claim(b));
+            && self
+                .conditions
+                .iter()
+                .zip(&report.conditions)
+                .all(|(a, b)| a.same_claim(b));
         if self.phase == report.phase && self.mode == mode && same_conditions {
             return false;
         }

@@ -62,7 +62,10 @@ impl Snapshot {
             size: self.size,
             begin: Begin::Thin(self.source),
             labels: self.labels.clone(),
-            asked: VolumeAsked { source: self.asked_source.clone(), ..VolumeAsked::default() },
+            asked: VolumeAsked {
+                source: self.asked_source.clone(),
+                ..VolumeAsked::default()
+            },
             epoch: 1,
         }
     }

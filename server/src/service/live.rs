@@ -112,7 +112,9 @@ impl Live {
     #[must_use]
     pub fn is_overtaken(&self, node: NodeId, report: &PoolReport) -> bool {
         let nodes = self.open();
-        let newest = nodes.get(&node).and_then(|live| live.newest.get(&report.id));
+        let newest = nodes
+            .get(&node)
+            .and_then(|live| live.newest.get(&report.id));
         newest.is_some_and(|newest| *newest > report.as_of)
     }
 

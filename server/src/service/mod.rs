@@ -195,7 +195,11 @@ impl Service {
         epoch: u64,
     ) -> Result<(), ServiceError> {
         self.require_open(pool, node).await?;
-        Ok(self.agent_of(node).await?.delete_thin(pool, owner, epoch).await?)
+        Ok(self
+            .agent_of(node)
+            .await?
+            .delete_thin(pool, owner, epoch)
+            .await?)
     }
 
     /// Every pool of a node, asked now.

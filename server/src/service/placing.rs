@@ -12,7 +12,8 @@ use super::records::carries;
 use super::{Service, ServiceError, Unfinished, busy};
 use crate::agents::AgentError;
 use crate::domain::{
-    Candidate, Image, ImageCopy, ImageRef, ImageSource, NoPlace, Node, Phase, Pool, PoolReport, Ref, choose,
+    Candidate, Image, ImageCopy, ImageRef, ImageSource, NoPlace, Node, Phase, Pool, PoolReport,
+    Ref, choose,
 };
 use crate::store::rows::{self, Row};
 
@@ -79,13 +80,22 @@ impl Service {
 
     /// Why a volume can go nowhere, with the node's name where one is away.
     async fn no_place(&self, refusal: NoPlace) -> ServiceError {
-        let NoPlace::Unreachable(id) = refusal else { return refusal.into() };
+        let NoPlace::Unreachable(id) = refusal else {
+            return refusal.into();
+        };
         let node = match self.node(id).await {
             Ok(node) => node.name.to_string(),
             Err(error) => return error,
         };
-        let why = self.live.reach(id).map_or_else(|| "not heard of yet".into(), |r| r.why);
-        AgentError::Away { node, why: format!("{why}; wait for its agent, then ask again") }.into()
+        let why = self
+            .live
+            .reach(id)
+            .map_or_else(|| "not heard of yet".into(), |r| r.why);
+        AgentError::Away {
+            node,
+            why: format!("{why}; wait for its agent, then ask again"),
+        }
+        .into()
     }
 
     /// The pools that a request allows.

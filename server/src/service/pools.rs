@@ -362,7 +362,10 @@ impl Service {
 
     /// A pool with what its node says of it now; usage has no event, so nobody is told of it.
     async fn view_pool(&self, pool: Pool) -> PoolView {
-        let reports = self.ask_pools(pool.node).await.map_err(|error| error.to_string());
+        let reports = self
+            .ask_pools(pool.node)
+            .await
+            .map_err(|error| error.to_string());
         pool_view(pool, reports.as_deref())
     }
 
@@ -370,7 +373,12 @@ impl Service {
     async fn view_pools(&self, pools: Vec<Pool>) -> Vec<PoolView> {
         let nodes: BTreeSet<NodeId> = pools.iter().map(|pool| pool.node).collect();
         let asked = nodes.into_iter().map(|node| async move {
-            (node, self.ask_pools(node).await.map_err(|error| error.to_string()))
+            (
+                node,
+                self.ask_pools(node)
+                    .await
+                    .map_err(|error| error.to_string()),
+            )
         });
         let seen: BTreeMap<NodeId, Result<Vec<PoolReport>, String>> =
             join_all(asked).await.into_iter().collect();

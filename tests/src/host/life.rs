@@ -23,11 +23,20 @@ pub type Step = (&'static str, fn(&Host) -> Result<String, Status>);
 fn volume(v: api::Volume) -> String {
     let active = v.activation.as_ref().is_some_and(|a| a.active);
     let (phase, image) = (v.phase, !v.image_digest.is_empty());
-    format!("{} phase {phase} size {} image {image} active {active}", v.name, v.size_bytes)
+    format!(
+        "{} phase {phase} size {} image {image} active {active}",
+        v.name, v.size_bytes
+    )
 }
 
 fn snapshot(s: api::Snapshot) -> String {
-    format!("{} phase {} size {} image {}", s.name, s.phase, s.size_bytes, !s.image_digest.is_empty())
+    format!(
+        "{} phase {} size {} image {}",
+        s.name,
+        s.phase,
+        s.size_bytes,
+        !s.image_digest.is_empty()
+    )
 }
 
 fn pool(p: api::Pool) -> String {
@@ -85,13 +94,22 @@ fn image_of_file(h: &Host, name: &str) -> Result<api::Image, Status> {
 
 /// Makes a volume over an image that was changed behind our back, and puts the image right again.
 fn over_a_changed_image(h: &Host) -> Result<String, Status> {
-    let hex = h.get_image("golden")?.digest.trim_start_matches("sha256:").to_owned();
+    let hex = h
+        .get_image("golden")?
+        .digest
+        .trim_start_matches("sha256:")
+        .to_owned();
     let path = h.dir().join(format!("agent/images/{hex}.raw"));
     let kept = std::fs::read(&path).expect("the stored image");
     let put = |content: &[u8]| {
         // In place: volumes are active over this very file.
-        let file = File::options().write(true).open(&path).expect("the stored image");
-        file.write_all_at(content, 0).and_then(|()| file.sync_all()).expect("its content");
+        let file = File::options()
+            .write(true)
+            .open(&path)
+            .expect("the stored image");
+        file.write_all_at(content, 0)
+            .and_then(|()| file.sync_all())
+            .expect("its content");
     };
     put(&vec![0; kept.len()]);
     let answer = h.create_thin(api::CreateThinRequest {
@@ -99,7 +117,9 @@ fn over_a_changed_image(h: &Host) -> Result<String, Status> {
         ..over("wrong", 4 * MIB, "golden")
     });
     put(&kept);
-    refused(answer.map(volume), Code::FailedPrecondition, || h.delete_volume("wrong"))
+    refused(answer.map(volume), Code::FailedPrecondition, || {
+        h.delete_volume("wrong")
+    })
 }
 
 /// Takes a snapshot while the kernel's pool is read-only, and makes it writable again.
@@ -116,49 +136,101 @@ fn snapshot_of_a_read_only_pool(h: &Host) -> Result<String, Status> {
     swap(&table.replace(" 1 error_if_no_space", " 2 error_if_no_space read_only"));
     let answer = h.snapshot("none", "volume/v");
     swap(&table);
-    refused(answer.map(snapshot), Code::FailedPrecondition, || h.delete_snapshot("none"))
+    refused(answer.map(snapshot), Code::FailedPrecondition, || {
+        h.delete_snapshot("none")
+    })
 }
 
 /// The steps, in order. The image `golden` is there before.
 pub const LIFE: &[Step] = &[
-    ("create an image", |h| image_of_file(h, "second").map(|i| format!("{} {}", i.name, i.digest))),
+    ("create an image", |h| {
+        image_of_file(h, "second").map(|i| format!("{} {}", i.name, i.digest))
+    }),
     ("a pool on what is no device", |h| {
-        let devices = vec![api::PoolDevice { path: "/etc/passwd".into(), create_file_bytes: 0 }];
-        let request =
-            api::CreatePoolRequest { name: "none".into(), devices, ..Default::default() };
-        refused(h.create_pool(request).map(pool), Code::InvalidArgument, || h.delete_pool("none"))
+        let devices = vec![api::PoolDevice {
+            path: "/etc/passwd".into(),
+            create_file_bytes: 0,
+        }];
+        let request = api::CreatePoolRequest {
+            name: "none".into(),
+            devices,
+            ..Default::default()
+        };
+        refused(
+            h.create_pool(request).map(pool),
+            Code::InvalidArgument,
+            || h.delete_pool("none"),
+        )
     }),
     ("create the pool", |h| {
         let path = h.dir().join("agent/pools/p.pool").display().to_string();
-        let devices = vec![api::PoolDevice { path, create_file_bytes: 256 * MIB }];
-        h.create_pool(api::CreatePoolRequest { name: "p".into(), devices, ..Default::default() })
-            .map(pool)
+        let devices = vec![api::PoolDevice {
+            path,
+            create_file_bytes: 256 * MIB,
+        }];
+        h.create_pool(api::CreatePoolRequest {
+            name: "p".into(),
+            devices,
+            ..Default::default()
+        })
+        .map(pool)
     }),
-    ("create a blank volume", |h| h.create_thin(blank("b", 2 * MIB)).map(volume)),
+    ("create a blank volume", |h| {
+        h.create_thin(blank("b", 2 * MIB)).map(volume)
+    }),
     ("create an active volume over the image", |h| {
         h.create_thin(over("v", 4 * MIB, "golden")).map(volume)
     }),
     ("a volume over a changed image", over_a_changed_image),
-    ("a snapshot in a read-only pool", snapshot_of_a_read_only_pool),
+    (
+        "a snapshot in a read-only pool",
+        snapshot_of_a_read_only_pool,
+    ),
     ("activate the blank one", |h| h.activate("b").map(volume)),
-    ("snapshot the volume", |h| h.snapshot("s1", "volume/v").map(snapshot)),
-    ("snapshot the snapshot", |h| h.snapshot("s2", "snapshot/s1").map(snapshot)),
+    ("snapshot the volume", |h| {
+        h.snapshot("s1", "volume/v").map(snapshot)
+    }),
+    ("snapshot the snapshot", |h| {
+        h.snapshot("s2", "snapshot/s1").map(snapshot)
+    }),
     ("clone the snapshot, larger and active", |h| {
         h.active_clone("c", "snapshot/s2", 6 * MIB).map(volume)
     }),
     ("grow the volume", |h| h.resize("v", 8 * MIB).map(volume)),
-    ("deactivate the blank one", |h| h.deactivate("b").map(volume)),
+    ("deactivate the blank one", |h| {
+        h.deactivate("b").map(volume)
+    }),
     ("deactivate the volume", |h| h.deactivate("v").map(volume)),
     ("deactivate the clone", |h| h.deactivate("c").map(volume)),
-    ("delete the volume", |h| h.delete_volume("v").map(|()| "gone".into())),
-    ("delete the first snapshot", |h| h.delete_snapshot("s1").map(|()| "gone".into())),
-    ("delete the second snapshot", |h| h.delete_snapshot("s2").map(|()| "gone".into())),
-    ("delete the clone", |h| h.delete_volume("c").map(|()| "gone".into())),
-    ("delete the blank one", |h| h.delete_volume("b").map(|()| "gone".into())),
-    ("close the pool", |h| h.close_pool(api::ClosePoolRequest { pool: "p".into() }).map(pool)),
-    ("open the pool", |h| h.open_pool(api::OpenPoolRequest { pool: "p".into() }).map(pool)),
-    ("delete the pool", |h| h.delete_pool("p").map(|()| "gone".into())),
-    ("delete the image", |h| h.delete_image("second").map(|()| "gone".into())),
+    ("delete the volume", |h| {
+        h.delete_volume("v").map(|()| "gone".into())
+    }),
+    ("delete the first snapshot", |h| {
+        h.delete_snapshot("s1").map(|()| "gone".into())
+    }),
+    ("delete the second snapshot", |h| {
+        h.delete_snapshot("s2").map(|()| "gone".into())
+    }),
+    ("delete the clone", |h| {
+        h.delete_volume("c").map(|()| "gone".into())
+    }),
+    ("delete the blank one", |h| {
+        h.delete_volume("b").map(|()| "gone".into())
+    }),
+    ("close the pool", |h| {
+        h.close_pool(api::ClosePoolRequest { pool: "p".into() })
+            .map(pool)
+    }),
+    ("open the pool", |h| {
+        h.open_pool(api::OpenPoolRequest { pool: "p".into() })
+            .map(pool)
+    }),
+    ("delete the pool", |h| {
+        h.delete_pool("p").map(|()| "gone".into())
+    }),
+    ("delete the image", |h| {
+        h.delete_image("second").map(|()| "gone".into())
+    }),
 ];
 
 /// Which of the two dies.
@@ -196,7 +268,14 @@ impl Victim {
 fn ask(host: &Host, what: &str, step: fn(&Host) -> Result<String, Status>) -> String {
     host.soon(what, || match step(host) {
         Ok(answer) => Some(answer),
-        Err(e) if matches!(e.code(), Code::Unavailable | Code::Aborted | Code::Cancelled) => None,
+        Err(e)
+            if matches!(
+                e.code(),
+                Code::Unavailable | Code::Aborted | Code::Cancelled
+            ) =>
+        {
+            None
+        }
         Err(e) => panic!("{what}: {e:?}\n{}", host.logs()),
     })
 }
@@ -208,8 +287,14 @@ fn ask(host: &Host, what: &str, step: fn(&Host) -> Result<String, Status>) -> St
 /// When a step is refused.
 #[must_use]
 pub fn undisturbed(host: &Host) -> Vec<String> {
-    let answers: Vec<_> = LIFE.iter().map(|(what, step)| ask(host, what, *step)).collect();
-    assert!(!answers.iter().any(|a| a == MADE_LATER), "not refused: {answers:#?}");
+    let answers: Vec<_> = LIFE
+        .iter()
+        .map(|(what, step)| ask(host, what, *step))
+        .collect();
+    assert!(
+        !answers.iter().any(|a| a == MADE_LATER),
+        "not refused: {answers:#?}"
+    );
     answers
 }
 
@@ -249,7 +334,10 @@ fn begin(host: &mut Host, victim: Victim, point: &str) -> bool {
     start(host, victim, &[("GOLDLEAF_FAILPOINT", point)]);
     if point.contains("register-node") {
         start(host, Victim::Agent, &[]); // it registers as it starts
-        assert!(running(host, victim).died(), "{point} was not reached by a registration");
+        assert!(
+            running(host, victim).died(),
+            "{point} was not reached by a registration"
+        );
         start(host, victim, &[]);
         host.await_node();
         return true;
@@ -281,7 +369,9 @@ fn start(host: &mut Host, victim: Victim, environment: &[(&str, &str)]) {
 
 /// After a whole life no device of a pool or volume is there.
 fn no_device_is_left(point: &str) {
-    let listed = Control::open().and_then(|c| c.list()).expect("a list of devices");
+    let listed = Control::open()
+        .and_then(|c| c.list())
+        .expect("a list of devices");
     let left: BTreeSet<String> = listed
         .into_iter()
         .filter_map(|d| d.uuid.as_deref().and_then(Owned::from_uuid))

@@ -157,7 +157,8 @@ impl Host {
                 "not within {SOON:?}: {what}\n{}",
                 self.logs()
             );
-            self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
+            self.runtime
+                .block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
         }
     }
 
@@ -238,7 +239,10 @@ impl Host {
     ///
     /// When something is left.
     pub fn end_idle(self) {
-        assert!(self.server.is_none() && self.agent.is_none(), "end it with `end`");
+        assert!(
+            self.server.is_none() && self.agent.is_none(),
+            "end it with `end`"
+        );
         let left = wreck::left(&self.dir);
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
@@ -259,14 +263,23 @@ impl Host {
     /// As [`Self::end`], other errors.
     pub fn end_after(mut self, expected: &str) {
         self.delete_everything();
-        for mut process in [self.agent.take(), self.server.take()].into_iter().flatten() {
+        for mut process in [self.agent.take(), self.server.take()]
+            .into_iter()
+            .flatten()
+        {
             let status = process.stop();
-            assert!(status.success(), "it stopped with {status}\n{}", self.logs());
+            assert!(
+                status.success(),
+                "it stopped with {status}\n{}",
+                self.logs()
+            );
         }
         let left = wreck::left(&self.dir);
         assert!(left.is_empty(), "left behind: {left:#?}\n{}", self.logs());
         let logs = self.logs();
-        let errors = logs.lines().filter(|l| l.contains(" ERROR ") && !l.contains(expected));
+        let errors = logs
+            .lines()
+            .filter(|l| l.contains(" ERROR ") && !l.contains(expected));
         let errors: Vec<_> = errors.collect();
         assert!(errors.is_empty(), "logged: {errors:#?}");
     }

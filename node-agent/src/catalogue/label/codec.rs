@@ -72,8 +72,9 @@ impl Label {
         if !sector.starts_with(&MAGIC) {
             return Err(LabelError::NoLabel);
         }
-        let sector: &[u8; LABEL_BYTES] =
-            sector.try_into().map_err(|_| damaged("it is not 4096 bytes long"))?;
+        let sector: &[u8; LABEL_BYTES] = sector
+            .try_into()
+            .map_err(|_| damaged("it is not 4096 bytes long"))?;
         let fields = Fields(sector);
         if fields.u32(AT_CHECKSUM) != checksum(sector) {
             return Err(damaged("its checksum is wrong"));
@@ -85,7 +86,9 @@ impl Label {
         }
         let incompatible = fields.u64(AT_INCOMPATIBLE);
         if incompatible & !KNOWN_INCOMPATIBLE != 0 {
-            return Err(LabelError::UnknownFeatures { bits: incompatible & !KNOWN_INCOMPATIBLE });
+            return Err(LabelError::UnknownFeatures {
+                bits: incompatible & !KNOWN_INCOMPATIBLE,
+            });
         }
         let label = Self {
             pool: PoolId::from_bytes(fields.bytes(AT_POOL)),
@@ -121,7 +124,11 @@ impl Label {
         }
         let mut sector = [0; LABEL_BYTES];
         let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
-        let count = |n: usize| u32::try_from(n).expect("bounded by problem()").to_le_bytes();
+        let count = |n: usize| {
+            u32::try_from(n)
+                .expect("bounded by problem()")
+                .to_le_bytes()
+        };
         put(0, &MAGIC);
         put(AT_VERSION, &VERSION.to_le_bytes());
         put(AT_COMPATIBLE, &self.compatible.to_le_bytes());
@@ -133,7 +140,10 @@ impl Label {
         put(AT_INDEX, &self.index.to_le_bytes());
         put(AT_DATA_COUNT, &self.data_count.to_le_bytes());
         put(AT_METADATA_COUNT, &self.metadata_count.to_le_bytes());
-        put(AT_FLAGS, &(if self.clean { FLAG_CLEAN } else { 0 }).to_le_bytes());
+        put(
+            AT_FLAGS,
+            &(if self.clean { FLAG_CLEAN } else { 0 }).to_le_bytes(),
+        );
         put(AT_REGION_COUNT, &count(self.regions.len()));
         put(AT_DEVICE_SIZE, &self.device_size.0.to_le_bytes());
         put(AT_BLOCK_SIZE, &self.block_size.bytes().0.to_le_bytes());
@@ -210,11 +220,15 @@ fn regions(fields: &Fields<'_>) -> Result<Vec<Region>, &'static str> {
             len: Sectors(fields.u64(at + 16)),
         })
     };
-    (0..count).map(|i| region(i).ok_or("the kind of a region is unknown")).collect()
+    (0..count)
+        .map(|i| region(i).ok_or("the kind of a region is unknown"))
+        .collect()
 }
 
 fn role(number: u32) -> Option<Role> {
-    [Role::Data, Role::Metadata, Role::Spare].into_iter().find(|r| role_number(*r) == number)
+    [Role::Data, Role::Metadata, Role::Spare]
+        .into_iter()
+        .find(|r| role_number(*r) == number)
 }
 
 const fn role_number(role: Role) -> u32 {
@@ -226,9 +240,13 @@ const fn role_number(role: Role) -> u32 {
 }
 
 fn kind(number: u32) -> Option<RegionKind> {
-    [RegionKind::Catalogue, RegionKind::Metadata, RegionKind::Data]
-        .into_iter()
-        .find(|k| kind_number(*k) == number)
+    [
+        RegionKind::Catalogue,
+        RegionKind::Metadata,
+        RegionKind::Data,
+    ]
+    .into_iter()
+    .find(|k| kind_number(*k) == number)
 }
 
 const fn kind_number(kind: RegionKind) -> u32 {

@@ -18,8 +18,16 @@ fn label() -> Label {
         device_size: Sectors(1 << 21),
         block_size: BlockSize::DEFAULT,
         regions: vec![
-            Region { kind: RegionKind::Catalogue, start: Sectors(2048), len: Sectors(32_768) },
-            Region { kind: RegionKind::Data, start: Sectors(34_816), len: Sectors(1 << 20) },
+            Region {
+                kind: RegionKind::Catalogue,
+                start: Sectors(2048),
+                len: Sectors(32_768),
+            },
+            Region {
+                kind: RegionKind::Data,
+                start: Sectors(34_816),
+                len: Sectors(1 << 20),
+            },
         ],
     }
 }
@@ -54,13 +62,29 @@ fn either_copy_alone_serves_and_the_newer_counts() {
     for lost in [COPY_A, COPY_B] {
         let device = device();
         write_label(device.as_file(), &label()).unwrap();
-        device.as_file().write_all_at(&[0xff; 600], lost + 100).unwrap();
-        assert_eq!(read_label(device.as_file()).unwrap(), Some(label()), "lost at {lost}");
+        device
+            .as_file()
+            .write_all_at(&[0xff; 600], lost + 100)
+            .unwrap();
+        assert_eq!(
+            read_label(device.as_file()).unwrap(),
+            Some(label()),
+            "lost at {lost}"
+        );
     }
     let device = device();
-    let newer = Label { layout_generation: 4, ..label() };
-    device.as_file().write_all_at(&label().encode().unwrap(), COPY_A).unwrap();
-    device.as_file().write_all_at(&newer.encode().unwrap(), COPY_B).unwrap();
+    let newer = Label {
+        layout_generation: 4,
+        ..label()
+    };
+    device
+        .as_file()
+        .write_all_at(&label().encode().unwrap(), COPY_A)
+        .unwrap();
+    device
+        .as_file()
+        .write_all_at(&newer.encode().unwrap(), COPY_B)
+        .unwrap();
     assert_eq!(read_label(device.as_file()).unwrap(), Some(newer));
 }
 
@@ -69,15 +93,25 @@ fn two_damaged_copies_are_an_error_and_not_a_blank_device() {
     let device = device();
     write_label(device.as_file(), &label()).unwrap();
     for copy in [COPY_A, COPY_B] {
-        device.as_file().write_all_at(&[0xff; 8], copy + 60).unwrap();
+        device
+            .as_file()
+            .write_all_at(&[0xff; 8], copy + 60)
+            .unwrap();
     }
-    assert!(matches!(read_label(device.as_file()), Err(LabelError::Damaged { .. })));
+    assert!(matches!(
+        read_label(device.as_file()),
+        Err(LabelError::Damaged { .. })
+    ));
 }
 
 /// A write that is cut short at any sector of either copy leaves the former label or the new one.
 #[test]
 fn a_torn_write_leaves_the_former_label_or_the_new_one() {
-    let newer = Label { layout_generation: 4, clean: true, ..label() };
+    let newer = Label {
+        layout_generation: 4,
+        clean: true,
+        ..label()
+    };
     let (former, new) = (label().encode().unwrap(), newer.encode().unwrap());
     for torn_copy in [COPY_A, COPY_B] {
         for sectors in 0..=LABEL_BYTES / 512 {
@@ -89,10 +123,18 @@ fn a_torn_write_leaves_the_former_label_or_the_new_one() {
             let mut torn = former;
             torn[..sectors * 512].copy_from_slice(&new[..sectors * 512]);
             device.as_file().write_all_at(&torn, torn_copy).unwrap();
-            let found = read_label(device.as_file()).unwrap().expect("one of the two");
-            assert!(found == label() || found == newer, "torn after {sectors} sectors");
+            let found = read_label(device.as_file())
+                .unwrap()
+                .expect("one of the two");
+            assert!(
+                found == label() || found == newer,
+                "torn after {sectors} sectors"
+            );
             // A is durable before B is touched, so from then on only the new one may be seen.
-            assert!(torn_copy == COPY_A || found == newer, "B torn after {sectors} sectors");
+            assert!(
+                torn_copy == COPY_A || found == newer,
+                "B torn after {sectors} sectors"
+            );
         }
     }
 }
@@ -101,22 +143,34 @@ fn a_torn_write_leaves_the_former_label_or_the_new_one() {
 fn newer_formats_and_unknown_features_say_upgrade() {
     let newer = resealed(|s| s[AT_VERSION..AT_VERSION + 4].copy_from_slice(&2_u32.to_le_bytes()));
     let error = Label::decode(&newer).unwrap_err();
-    assert!(matches!(error, LabelError::NewerVersion { found: 2 }), "{error}");
+    assert!(
+        matches!(error, LabelError::NewerVersion { found: 2 }),
+        "{error}"
+    );
     assert!(error.to_string().contains("upgrade"));
     let strange = resealed(|s| s[AT_INCOMPATIBLE] = 4);
     let error = Label::decode(&strange).unwrap_err();
-    assert!(matches!(error, LabelError::UnknownFeatures { bits: 4 }), "{error}");
+    assert!(
+        matches!(error, LabelError::UnknownFeatures { bits: 4 }),
+        "{error}"
+    );
     // Either copy gives cause to refuse: an older binary never picks the copy it can read.
     let device = device();
     write_label(device.as_file(), &label()).unwrap();
     device.as_file().write_all_at(&newer, COPY_B).unwrap();
-    assert!(matches!(read_label(device.as_file()), Err(LabelError::NewerVersion { .. })));
+    assert!(matches!(
+        read_label(device.as_file()),
+        Err(LabelError::NewerVersion { .. })
+    ));
 }
 
 #[test]
 fn values_that_cannot_be_are_damage_even_under_a_right_checksum() {
     let role = resealed(|s| s[AT_ROLE] = 9);
-    assert!(matches!(Label::decode(&role), Err(LabelError::Damaged { .. })));
+    assert!(matches!(
+        Label::decode(&role),
+        Err(LabelError::Damaged { .. })
+    ));
     for spoil in [
         |l: &mut Label| l.index = 2,
         |l: &mut Label| l.regions[1].start = Sectors(2048),
@@ -129,7 +183,10 @@ fn values_that_cannot_be_are_damage_even_under_a_right_checksum() {
     ] {
         let mut bad = label();
         spoil(&mut bad);
-        assert!(matches!(bad.encode(), Err(LabelError::Invalid { .. })), "{bad:?} was written");
+        assert!(
+            matches!(bad.encode(), Err(LabelError::Invalid { .. })),
+            "{bad:?} was written"
+        );
     }
 }
 

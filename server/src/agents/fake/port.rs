@@ -196,7 +196,9 @@ impl AgentPort for FakeAgent {
         owner: ThinOwner,
         epoch: u64,
     ) -> Result<(), AgentError> {
-        self.change(Verb::DeleteThin, |host| host.delete_thin(pool, owner, epoch))
+        self.change(Verb::DeleteThin, |host| {
+            host.delete_thin(pool, owner, epoch)
+        })
     }
 
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {

@@ -143,13 +143,19 @@ async fn a_thin_needs_its_image_and_the_image_is_kept_while_a_thin_needs_it() {
         rig.agent.create_thin(&clone, None).await.unwrap().image,
         Some(DIGEST)
     );
-    rig.agent.delete_thin(order.pool, order.owner, 2).await.unwrap();
+    rig.agent
+        .delete_thin(order.pool, order.owner, 2)
+        .await
+        .unwrap();
     let refused = no(rig.agent.delete_image(DIGEST).await);
     assert_eq!(
         refused,
         because(Refusal::FailedPrecondition, "IMAGE_NEEDED")
     );
-    rig.agent.delete_thin(clone.pool, clone.owner, 2).await.unwrap();
+    rig.agent
+        .delete_thin(clone.pool, clone.owner, 2)
+        .await
+        .unwrap();
     rig.agent.delete_image(DIGEST).await.unwrap();
     rig.agent.delete_image(DIGEST).await.unwrap();
     assert_eq!(rig.node.effects(Verb::DeleteImage), 1);
@@ -243,7 +249,10 @@ async fn what_is_in_use_is_not_taken_away() {
     );
     assert_eq!(rig.node.thins(), [volume.into()]);
     rig.agent.open_pool(rig.pool.id).await.unwrap();
-    rig.agent.delete_thin(rig.pool.id, volume.into(), 2).await.unwrap();
+    rig.agent
+        .delete_thin(rig.pool.id, volume.into(), 2)
+        .await
+        .unwrap();
     rig.agent.delete_pool(rig.pool.id).await.unwrap();
     assert_eq!(rig.node.pools(), []);
 }
