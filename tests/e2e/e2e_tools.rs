@@ -1,5 +1,7 @@
 //! The tools that people use: the real grpcurl, and the command line.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
 use goldleaf_tests::command::command;
 use goldleaf_tests::host::{Host, program};
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! What volumes are, through the public API alone, on a real kernel's dm-thin.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
 use std::path::PathBuf;
 
 use goldleaf_dm::{Control, DmName, block};

@@ -2,6 +2,8 @@
 //!
 //! Runs on the host and starts test kernels itself; inside, `e2e/reboot-phase` does the work.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
