@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{ActivateOptions, Image, Phase, Snapshot};
 use goldleaf_server::failpoint::{Died, Point, dying_at};
 use goldleaf_server::service::{
@@ -364,10 +365,7 @@ async fn an_agent_cut_off_anywhere_costs_a_retry_and_nothing_else() {
 async fn a_wish_outlives_a_node_that_is_away() {
     let rig = Rig::furnished().await;
     let node = rig.node();
-    node.cut(
-        goldleaf_server::agents::fake::Verb::CreateThin,
-        goldleaf_server::agents::fake::Cut::BeforeEffect,
-    );
+    node.cut(Verb::CreateThin, Cut::BeforeEffect);
     let error = rig
         .service()
         .create_thin(thin("vm1", "golden"))
@@ -439,4 +437,78 @@ async fn a_volume_in_a_closed_pool_is_neither_deleted_nor_called_lost() {
     rig.service().open_pool(&named("fast")).await.unwrap();
     rig.service().delete_volume(target("vm1")).await.unwrap();
     rig.check("at the end").await;
+}
+
+/// The thin was made, the answer was lost, and then the agent refuses for good: the wish may only
+/// be taken back together with the thin.
+#[tokio::test]
+async fn a_wish_that_is_taken_back_takes_its_thin_along() {
+    let rig = Rig::furnished().await;
+    rig.node().cut(Verb::CreateThin, Cut::AfterEffect);
+    let error = rig
+        .service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap_err();
+    assert_eq!(support::verdict(error).0, tonic::Code::Unavailable);
+    assert_eq!(rig.node().thins().len(), 1);
+    rig.node().lose_image(digest(7));
+    let refused = rig
+        .service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap_err();
+    assert_eq!(support::verdict(refused).1, "IMAGE_NOT_HERE");
+    assert!(
+        rig.node().thins().is_empty(),
+        "a thin that nobody owns is left"
+    );
+    rig.check("at the end").await;
+}
+
+/// As above, but the node cannot be asked to delete it: then the wish stays.
+#[tokio::test]
+async fn a_wish_whose_thin_may_be_there_is_not_taken_back() {
+    let rig = Rig::furnished().await;
+    rig.node().cut(Verb::CreateThin, Cut::AfterEffect);
+    rig.service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap_err();
+    rig.node().lose_image(digest(7));
+    rig.node().cut(Verb::DeleteThin, Cut::BeforeEffect);
+    let error = rig
+        .service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap_err();
+    assert_eq!(support::verdict(error).1, "NODE_AWAY");
+    let view = rig.service().get_volume(&named("vm1")).await.unwrap();
+    assert_eq!(view.volume.phase, Phase::Creating);
+    rig.settle().await;
+    rig.check("the loop takes it back").await;
+    assert!(rig.node().thins().is_empty());
+}
+
+/// A deletion that was cut short waits for its pool to be open: a closed one hides the thin.
+#[tokio::test]
+async fn an_unfinished_deletion_waits_for_its_pool() {
+    let rig = Rig::furnished().await;
+    rig.service()
+        .create_thin(thin("vm1", "golden"))
+        .await
+        .unwrap();
+    rig.node().cut(Verb::DeleteThin, Cut::BeforeEffect);
+    rig.service()
+        .delete_volume(target("vm1"))
+        .await
+        .unwrap_err();
+    rig.service().close_pool(&named("fast")).await.unwrap();
+    assert!(!rig.settle().await.is_empty(), "it cannot be finished now");
+    let view = rig.service().get_volume(&named("vm1")).await.unwrap();
+    assert_eq!(view.volume.phase, Phase::Deleting);
+    rig.service().open_pool(&named("fast")).await.unwrap();
+    assert!(rig.settle().await.is_empty());
+    rig.check("at the end").await;
+    assert!(rig.node().thins().is_empty());
 }

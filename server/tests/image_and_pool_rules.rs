@@ -259,7 +259,9 @@ async fn a_deleted_image_stops_its_import() {
             .is_empty()
     })
     .await;
-    service.delete_image(target("golden")).await.unwrap();
+    let deleted = service.delete_image(target("golden"));
+    let deleted = tokio::time::timeout(Duration::from_secs(4), deleted).await;
+    deleted.expect("it waits for the import").unwrap();
     rig.node().hold_imports(false);
     assert!(service.records.all::<Image>().await.unwrap().is_empty());
     assert!(rig.node().images().is_empty());
