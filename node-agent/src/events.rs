@@ -39,17 +39,21 @@ fn watch(agent: &Weak<Agent>) -> Result<(), DmError> {
     loop {
         // Armed before looking: what happens in between wakes the wait at once.
         events.arm()?;
+        let Some(agent) = agent.upgrade() else {
+            return Ok(());
+        };
         let mut moved = false;
-        for device in control.list()? {
-            if let Some(Owned::Pool(id)) = device.uuid.as_deref().and_then(Owned::from_uuid) {
-                moved |= seen.insert(id, device.event_nr) != Some(device.event_nr);
+        // Pool by pool: the list of all devices is as long as there are volumes, and each volume
+        // that comes or goes wakes us.
+        for pool in agent.pools.all_open() {
+            if let Some(device) = control.find(&Owned::Pool(pool.id).name())? {
+                moved |= seen.insert(pool.id, device.event_nr) != Some(device.event_nr);
             }
         }
-        match agent.upgrade() {
-            Some(agent) if moved => agent.changed(),
-            Some(_) => {}
-            None => return Ok(()),
+        if moved {
+            agent.changed();
         }
+        drop(agent);
         events.wait(WAIT)?;
     }
 }

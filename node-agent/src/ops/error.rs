@@ -95,7 +95,7 @@ pub enum ThinError {
         why: String,
     },
     /// The pool has no data block left.
-    #[error("pool {0} has no data space left: extend it or delete something")]
+    #[error("pool {0} has no data space left: delete something in it")]
     PoolFull(PoolId),
     /// The pool hands out no more thin ids.
     #[error("pool {0} has no thin id left")]
