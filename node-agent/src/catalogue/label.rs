@@ -106,7 +106,7 @@ pub struct Label {
     pub device_size: Sectors,
     /// What the pool allocates at a time.
     pub block_size: BlockSize,
-    /// Its regions, at most [`REGIONS_MAX`].
+    /// Its regions, at most 4.
     pub regions: Vec<Region>,
 }
 
