@@ -2,6 +2,7 @@
 //!
 //! Called by `main`. What is unfinished at a stop is found again at the next start.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,10 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 fn open_store(folder: &Path) -> Result<EmbeddedStore> {
-    std::fs::create_dir_all(folder)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let path = folder.join("store.redb");
     EmbeddedStore::open(&path).with_context(|| format!("cannot use the store {}", path.display()))
@@ -136,4 +140,30 @@ async fn until_told(stop: CancellationToken) {
         () = stop.cancelled() => {}
     }
     stop.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn only_the_servers_user_can_read_the_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("goldleaf").join("server");
+        let rights = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        drop(open_store(&folder).unwrap());
+        let store = folder.join("store.redb");
+        assert_eq!(rights(&folder), 0o700);
+        assert_eq!(rights(&folder.join("store.redb.lock")), 0o600);
+        assert_eq!(rights(&store), 0o600);
+        std::fs::set_permissions(&store, PermissionsExt::from_mode(0o644)).unwrap();
+        drop(open_store(&folder).unwrap());
+        assert_eq!(
+            rights(&store),
+            0o600,
+            "a wider one is narrowed when it is opened"
+        );
+    }
 }

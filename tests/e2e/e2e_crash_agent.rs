@@ -1,7 +1,7 @@
 //! kill -9 of the node agent between any two of wish, effect and fact, on a real kernel.
 
 use goldleaf_tests::host::Host;
-use goldleaf_tests::host::life::{Victim, assert_same, cut_short, undisturbed};
+use goldleaf_tests::host::life::{LOGGED, Victim, assert_same, cut_short, undisturbed};
 
 /// Every named place, one after the other: nothing lost, nothing leaked, the same answers.
 #[test]
@@ -15,5 +15,5 @@ fn the_agent_can_die_anywhere_and_the_same_call_gives_the_same_answer() {
         let answers = cut_short(&mut host, Victim::Agent, &point);
         assert_same(&expected, &answers, &point);
     }
-    host.end_after("an image's content changed");
+    host.end_after(LOGGED);
 }

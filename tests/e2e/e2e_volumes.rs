@@ -310,6 +310,6 @@ fn activation_over_a_wrong_missing_or_shrunk_origin_is_refused() {
         let _ = std::fs::remove_file(&path);
         std::fs::write(&path, kept).unwrap();
         device(&host.activate("v").unwrap()).assert_reads(untouched);
-        host.end_after("an image's content changed");
+        host.end_after(&["an image's content changed"]);
     }
 }

@@ -412,9 +412,13 @@ fn a_loop_device_says_what_it_is_over_and_is_found_by_it() {
     assert!(status.read_only && !status.autoclear);
     let found = goldleaf_dm::loopdev::find_by_backing(file.dev(), file.ino()).unwrap();
     assert_eq!(
-        found.iter().map(|l| l.dev()).collect::<Vec<_>>(),
-        [node.dev()]
+        found
+            .iter()
+            .map(|(l, s)| (l.dev(), s.clone()))
+            .collect::<Vec<_>>(),
+        [(node.dev(), status.clone())]
     );
+    assert!(!status.is_whole_and_writable());
     let refused = node.try_write(0, &[1; 512]).unwrap_err();
     assert_eq!(Errno::from_io_error(&refused), Some(Errno::PERM));
 }

@@ -97,6 +97,14 @@ pub struct LoopStatus {
     pub file_name: String,
 }
 
+impl LoopStatus {
+    /// Whether the device is the file, byte for byte, and takes writes.
+    #[must_use]
+    pub const fn is_whole_and_writable(&self) -> bool {
+        self.offset == 0 && self.size_limit == 0 && !self.read_only
+    }
+}
+
 const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
@@ -202,12 +210,12 @@ fn parse(info: &[u8]) -> Option<LoopStatus> {
     })
 }
 
-/// Every loop device over a file.
+/// Every loop device over a file, or over a part of it, with what is attached to it.
 ///
 /// # Errors
 ///
 /// When /sys cannot be read.
-pub fn find_by_backing(dev: u64, inode: u64) -> io::Result<Vec<LoopDevice>> {
+pub fn find_by_backing(dev: u64, inode: u64) -> io::Result<Vec<(LoopDevice, LoopStatus)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/sys/class/block")?.flatten() {
         if !entry.path().join("loop").is_dir() {
@@ -222,9 +230,10 @@ pub fn find_by_backing(dev: u64, inode: u64) -> io::Result<Vec<LoopDevice>> {
         let attached = ioctl::loop_status(file.as_fd(), &mut info)
             .ok()
             .and_then(|()| parse(&info.0));
-        if attached.is_some_and(|s| s.backing_dev == dev && s.backing_inode == inode) {
+        if let Some(status) = attached.filter(|s| (s.backing_dev, s.backing_inode) == (dev, inode))
+        {
             let dev = block::number(&file)?;
-            found.push(LoopDevice { file, path, dev });
+            found.push((LoopDevice { file, path, dev }, status));
         }
     }
     Ok(found)

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use goldleaf_types::{Digest, PoolId, ThinOwner};
+use goldleaf_types::{Digest, PoolId, ThinId, ThinOwner};
 
 const NAME_PREFIX: &str = "goldleaf-";
 const UUID_PREFIX: &str = "GOLDLEAF-";
@@ -87,6 +87,8 @@ pub enum Owned {
     Thin(ThinOwner),
     /// An image: the origin of thins.
     Image(Digest),
+    /// A short look into a thin whose owner nobody knows; never anybody's device.
+    Probe(PoolId, ThinId),
 }
 
 impl Owned {
@@ -97,6 +99,7 @@ impl Owned {
             Self::PoolData(id) => format!("{id}-tdata"),
             Self::Thin(owner) => owner.to_string(),
             Self::Image(digest) => format!("image-{}", digest.hex()),
+            Self::Probe(pool, thin) => format!("probe-{pool}-{thin}"),
         }
     }
 
@@ -118,6 +121,11 @@ impl Owned {
         let core = uuid.strip_prefix(UUID_PREFIX)?;
         if let Some(hex) = core.strip_prefix("image-") {
             return hex.parse().ok().map(Self::Image);
+        }
+        if let Some(text) = core.strip_prefix("probe-") {
+            let (pool, thin) = text.rsplit_once('-')?;
+            let thin = ThinId::new(thin.parse().ok()?).ok()?;
+            return Some(Self::Probe(pool.parse().ok()?, thin));
         }
         for (suffix, make) in [
             ("-pool", Self::Pool as fn(PoolId) -> Self),
@@ -147,6 +155,7 @@ mod tests {
             Owned::Thin(VolumeId::mint().into()),
             Owned::Thin(SnapshotId::mint().into()),
             Owned::Image(Digest::from_bytes([7; 32])),
+            Owned::Probe(pool, ThinId::new(0xff_ffff).unwrap()),
         ] {
             assert_eq!(Owned::from_uuid(owned.uuid().as_str()), Some(owned));
             assert!(DmName::new(owned.name().as_str()).is_some());
@@ -158,6 +167,7 @@ mod tests {
             "GOLDLEAF-",
             "GOLDLEAF-vol-1",
             "goldleaf-image-00",
+            "GOLDLEAF-probe-1",
         ] {
             assert_eq!(Owned::from_uuid(other), None);
         }

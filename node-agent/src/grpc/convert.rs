@@ -400,8 +400,8 @@ fn open_conditions(state: &PoolState) -> Vec<api::Condition> {
         conditions.push(condition(
             "PoolWritable",
             false,
-            "MetadataRolledBack",
-            doubt.clone(),
+            doubt.reason(),
+            doubt.to_string(),
         ));
     }
     if !missing.is_empty() {

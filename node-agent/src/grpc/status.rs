@@ -19,10 +19,13 @@ use crate::kernel::KernelError;
 use crate::ops::{ImageOpError, PoolError, ThinError};
 use crate::telemetry::Chain;
 
-/// An error with its code, logged with all its causes.
-fn status(code: Code, reason: &str, error: &(dyn Error + 'static)) -> Status {
-    tracing::info!(?code, reason, error = %Chain(error), "refused");
-    let details = ErrorDetails::with_error_info(reason, "goldleaf", HashMap::new());
+/// An error with its code, logged with all its causes, and with the field at fault, if one is.
+fn status(code: Code, reason: &str, field: Option<&str>, error: &(dyn Error + 'static)) -> Status {
+    tracing::info!(?code, reason, field, error = %Chain(error), "refused");
+    let mut details = ErrorDetails::with_error_info(reason, "goldleaf", HashMap::new());
+    if let Some(field) = field {
+        details.add_bad_request_violation(field, sentence(error));
+    }
     Status::with_error_details(code, sentence(error), details)
 }
 
@@ -69,7 +72,29 @@ impl From<ThinError> for Status {
             ThinError::Catalogue(_) => (Code::Unavailable, "CATALOGUE"),
             ThinError::Link { .. } => (Code::Unavailable, "LINK"),
         };
-        status(code, reason, &e)
+        let field = match &e {
+            ThinError::Conflict { field, .. } | ThinError::OutOfRange { field, .. } => Some(*field),
+            ThinError::Image(cause) => image_field(cause),
+            ThinError::ImageMissing(_) => Some("image_digest"),
+            ThinError::NotFound(_)
+            | ThinError::NoPool(_)
+            | ThinError::Deleting(_)
+            | ThinError::Unfinished(_)
+            | ThinError::Needed { .. }
+            | ThinError::Active(_)
+            | ThinError::InUse { .. }
+            | ThinError::StaleEpoch { .. }
+            | ThinError::Sealed(_)
+            | ThinError::DataMissing(_)
+            | ThinError::OtherIncarnation { .. }
+            | ThinError::PoolReadOnly { .. }
+            | ThinError::PoolFull(_)
+            | ThinError::NoThinIds(_)
+            | ThinError::Kernel(_)
+            | ThinError::Catalogue(_)
+            | ThinError::Link { .. } => None,
+        };
+        status(code, reason, field, &e)
     }
 }
 
@@ -93,7 +118,26 @@ impl From<PoolError> for Status {
             PoolError::Kernel(cause) => kernel_code(cause),
             PoolError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         };
-        status(code, reason, &e)
+        let field = match &e {
+            PoolError::Conflict { field, .. } => Some(*field),
+            PoolError::BadDevice { field, .. } | PoolError::NotBlank { field, .. } => {
+                Some(field.as_str())
+            }
+            PoolError::NotFound(_)
+            | PoolError::DeviceInUse { .. }
+            | PoolError::MissingDevice { .. }
+            | PoolError::Mismatch { .. }
+            | PoolError::ForeignHost(_)
+            | PoolError::Layout(_)
+            | PoolError::Label { .. }
+            | PoolError::Catalogue { .. }
+            | PoolError::Active { .. }
+            | PoolError::NotEmpty { .. }
+            | PoolError::OtherIncarnation { .. }
+            | PoolError::Kernel(_)
+            | PoolError::Io { .. } => None,
+        };
+        status(code, reason, field, &e)
     }
 }
 
@@ -103,16 +147,17 @@ impl From<ImageOpError> for Status {
             ImageOpError::Needed { .. } => (Code::FailedPrecondition, "IMAGE_NEEDED"),
             ImageOpError::OtherSize { .. } => (Code::FailedPrecondition, "IMAGE_CHANGED"),
             ImageOpError::Image(cause) => image_code(cause),
+            ImageOpError::PoolNotOpen { .. } => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
             ImageOpError::Kernel(cause) => kernel_code(cause),
         };
-        status(code, reason, &e)
+        status(code, reason, None, &e)
     }
 }
 
 impl From<ImageError> for Status {
     fn from(e: ImageError) -> Self {
         let (code, reason) = image_code(&e);
-        status(code, reason, &e)
+        status(code, reason, image_field(&e), &e)
     }
 }
 
@@ -154,5 +199,65 @@ fn image_code(e: &ImageError) -> (Code, &'static str) {
         ImageError::DiskFull { .. } => (Code::ResourceExhausted, "DISK_FULL"),
         ImageError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         ImageError::Stopped => (Code::Cancelled, "STOPPED"),
+    }
+}
+
+/// The field of an import that is wrong.
+fn image_field(e: &ImageError) -> Option<&'static str> {
+    match e {
+        ImageError::Source { field, .. }
+        | ImageError::Format { field, .. }
+        | ImageError::Unsettled { field, .. } => Some(field),
+        ImageError::WrongSource { .. } => Some("source_sha256"),
+        ImageError::WrongDigest { .. } => Some("digest"),
+        ImageError::SourceAway { .. } => Some("url"),
+        ImageError::Missing { .. }
+        | ImageError::Changed { .. }
+        | ImageError::OverBudget { .. }
+        | ImageError::DiskFull { .. }
+        | ImageError::Io { .. }
+        | ImageError::Stopped => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use goldleaf_types::{PoolId, VolumeId};
+
+    /// The fields that a status says are wrong.
+    fn fields(status: &Status) -> Vec<String> {
+        let bad = status.get_details_bad_request();
+        let violations = bad.map(|b| b.field_violations).unwrap_or_default();
+        violations.into_iter().map(|v| v.field).collect()
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_that_is_wrong_and_no_other_refusal_names_any() {
+        let volume = VolumeId::from_bytes([1; 16]);
+        let conflict = ThinError::Conflict {
+            owner: volume.into(),
+            field: "size_bytes",
+        };
+        let device = PoolError::BadDevice {
+            field: "devices[0].path".into(),
+            path: "/dev/sda".into(),
+            problem: "is mounted".into(),
+        };
+        let import = ImageError::Source {
+            field: "url",
+            problem: "has no host".into(),
+        };
+        for (status, field, reason) in [
+            (Status::from(conflict), "size_bytes", "OTHER_PARAMETERS"),
+            (Status::from(device), "devices[0].path", "BAD_DEVICE"),
+            (Status::from(import), "url", "BAD_SOURCE"),
+        ] {
+            assert_eq!(fields(&status), [field]);
+            let why = status.get_details_error_info().map(|info| info.reason);
+            assert_eq!(why.as_deref(), Some(reason), "the reason was lost");
+        }
+        let full = Status::from(ThinError::PoolFull(PoolId::from_bytes([1; 16])));
+        assert!(fields(&full).is_empty(), "{full:?}");
     }
 }

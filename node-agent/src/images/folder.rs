@@ -119,6 +119,23 @@ impl ImageFolder {
         folder.check_alone(digest)
     }
 
+    /// Whether an image that was compared before is still here and still looks the same. Cheap:
+    /// content is never read, so this may be asked under a lock that others wait for.
+    #[must_use]
+    pub fn is_still(&self, checked: &Checked) -> bool {
+        let same = self
+            .0
+            .find(&checked.record.digest)
+            .is_ok_and(|entry| entry.record == checked.record);
+        same && Identity::of(&checked.file).is_ok_and(|now| now == checked.record.identity)
+    }
+
+    /// What a long hash holds, for tests of who waits for one.
+    #[cfg(test)]
+    pub(crate) fn hashing(&self, digest: &Digest) -> Arc<Mutex<()>> {
+        self.0.lock(digest)
+    }
+
     /// Reads an image's content again and compares it with its digest. Blocks.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::budget::Reservation;
 use super::content::{digest_of, piece};
 use super::error::ImageError;
+use super::import::MAX_SIZE;
 
 /// How the name of a part ends.
 pub(super) const PART: &str = "part";
@@ -126,8 +127,15 @@ impl RawWriter {
         Ok(file)
     }
 
-    /// The next bytes.
+    /// The next bytes. A source that never ends is refused here, for zeroes take no room.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        if self.at.saturating_add(bytes.len() as u64) > MAX_SIZE {
+            let problem = format!(
+                "goes on beyond {}, the largest image: take another source",
+                Bytes(MAX_SIZE)
+            );
+            return Err(ImageError::format("source", problem));
+        }
         self.hasher.update(bytes);
         let mut left = bytes;
         while !left.is_empty() {
@@ -255,6 +263,27 @@ mod tests {
             let hash: [u8; 32] = Sha256::digest(&expected).into();
             prop_assert_eq!(done.digest.as_bytes(), &hash);
         }
+    }
+
+    #[test]
+    fn a_source_of_zeroes_that_never_ends_is_refused_beyond_the_largest_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let budget = Budget::new(Bytes(64 << 10));
+        let mut writer = RawWriter::create(folder.path(), budget.reserve()).unwrap();
+        writer.at = MAX_SIZE - BLOCK as u64;
+        writer.write(&ZEROES[..BLOCK]).unwrap();
+        let refused = writer.write(&[0]);
+        assert!(
+            matches!(
+                refused,
+                Err(ImageError::Format {
+                    field: "source",
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+        assert_eq!(writer.len(), MAX_SIZE);
     }
 
     #[test]

@@ -179,14 +179,21 @@ pub(super) fn ensure_none(control: &Control, owned: Owned) -> Result<Outcome, Ke
 
 impl Kernel for DmKernel {
     fn attach(&self, file: &File) -> Result<Attached, KernelError> {
-        pool::attach(file).map_err(KernelError::io("attach a loop device"))
+        pool::attach(file)
+    }
+
+    fn check_unused(&self, dev: DevNumber) -> Result<(), KernelError> {
+        pool::check_unused(dev)
     }
 
     fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
-        pool::ensure(&self.control, spec)
+        let outcome = pool::ensure(&self.control, spec)?;
+        thin::ensure_no_probe(&self.control, spec.id)?;
+        Ok(outcome)
     }
 
     fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
+        thin::ensure_no_probe(&self.control, pool)?;
         pool::ensure_none(&self.control, pool)
     }
 
@@ -244,7 +251,11 @@ impl Kernel for DmKernel {
     fn live_owners(&self) -> Result<Vec<ThinOwner>, KernelError> {
         let owner = |owned| match owned {
             Owned::Thin(owner) => Some(owner),
-            Owned::Pool(_) | Owned::PoolMetadata(_) | Owned::PoolData(_) | Owned::Image(_) => None,
+            Owned::Pool(_)
+            | Owned::PoolMetadata(_)
+            | Owned::PoolData(_)
+            | Owned::Image(_)
+            | Owned::Probe(..) => None,
         };
         Ok(self.ours()?.into_iter().filter_map(owner).collect())
     }
@@ -268,7 +279,11 @@ impl Kernel for DmKernel {
     fn live_images(&self) -> Result<Vec<Digest>, KernelError> {
         let digest = |owned| match owned {
             Owned::Image(digest) => Some(digest),
-            Owned::Pool(_) | Owned::PoolMetadata(_) | Owned::PoolData(_) | Owned::Thin(_) => None,
+            Owned::Pool(_)
+            | Owned::PoolMetadata(_)
+            | Owned::PoolData(_)
+            | Owned::Thin(_)
+            | Owned::Probe(..) => None,
         };
         Ok(self.ours()?.into_iter().filter_map(digest).collect())
     }

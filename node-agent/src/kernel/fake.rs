@@ -27,6 +27,18 @@ pub struct FakePool {
     pub live: bool,
     /// What its status says.
     pub mode: Option<PoolMode>,
+    /// Whether it was loaded to be read only.
+    pub read_only: bool,
+}
+
+/// What happens once, when a pool's devices are about to go.
+#[derive(Default)]
+pub struct Ambush(Option<Box<dyn FnOnce() + Send>>);
+
+impl std::fmt::Debug for Ambush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ambush")
+    }
 }
 
 /// Everything there is.
@@ -40,6 +52,8 @@ pub struct World {
     pub images: BTreeMap<Digest, DevNumber>,
     /// Devices that somebody holds open.
     pub opened: BTreeMap<ThinOwner, u32>,
+    /// Whether somebody uses every disk.
+    pub disks_used: bool,
     devices: u32,
 }
 
@@ -47,12 +61,24 @@ pub struct World {
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     world: Mutex<World>,
+    before_no_pool: Mutex<Ambush>,
 }
 
 impl FakeKernel {
     /// Everything there is, to look at or to spoil.
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something between what an operation looked at and its removal of a pool's devices.
+    pub fn before_no_pool(&self, what: impl FnOnce() + Send + 'static) {
+        self.ambush().0 = Some(Box::new(what));
+    }
+
+    fn ambush(&self) -> MutexGuard<'_, Ambush> {
+        self.before_no_pool
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All devices go; metadata stays.
@@ -62,6 +88,15 @@ impl FakeKernel {
         world.images.clear();
         world.opened.clear();
         world.pools.values_mut().for_each(|pool| pool.live = false);
+    }
+}
+
+impl FakePool {
+    fn mode(&self) -> PoolMode {
+        match self.read_only {
+            true => PoolMode::ReadOnly,
+            false => self.mode.unwrap_or(PoolMode::ReadWrite),
+        }
     }
 }
 
@@ -83,12 +118,12 @@ impl World {
 
     fn writable(&mut self, pool: PoolId) -> Result<&mut FakePool, KernelError> {
         let found = self.pool(pool)?;
-        match found.mode {
-            Some(PoolMode::ReadOnly) => Err(KernelError::NotWritable {
+        match found.mode() {
+            PoolMode::ReadOnly => Err(KernelError::NotWritable {
                 pool,
                 why: "it is read-only (ro)".into(),
             }),
-            Some(PoolMode::ReadWrite | PoolMode::OutOfDataSpace) | None => Ok(found),
+            PoolMode::ReadWrite | PoolMode::OutOfDataSpace => Ok(found),
         }
     }
 }
@@ -101,12 +136,24 @@ impl Kernel for FakeKernel {
         })
     }
 
+    fn check_unused(&self, dev: DevNumber) -> Result<(), KernelError> {
+        match self.world().disks_used {
+            false => Ok(()),
+            true => Err(KernelError::Busy {
+                what: format!("device {dev} is under dm-9"),
+                openers: 1,
+            }),
+        }
+    }
+
     fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
         let mut world = self.world();
         let pool = world.pools.entry(spec.id).or_default();
         let outcome = if pool.live {
+            pool.read_only |= spec.read_only;
             Outcome::AlreadySo
         } else {
+            pool.read_only = spec.read_only;
             Outcome::Done
         };
         pool.live = true;
@@ -114,6 +161,8 @@ impl Kernel for FakeKernel {
     }
 
     fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
+        let ambush = self.ambush().0.take();
+        ambush.into_iter().for_each(|what| what());
         let mut world = self.world();
         if world.live.values().any(|thin| thin.pool == pool) {
             return Err(KernelError::Busy {
@@ -140,7 +189,7 @@ impl Kernel for FakeKernel {
             used_data_blocks: found.thins.values().sum(),
             total_data_blocks: 1000,
             held_root: None,
-            mode: found.mode.unwrap_or(PoolMode::ReadWrite),
+            mode: found.mode(),
             discard: goldleaf_dm::DiscardPolicy::Passdown,
             no_space: NoSpacePolicy::Error,
             needs_check: false,
@@ -160,7 +209,7 @@ impl Kernel for FakeKernel {
 
     fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
         let mut world = self.world();
-        let thins = world.pool(pool)?.thins.iter();
+        let thins = world.writable(pool)?.thins.iter(); // a metadata snapshot is a change
         Ok(thins
             .map(|(thin, blocks)| KnownThin {
                 thin: *thin,

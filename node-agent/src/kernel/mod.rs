@@ -225,10 +225,20 @@ pub trait Kernel: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When there is no free loop device.
+    /// [`KernelError::Busy`] when somebody has a loop device over a part of it, or a read-only one;
+    /// and when there is no free loop device.
     fn attach(&self, file: &File) -> Result<Attached, KernelError>;
 
-    /// Leaves the pool's three devices live with the tables of `spec`.
+    /// Sees that nobody uses a device: no file system on it, no other device over it. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Busy`] when somebody does.
+    fn check_unused(&self, dev: DevNumber) -> Result<(), KernelError>;
+
+    /// Leaves the pool's three devices live with the tables of `spec`. A writable one is made
+    /// read-only; a live read-only one stays so, until it is closed.
     ///
     /// # Errors
     ///

@@ -6,16 +6,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use goldleaf_dm::{
-    Access, Autoclear, Commit, Control, DirectIo, DmError, LinearSegment, Owned, PoolFeatures,
-    PoolMessage, PoolMode, PoolStatus, Table, Target, ThinPool, WorkingPool, loopdev, nodes,
+    Access, Autoclear, Commit, Control, DevNumber, DirectIo, DmError, LinearSegment, LoopDevice,
+    Owned, PoolFeatures, PoolMessage, PoolMode, PoolStatus, Table, Target, ThinPool, WorkingPool,
+    loopdev, nodes,
 };
 use goldleaf_types::{PoolId, ThinId};
+use rustix::fs::OFlags;
 
-use super::dm::{ensure_none as no_device, ensure_table, total};
+use super::dm::{ensure_none as no_device, ensure_table, ensure_table_over, find, grow, total};
 use super::{Attached, KernelError, KnownThin, Outcome, PoolSpec, Stretch};
 use crate::sys::run::run;
 
@@ -38,43 +40,97 @@ pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, Kern
     )?;
     let len = total(spec.data.iter().map(|s| s.len));
     let blocks = len.bytes().0 / spec.block.bytes().0;
-    let table = Table::of(Target::ThinPool(ThinPool {
-        len,
-        metadata,
-        data,
-        block: spec.block,
-        low_water_blocks: (blocks / LOW_WATER_SHARE).max(1),
-        features: PoolFeatures {
-            error_if_no_space: !spec.queue_when_full,
-            read_only: spec.read_only,
-            ..PoolFeatures::default()
-        },
-    }));
-    let (_, outcome) = ensure_table(control, Owned::Pool(spec.id), "make a pool", &table)?;
-    Ok(outcome)
+    let table = |read_only| {
+        Table::of(Target::ThinPool(ThinPool {
+            len,
+            metadata,
+            data,
+            block: spec.block,
+            low_water_blocks: (blocks / LOW_WATER_SHARE).max(1),
+            features: PoolFeatures {
+                error_if_no_space: !spec.queue_when_full,
+                read_only,
+                ..PoolFeatures::default()
+            },
+        }))
+    };
+    let (owned, what) = (Owned::Pool(spec.id), "make a pool");
+    let found = find(control, owned)?;
+    let live = found.as_ref().and_then(|f| f.targets.as_deref());
+    if live == Some(&table(!spec.read_only).targets) {
+        if spec.read_only {
+            grow(control, owned, &table(true))?;
+            return Ok(Outcome::Done);
+        }
+        // Made read-only by us because of a doubt, which a new opening is to settle, not this.
+        let wanted = (what, &table(true));
+        return ensure_table_over(control, owned, found, wanted).map(|(_, outcome)| outcome);
+    }
+    let wanted = (what, &table(spec.read_only));
+    ensure_table_over(control, owned, found, wanted).map(|(_, outcome)| outcome)
 }
 
-/// The loop device over a pool's file: the one that a table already uses, or a new one.
-pub(super) fn attach(file: &File) -> io::Result<Attached> {
-    let identity = file.metadata()?;
-    let mut found = loopdev::find_by_backing(identity.dev(), identity.ino())?;
-    let device = match found.pop() {
-        Some(device) => device,
-        None => {
-            // Opened anew: the loop device outlives this process, and with the caller's own open
-            // file it would keep the caller's lock.
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let own = File::options().read(true).write(true).open(path)?;
-            // Direct, where the file system can: the pool's writes are cached once, above.
-            loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes).or_else(
-                |_| loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::No),
-            )?
-        }
+/// The loop device over a pool's file: the one that a table already uses, or a new one. One over a
+/// part of the file, or that takes no writes, is somebody's: over it every table would be shifted.
+pub(super) fn attach(file: &File) -> Result<Attached, KernelError> {
+    let failed = |source| KernelError::io("attach a loop device")(source);
+    let identity = file.metadata().map_err(failed)?;
+    let found = loopdev::find_by_backing(identity.dev(), identity.ino()).map_err(failed)?;
+    if let Some((other, how)) = found.iter().find(|(_, s)| !s.is_whole_and_writable()) {
+        return Err(KernelError::Busy {
+            what: format!(
+                "the file behind {} (offset {}, size limit {}, read-only {})",
+                other.path().display(),
+                how.offset,
+                how.size_limit,
+                how.read_only
+            ),
+            openers: 1,
+        });
+    }
+    let device = match found.into_iter().next() {
+        Some((device, _)) => device,
+        None => attach_whole(file).map_err(failed)?,
     };
     Ok(Attached {
         dev: device.dev(),
         keep: Some(device),
     })
+}
+
+/// Sees that no device is over this one and that nobody has it for himself.
+pub(super) fn check_unused(dev: DevNumber) -> Result<(), KernelError> {
+    let looking = || format!("see who uses device {dev}");
+    let busy = |what: String, openers| Err(KernelError::Busy { what, openers });
+    let holders = format!("/sys/dev/block/{}:{}/holders", dev.major, dev.minor);
+    let names: Vec<String> = std::fs::read_dir(holders)
+        .map_err(KernelError::io(looking()))?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    if !names.is_empty() {
+        let openers = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        return busy(format!("it is under {}", names.join(", ")), openers);
+    }
+    let node = nodes::ensure(dev).map_err(KernelError::io(looking()))?;
+    let excl = i32::try_from(OFlags::EXCL.bits()).unwrap_or(0);
+    match File::options().read(true).custom_flags(excl).open(node) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => busy(
+            "the kernel says it is mounted, swapped on or in a set of disks".into(),
+            1,
+        ),
+        Err(error) => Err(KernelError::io(looking())(error)),
+    }
+}
+
+fn attach_whole(file: &File) -> io::Result<LoopDevice> {
+    // Opened anew: the loop device outlives this process, and with the caller's own open file it
+    // would keep the caller's lock.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let own = File::options().read(true).write(true).open(path)?;
+    // Direct, where the file system can: the pool's writes are cached once, above.
+    loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes)
+        .or_else(|_| loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::No))
 }
 
 fn linear(stretches: &[Stretch]) -> Table {

@@ -5,12 +5,11 @@
 
 use goldleaf_dm::DevNumber;
 use goldleaf_dm::{
-    Commit, Control, Flush, LockFs, Owned, PoolMessage, Removal, Suspended, Table, Target, Thin,
-    ThinStatus,
+    Commit, Control, Flush, LockFs, Owned, PoolMessage, Suspended, Table, Target, Thin, ThinStatus,
 };
 use goldleaf_types::{PoolId, Sectors, ThinId, ThinOwner};
 
-use super::dm::{ensure_table, ensure_table_over, find, grow, pool_dev, settle};
+use super::dm::{self, ensure_table, ensure_table_over, find, grow, pool_dev, settle};
 use super::pool::{Refused, message};
 use super::{KernelError, LiveThin, Outcome, ThinSpec};
 
@@ -39,14 +38,14 @@ pub(super) fn ensure(
     }
 }
 
-/// What a thin maps, seen through its owner's own device, which is made for the look if need be.
+/// What a thin maps, seen through a read-only device that is there for the look alone. It has a
+/// name of its own: one that a crash leaves is never taken for its owner's.
 fn mapped(
     control: &Control,
     pool: PoolId,
     thin: ThinId,
     owner: ThinOwner,
 ) -> Result<Sectors, KernelError> {
-    let owned = Owned::Thin(owner);
     if let Some(live) = find_live(control, owner)?
         && live.thin == Some(thin)
     {
@@ -60,11 +59,12 @@ fn mapped(
         origin: None,
     });
     let what = "look into a thin";
-    let _ = ensure_table(control, owned, what, &Table::of(target).read_only())?;
-    let status = control.status(&owned.name(), Commit::No);
-    control
-        .remove(&owned.name(), Removal::Now)
-        .map_err(KernelError::dm(what))?;
+    let probe = Owned::Probe(pool, thin);
+    // What a crash left may lie over a pool's device of before.
+    let _ = dm::ensure_none(control, probe)?;
+    let _ = ensure_table(control, probe, what, &Table::of(target).read_only())?;
+    let status = control.status(&probe.name(), Commit::No);
+    let _ = dm::ensure_none(control, probe)?;
     let status = status.map_err(KernelError::dm(what))?;
     match status
         .targets
@@ -77,6 +77,19 @@ fn mapped(
             why: format!("the kernel does not say what thin {thin} holds"),
         }),
     }
+}
+
+/// Leaves no look into a thin of the pool: a crash may have cut one short, and it keeps the pool.
+pub(super) fn ensure_no_probe(control: &Control, pool: PoolId) -> Result<(), KernelError> {
+    let listed = control.list().map_err(KernelError::dm("list devices"))?;
+    for uuid in listed.into_iter().filter_map(|device| device.uuid) {
+        if let Some(probe @ Owned::Probe(of, _)) = Owned::from_uuid(&uuid)
+            && of == pool
+        {
+            let _ = dm::ensure_none(control, probe)?;
+        }
+    }
+    Ok(())
 }
 
 /// Leaves the thin present as a snapshot of `source`.

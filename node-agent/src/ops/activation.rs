@@ -6,20 +6,57 @@
 //! A crash leaves at worst a device without a table or a link, which the next sweep finishes.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
 use goldleaf_dm::DevNumber;
-use goldleaf_types::{Digest, ThinOwner};
+use goldleaf_types::{Digest, PoolId, ThinOwner};
 
 use super::Agent;
 use super::error::{ImageOpError, ThinError};
 use super::open_pool::OpenPool;
+use super::scan::{FoundDevice, Look};
 use super::thins::{Activation, check_epoch, length, usable, write};
 use super::view::ThinView;
 use crate::catalogue::{ImageRef, ThinRecord};
 use crate::failpoint::{Point, hit};
-use crate::images::ImageError;
-use crate::kernel::{ImageSpec, KernelError, Outcome, ThinSpec};
+use crate::images::{Checked, ImageError};
+use crate::kernel::{ImageSpec, KernelError, LiveThin, Outcome, ThinSpec};
+
+/// How often an image is compared that is other each time one looks.
+const TRIES: usize = 3;
+
+/// A device that was just made, or found as it should be.
+pub(super) struct Made {
+    /// Its number.
+    pub(super) dev: DevNumber,
+    /// The image's device under it.
+    pub(super) origin: Option<DevNumber>,
+    /// The link to it.
+    pub(super) path: PathBuf,
+}
+
+/// An image that neither goes nor loses its device as long as this is held.
+#[must_use = "the image may go as soon as this is dropped"]
+pub(super) struct ImageUsed<'a> {
+    pub(super) image: Checked,
+    using: RwLockReadGuard<'a, ()>,
+}
+
+impl ImageUsed<'_> {
+    /// What a row keeps of it.
+    pub(super) fn recorded(&self) -> ImageRef {
+        ImageRef {
+            digest: self.image.record.digest,
+            size: self.image.record.size,
+        }
+    }
+
+    /// The image, which may go from now on.
+    pub(super) fn release(self) -> Checked {
+        drop(self.using);
+        self.image
+    }
+}
 
 impl Agent {
     /// Makes the volume's device appear. Asking again changes nothing. Works without the control
@@ -34,15 +71,15 @@ impl Agent {
         how: Activation,
         epoch: u64,
     ) -> Result<ThinView, ThinError> {
-        let (pool, _) = self.find_row(owner)?;
+        let (pool, row) = self.find_row(owner)?;
+        let image = self.compared(&row);
         let _held = pool.locks.take(&[owner]);
         let row = pool
             .catalogue
             .find(owner)
             .ok_or(ThinError::NotFound(owner))?;
-        usable(&pool, &row)?;
         check_epoch(&row, epoch)?;
-        self.activate_row(&pool, row, how)
+        self.activate_row(&pool, row, how, image)
     }
 
     /// Wish and effect. The caller holds the row's lock and has found it usable.
@@ -51,24 +88,34 @@ impl Agent {
         pool: &Arc<OpenPool>,
         row: ThinRecord,
         how: Activation,
+        image: Option<Checked>,
     ) -> Result<ThinView, ThinError> {
         usable(pool, &row)?;
-        if let Some(live) = self
+        let live = self
             .kernel
             .find_live(row.owner)
             .map_err(ThinError::Kernel)?
-            && !live.suspended
-            && live.thin.is_some()
-            && live.read_only != how.read_only
+            .filter(|live| live.thin.is_some());
+        let writable_already = live.as_ref().is_some_and(|live| !live.read_only);
+        if let Some(doubt) = &pool.doubt
+            && !how.read_only
+            && !writable_already
         {
+            return Err(ThinError::PoolReadOnly {
+                pool: pool.id,
+                why: format!("{doubt}; its volumes can be activated for reading"),
+            });
+        }
+        if live.is_some_and(|live| !live.suspended && live.read_only != how.read_only) {
             return Err(ThinError::Conflict {
                 owner: row.owner,
                 field: "activate.read_only",
             });
         }
-        if let Some(image) = row.image {
-            self.image_ref(image.digest)?;
-        }
+        let image = row
+            .image
+            .map(|needed| self.use_image(needed.digest, image).map(ImageUsed::release))
+            .transpose()?;
         let row = if row.holder == Some(how.holder) && row.read_only == how.read_only {
             row
         } else {
@@ -85,7 +132,7 @@ impl Agent {
             row
         };
         hit(Point::ActivationWished);
-        self.ensure_device(pool, &row, how)?;
+        self.ensure_device_over(pool, &row, how, image)?;
         hit(Point::ActivationLive);
         self.view(pool, &row)
     }
@@ -96,7 +143,18 @@ impl Agent {
         pool: &OpenPool,
         row: &ThinRecord,
         how: Activation,
-    ) -> Result<PathBuf, ThinError> {
+    ) -> Result<Made, ThinError> {
+        self.ensure_device_over(pool, row, how, None)
+    }
+
+    /// As [`Self::ensure_device`], for a caller that compared the image already.
+    pub(super) fn ensure_device_over(
+        &self,
+        pool: &OpenPool,
+        row: &ThinRecord,
+        how: Activation,
+        image: Option<Checked>,
+    ) -> Result<Made, ThinError> {
         let spec = |origin| ThinSpec {
             owner: row.owner,
             pool: pool.id,
@@ -105,21 +163,28 @@ impl Agent {
             origin,
             read_only: how.read_only,
         };
-        let dev = match row.image {
-            None => self
-                .kernel
-                .ensure_active(&spec(None))
-                .map_err(ThinError::Kernel)?,
-            Some(image) => {
-                // Shared: many activations of one image at once. The sweep takes it alone, to
-                // remove the image's device when nothing uses it.
-                let _using = self.image_use.read();
-                let origin = self.ensure_origin(image)?;
-                self.kernel
-                    .ensure_active(&spec(Some(origin)))
-                    .map_err(ThinError::Kernel)?
+        let (dev, origin) = match row.image {
+            None => (self.kernel.ensure_active(&spec(None)), None),
+            Some(recorded) => {
+                // Until the thin's table holds the image's device, the sweep must not take it away.
+                let (origin, _used) = self
+                    .ensure_used_origin(recorded, image)
+                    .inspect_err(|_| self.let_run(pool, row.owner))?;
+                (self.kernel.ensure_active(&spec(Some(origin))), Some(origin))
             }
         };
+        let dev = dev.map_err(ThinError::Kernel)?;
+        let path = self.ensure_link(pool, row, dev)?;
+        Ok(Made { dev, origin, path })
+    }
+
+    /// The link to a live device.
+    fn ensure_link(
+        &self,
+        pool: &OpenPool,
+        row: &ThinRecord,
+        dev: DevNumber,
+    ) -> Result<PathBuf, ThinError> {
         let node = self.kernel.node(dev).map_err(ThinError::Kernel)?;
         self.links
             .ensure(&pool.name, &row.name, &node)
@@ -129,9 +194,54 @@ impl Agent {
             })
     }
 
+    /// The image and its device, which both stay as long as the answer is held.
+    fn ensure_used_origin(
+        &self,
+        recorded: ImageRef,
+        compared: Option<Checked>,
+    ) -> Result<(DevNumber, ImageUsed<'_>), ThinError> {
+        let used = self.use_image(recorded.digest, compared)?;
+        let origin = self.ensure_origin(recorded, &used.image)?;
+        Ok((origin, used))
+    }
+
+    /// Lets a device run that a crash left suspended, with the table that it has: whatever else is
+    /// wrong with it, its users must not hang. The caller holds the row's lock.
+    pub(super) fn let_run(&self, pool: &OpenPool, owner: ThinOwner) {
+        let live = self.kernel.find_live(owner);
+        let resumed = live.and_then(|live| match live {
+            Some(LiveThin {
+                suspended: true,
+                thin: Some(thin),
+                len,
+                origin,
+                read_only,
+                ..
+            }) => {
+                let as_it_is = ThinSpec {
+                    owner,
+                    pool: pool.id,
+                    thin,
+                    len,
+                    origin,
+                    read_only,
+                };
+                self.kernel.ensure_active(&as_it_is).map(Some)
+            }
+            Some(_) | None => Ok(None),
+        });
+        match resumed {
+            Ok(Some(_)) => tracing::warn!(%owner, "its device was found suspended; resumed"),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%owner, error = %crate::telemetry::Chain(&error),
+                    "its device may be suspended still");
+            }
+        }
+    }
+
     /// The image's device over content that was just compared with its record.
-    fn ensure_origin(&self, image: ImageRef) -> Result<DevNumber, ThinError> {
-        let checked = self.images.check(&image.digest).map_err(image_error)?;
+    fn ensure_origin(&self, image: ImageRef, checked: &Checked) -> Result<DevNumber, ThinError> {
         if checked.record.size != image.size {
             return Err(ThinError::Kernel(KernelError::WrongSize {
                 what: format!("image {}", image.digest),
@@ -147,13 +257,41 @@ impl Agent {
         self.kernel.ensure_image(&spec).map_err(ThinError::Kernel)
     }
 
-    /// What a row keeps of an image that is here and is what it was.
-    pub(super) fn image_ref(&self, digest: Digest) -> Result<ImageRef, ThinError> {
-        let checked = self.images.check(&digest).map_err(image_error)?;
-        Ok(ImageRef {
-            digest,
-            size: checked.record.size,
-        })
+    /// Compares an image with its record, reading all of it if need be: before any lock is taken,
+    /// so that nobody waits for that.
+    pub(super) fn check_image(&self, digest: Digest) -> Result<Checked, ThinError> {
+        self.images.check(&digest).map_err(image_error)
+    }
+
+    /// As [`Self::check_image`], for a row. What is wrong with its image is said later, by
+    /// whoever needs it under the lock.
+    pub(super) fn compared(&self, row: &ThinRecord) -> Option<Checked> {
+        row.image
+            .and_then(|image| self.check_image(image.digest).ok())
+    }
+
+    /// An image that is here, is what it was, and stays until the answer is dropped. Only its
+    /// looks are compared under the lock; if they differ it is read again outside. A caller must
+    /// not ask twice at once.
+    pub(super) fn use_image(
+        &self,
+        digest: Digest,
+        compared: Option<Checked>,
+    ) -> Result<ImageUsed<'_>, ThinError> {
+        let mut compared = compared.filter(|image| image.record.digest == digest);
+        for _ in 0..TRIES {
+            let image = match compared.take() {
+                Some(image) => image,
+                None => self.check_image(digest)?,
+            };
+            // Shared: many use an image at once. Who takes images or their devices away is alone.
+            let using = self.image_use.read();
+            if self.images.is_still(&image) {
+                return Ok(ImageUsed { image, using });
+            }
+        }
+        let problem = "it is being written now".into();
+        Err(ThinError::Image(ImageError::Changed { digest, problem }))
     }
 
     /// Takes the volume's device away. Asking again changes nothing. Blocks.
@@ -177,6 +315,7 @@ impl Agent {
                 openers: live.open_count,
             });
         }
+        let before = row.clone();
         let row = if row.holder.is_some() {
             let row = ThinRecord {
                 holder: None,
@@ -193,9 +332,33 @@ impl Agent {
             row
         };
         hit(Point::DeactivationWished);
-        self.ensure_no_device(&pool, &row)?;
+        if let Err(error) = self.ensure_no_device(&pool, &row) {
+            if matches!(error, ThinError::InUse { .. }) {
+                self.take_back(&pool, before)?;
+            }
+            return Err(error);
+        }
         hit(Point::DeactivationDone);
         self.view(&pool, &row)
+    }
+
+    /// A wish to deactivate that met somebody who opened the device meanwhile: all as before it.
+    fn take_back(&self, pool: &OpenPool, row: ThinRecord) -> Result<(), ThinError> {
+        if row.holder.is_some() {
+            let row = row.clone();
+            write(pool, move |rows| {
+                rows.replace(row);
+                Ok(())
+            })?;
+        }
+        if let Some(live) = self
+            .kernel
+            .find_live(row.owner)
+            .map_err(ThinError::Kernel)?
+        {
+            self.ensure_link(pool, &row, live.dev)?;
+        }
+        Ok(())
     }
 
     /// Leaves neither link nor device. The caller holds the row's lock.
@@ -229,9 +392,14 @@ impl Agent {
     /// # Errors
     ///
     /// [`ImageOpError::Needed`] while any thin of this node has it for its origin: the last copy
-    /// that a volume needs is never deleted.
+    /// that a volume needs is never deleted. [`ImageOpError::PoolNotOpen`] when that cannot be told.
     pub fn delete_image(&self, digest: Digest) -> Result<(), ImageOpError> {
+        // Before the lock: looking at every device takes a while.
+        let ours = self.own_pools();
         let _alone = self.image_use.write();
+        if let Some(pool) = ours.into_iter().find(|id| self.pools.open(*id).is_none()) {
+            return Err(ImageOpError::PoolNotOpen { digest, pool });
+        }
         let needs = |row: &ThinRecord| row.image.is_some_and(|i| i.digest == digest);
         let count = self
             .pools
@@ -247,6 +415,19 @@ impl Agent {
             .ensure_no_image(digest)
             .map_err(ImageOpError::Kernel)?;
         self.images.remove(&digest).map_err(ImageOpError::Image)
+    }
+
+    /// Every pool of this host that has labelled devices here, open or not.
+    fn own_pools(&self) -> Vec<PoolId> {
+        let ours = |device: &FoundDevice| {
+            device.label.owner_host == self.host.owner && device.label.layout_generation > 0
+        };
+        let found = self.pools.scanner.scan(Look::Everywhere);
+        found
+            .into_iter()
+            .filter(|(_, devices)| devices.iter().any(ours))
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// Removes the devices of images that no thin uses. Blocks.

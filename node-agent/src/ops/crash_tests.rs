@@ -33,7 +33,7 @@ pub(super) fn snapshot(n: u8) -> ThinOwner {
 
 /// A host: what is on its disks, what its kernel has, and the agent that runs on it.
 pub(super) struct Rig {
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
     pub(super) kernel: Arc<FakeKernel>,
     pub(super) agent: Arc<Agent>,
     pub(super) digest: Digest,
@@ -93,6 +93,16 @@ impl Rig {
             block: BlockSize::DEFAULT,
             no_space: NoSpace::Error,
         }
+    }
+
+    /// The same on two devices.
+    pub(super) fn pool_of_two(&self) -> CreatePool {
+        let mut pool = self.pool();
+        pool.devices.push(DeviceRequest {
+            path: self.dir.path().join("pools/second.pool"),
+            create: Some(Bytes(64 << 20)),
+        });
+        pool
     }
 
     pub(super) fn thin(&self, owner: ThinOwner, image: bool, active: bool) -> CreateThin {
@@ -263,7 +273,7 @@ fn life() -> Vec<Step> {
     let deactivate = |what, n| thin_step(what, move |rig| rig.agent.deactivate(volume(n), 1));
     vec![
         pool_step("create the pool", |rig| {
-            rig.agent.create_pool(Some(STORE), rig.pool())
+            rig.agent.create_pool(Some(STORE), rig.pool_of_two())
         }),
         create("create a blank volume and activate it", 11, false, true),
         create("create a volume over the image", 12, true, false),

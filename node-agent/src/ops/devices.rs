@@ -2,10 +2,11 @@
 //!
 //! Called by `ops::pools`. A held device is locked (flock) for as long as this process has it: a
 //! second agent of this host finds it in use; another host is kept out by the owner in the label.
-//! A file gets a loop device, which goes by itself with its last user. Nothing is written here.
+//! A file gets a loop device, which goes by itself with its last user. Nothing is written here; a file
+//! that was made here goes again unless the pool comes to be ([`HeldDevice::keep`]).
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use goldleaf_dm::{DevNumber, block};
@@ -14,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use super::error::PoolError;
 use crate::catalogue::{Label, read_label};
-use crate::kernel::{Attached, Kernel, Stretch};
+use crate::kernel::{Attached, Kernel, KernelError, Stretch};
 
 /// A device that this process holds.
 #[derive(Debug)]
@@ -31,9 +32,32 @@ pub struct HeldDevice {
     pub label: Option<Label>,
     /// Keeps a file's loop device until a table holds it.
     _attached: Option<Attached>,
+    /// The file, if this call made it and the pool is not there yet.
+    made: MadeFile,
+}
+
+/// A file that goes again unless it is kept.
+#[derive(Debug, Default)]
+struct MadeFile(Option<PathBuf>);
+
+impl Drop for MadeFile {
+    fn drop(&mut self) {
+        let Some(path) = self.0.take() else { return };
+        if std::thread::panicking() {
+            return; // As after a crash: the repeated call finds it.
+        }
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(file = %path.display(), %error, "a pool file of no use is left");
+        }
+    }
 }
 
 impl HeldDevice {
+    /// The pool comes to be: a file that was made for it stays.
+    pub(super) fn keep(&mut self) {
+        self.made.0 = None;
+    }
+
     /// A stretch of it.
     #[must_use]
     pub fn stretch(&self, start: Sectors, len: Sectors) -> Stretch {
@@ -81,9 +105,10 @@ impl DeviceRules {
             path: path.to_owned(),
             problem: problem.to_owned(),
         };
-        if let Some(size) = create {
-            self.create_file(path, size, &bad)?;
-        }
+        let made = match create {
+            Some(size) => self.create_file(field, path, size)?,
+            None => MadeFile::default(),
+        };
         let real =
             std::fs::canonicalize(path).map_err(|e| bad(&format!("cannot be found: {e}")))?;
         let kind = std::fs::metadata(&real).map_err(PoolError::io("look at a device"))?;
@@ -105,6 +130,7 @@ impl DeviceRules {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             PoolError::DeviceInUse {
                 path: path.to_owned(),
+                by: "another agent or program holds its lock".into(),
             }
         })?;
         let label = read_label(&file).map_err(|source| PoolError::Label {
@@ -112,7 +138,7 @@ impl DeviceRules {
             source,
         })?;
         let (dev, size, attached) = if kind.is_file() {
-            let attached = kernel.attach(&file).map_err(PoolError::Kernel)?;
+            let attached = kernel.attach(&file).map_err(|e| in_use(path, e))?;
             (attached.dev, Bytes(kind.len()), Some(attached))
         } else {
             let size = block::size(&file).map_err(PoolError::io("read a device's size"))?;
@@ -126,6 +152,7 @@ impl DeviceRules {
             size,
             label,
             _attached: attached,
+            made,
         })
     }
 
@@ -137,45 +164,85 @@ impl DeviceRules {
         }
     }
 
-    /// Makes a sparse file; one of that size that is there already is left as it is, for a call
-    /// that is repeated after a crash. What it holds is looked at like any device's content.
-    fn create_file(
+    /// Sees that a file of this size can be made there, or is there already. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::BadDevice`].
+    pub(super) fn check_create(
         &self,
+        field: &str,
         path: &Path,
         size: Bytes,
-        bad: &dyn Fn(&str) -> PoolError,
     ) -> Result<(), PoolError> {
+        let bad = |problem: &str| {
+            Err(PoolError::BadDevice {
+                field: field.to_owned(),
+                path: path.to_owned(),
+                problem: problem.to_owned(),
+            })
+        };
         if !size.0.is_multiple_of(Bytes::MIB.0) {
-            return Err(bad("create_file_bytes is not a multiple of 1 MiB"));
+            return bad("create_file_bytes is not a multiple of 1 MiB");
         }
         if path.parent() != Some(&self.pool_dir) || path.file_name().is_none() {
-            return Err(bad(&format!(
+            return bad(&format!(
                 "a file can only be made in the pool folder, {}",
                 self.pool_dir.display()
-            )));
+            ));
         }
-        std::fs::create_dir_all(&self.pool_dir).map_err(PoolError::io("make the pool folder"))?;
-        match OpenOptions::new().write(true).create_new(true).open(path) {
-            Ok(file) => file
-                .set_len(size.0)
+        match std::fs::metadata(path) {
+            Ok(there) if there.len() != 0 && there.len() != size.0 => {
+                bad(&format!("exists already with {} bytes", there.len()))
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(PoolError::io("look at a file")(error)),
+        }
+    }
+
+    /// Makes a sparse file; one of that size that is there already is left as it is, for a call
+    /// that is repeated after a crash. What it holds is looked at like any device's content.
+    fn create_file(&self, field: &str, path: &Path, size: Bytes) -> Result<MadeFile, PoolError> {
+        self.check_create(field, path, size)?;
+        // What is in the files is the volumes' content: nobody else's to read.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.pool_dir)
+            .map_err(PoolError::io("make the pool folder"))?;
+        let mut options = OpenOptions::new();
+        let (file, made) = match options.write(true).create_new(true).mode(0o600).open(path) {
+            Ok(file) => (file, MadeFile(Some(path.to_owned()))),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let file = OpenOptions::new().write(true).open(path);
+                let file = file.map_err(PoolError::io("open a pool file"))?;
+                (file, MadeFile::default())
+            }
+            Err(error) => return Err(PoolError::io("make a pool file")(error)),
+        };
+        let len = file
+            .metadata()
+            .map_err(PoolError::io("look at a file"))?
+            .len();
+        if len == 0 {
+            file.set_len(size.0)
                 .and_then(|()| file.sync_all())
                 .and_then(|()| File::open(&self.pool_dir)?.sync_all())
-                .map_err(PoolError::io("make a pool file")),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let len = std::fs::metadata(path)
-                    .map_err(PoolError::io("look at a file"))?
-                    .len();
-                match len {
-                    0 => OpenOptions::new()
-                        .write(true)
-                        .open(path)
-                        .and_then(|file| file.set_len(size.0).and_then(|()| file.sync_all()))
-                        .map_err(PoolError::io("make a pool file")),
-                    len if len == size.0 => Ok(()),
-                    len => Err(bad(&format!("exists already with {len} bytes"))),
-                }
-            }
-            Err(error) => Err(PoolError::io("make a pool file")(error)),
+                .map_err(PoolError::io("make a pool file"))?;
         }
+        Ok(made)
+    }
+}
+
+/// A device that somebody uses is refused by its path; any other error stays what it is.
+pub(super) fn in_use(path: &Path, error: KernelError) -> PoolError {
+    if let KernelError::Busy { what, .. } = error {
+        PoolError::DeviceInUse {
+            path: path.to_owned(),
+            by: format!("{what}: take that away first, if nobody needs it"),
+        }
+    } else {
+        PoolError::Kernel(error)
     }
 }

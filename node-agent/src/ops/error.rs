@@ -158,10 +158,12 @@ pub enum PoolError {
         holds: String,
     },
     /// Somebody else has the device.
-    #[error("{path} is in use: another agent or program holds it")]
+    #[error("{path} is in use: {by}")]
     DeviceInUse {
         /// Its path.
         path: PathBuf,
+        /// By what, and what would help.
+        by: String,
     },
     /// Devices of the pool are not there.
     #[error("pool {pool} misses {missing}: plug in the devices, then open it")]
@@ -260,6 +262,17 @@ pub enum ImageOpError {
         digest: Digest,
         /// How many.
         count: usize,
+    },
+    /// A pool of this host is not open, so nobody knows what its volumes need.
+    #[error(
+        "pool {pool} of this node is not open, and its volumes may need image {digest}: open it \
+         first, or delete it"
+    )]
+    PoolNotOpen {
+        /// Which image.
+        digest: Digest,
+        /// Which pool.
+        pool: PoolId,
     },
     /// The folder said no.
     #[error("{0}")]

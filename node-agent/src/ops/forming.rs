@@ -7,13 +7,13 @@
 
 use std::os::unix::fs::FileExt;
 
-use goldleaf_types::{Incarnation, PoolId};
+use goldleaf_types::{Bytes, Incarnation, PoolId};
 
-use super::devices::{DeviceRules, HeldDevice};
+use super::devices::{DeviceRules, HeldDevice, in_use};
 use super::error::PoolError;
 use super::pools::{CreatePool, DeviceRequest};
 use crate::catalogue::{
-    Catalogue, Label, PlannedDevice, PoolRecord, RegionKind, RegionStorage, Role,
+    Catalogue, Label, Layout, PlannedDevice, PoolRecord, RegionKind, RegionStorage, Role,
     foreign_signature, plan_layout, write_label,
 };
 use crate::host::Host;
@@ -28,44 +28,18 @@ pub(super) struct PoolPlan {
 }
 
 impl PoolPlan {
-    /// Holds and examines every device. Writes nothing but the files that it was asked to make.
+    /// Holds and examines every device. Writes nothing but the files that it was asked to make,
+    /// and those go again with a plan that is not committed.
     pub(super) fn new(
         kernel: &dyn Kernel,
         rules: &DeviceRules,
         host: &Host,
         request: &CreatePool,
     ) -> Result<Self, PoolError> {
-        let wanted = request
-            .devices
-            .iter()
-            .enumerate()
-            .map(|(index, device)| (format!("devices[{index}].path"), device, Role::Data))
-            .chain(
-                request
-                    .metadata
-                    .iter()
-                    .map(|device| ("metadata_device.path".to_owned(), device, Role::Metadata)),
-            );
-        let mut devices: Vec<HeldDevice> = Vec::new();
-        for (field, device, _) in wanted {
-            let held = hold_blank(kernel, rules, &field, device, request.id)?;
-            if let Some(twin) = devices.iter().find(|d| d.dev == held.dev) {
-                return Err(PoolError::BadDevice {
-                    field,
-                    path: device.path.clone(),
-                    problem: format!("is the same device as {}", twin.path.display()),
-                });
-            }
-            devices.push(held);
-        }
+        let devices = hold_planned(kernel, rules, request)?;
         let (data, metadata) = devices.split_at(request.devices.len());
-        let planned = |d: &HeldDevice| PlannedDevice { size: d.size };
-        let layout = plan_layout(
-            &data.iter().map(planned).collect::<Vec<_>>(),
-            metadata.first().map(planned),
-            request.block,
-        )
-        .map_err(PoolError::Layout)?;
+        let sizes: Vec<_> = data.iter().map(|d| d.size).collect();
+        let layout = plan(&sizes, metadata.first().map(|d| d.size), request)?;
         let labels = layout.labels(request.id, &request.name, host.owner);
         let record = PoolRecord {
             id: request.id,
@@ -141,6 +115,7 @@ impl PoolPlan {
 
     /// Makes it a pool: real labels, data device 0 last.
     pub(super) fn commit(mut self) -> Result<Vec<HeldDevice>, PoolError> {
+        self.devices.iter_mut().for_each(HeldDevice::keep);
         for (device, label) in self.devices.iter_mut().zip(&self.labels).rev() {
             put(device, label)?;
             device.label = Some(label.clone());
@@ -178,6 +153,73 @@ fn put(device: &HeldDevice, label: &Label) -> Result<(), PoolError> {
     })
 }
 
+/// Holds all devices of a pool to be. What exists is held and examined, and the layout is planned
+/// over the sizes that were asked for, before any file is made.
+fn hold_planned(
+    kernel: &dyn Kernel,
+    rules: &DeviceRules,
+    request: &CreatePool,
+) -> Result<Vec<HeldDevice>, PoolError> {
+    let data = request.devices.iter().enumerate();
+    let wanted: Vec<(String, &DeviceRequest)> = data
+        .map(|(index, device)| (format!("devices[{index}].path"), device))
+        .chain(
+            request
+                .metadata
+                .iter()
+                .map(|device| ("metadata_device.path".to_owned(), device)),
+        )
+        .collect();
+    let mut there = Vec::new();
+    let mut sizes = Vec::new();
+    for (field, device) in &wanted {
+        match device.create {
+            Some(size) => {
+                rules.check_create(field, &device.path, size)?;
+                there.push(None);
+                sizes.push(size);
+            }
+            None => {
+                let held = hold_blank(kernel, rules, field, device, request.id)?;
+                sizes.push(held.size);
+                there.push(Some(held));
+            }
+        }
+    }
+    let (data, metadata) = sizes.split_at(request.devices.len());
+    plan(data, metadata.first().copied(), request)?;
+    let mut devices: Vec<HeldDevice> = Vec::new();
+    for ((field, device), held) in wanted.into_iter().zip(there) {
+        let held = match held {
+            Some(held) => held,
+            None => hold_blank(kernel, rules, &field, device, request.id)?,
+        };
+        if let Some(twin) = devices.iter().find(|d| d.dev == held.dev) {
+            return Err(PoolError::BadDevice {
+                field,
+                path: device.path.clone(),
+                problem: format!("is the same device as {}", twin.path.display()),
+            });
+        }
+        devices.push(held);
+    }
+    Ok(devices)
+}
+
+fn plan(
+    data: &[Bytes],
+    metadata: Option<Bytes>,
+    request: &CreatePool,
+) -> Result<Layout, PoolError> {
+    let planned = |size: &Bytes| PlannedDevice { size: *size };
+    plan_layout(
+        &data.iter().map(planned).collect::<Vec<_>>(),
+        metadata.as_ref().map(planned),
+        request.block,
+    )
+    .map_err(PoolError::Layout)
+}
+
 /// Holds a device that is blank or was claimed by an earlier call for the same pool.
 fn hold_blank(
     kernel: &dyn Kernel,
@@ -193,7 +235,9 @@ fn hold_blank(
         holds,
     };
     match &held.label {
-        Some(label) if label.pool == pool => Ok(held),
+        // A finished pool's own tables use its devices.
+        Some(label) if label.pool == pool && label.layout_generation > 0 => Ok(held),
+        Some(label) if label.pool == pool => unused(kernel, held),
         Some(label) => Err(not_blank(format!(
             "the label of pool {} ({:?}), {} device {}",
             label.pool, label.pool_name, label.role, label.index
@@ -203,9 +247,30 @@ fn hold_blank(
             source,
         })? {
             Some(holds) => Err(not_blank(holds)),
-            None => Ok(held),
+            None => unused(kernel, held),
         },
     }
+}
+
+/// The lock keeps out agents only: the disk under a mapping of somebody's may look blank.
+fn unused(kernel: &dyn Kernel, held: HeldDevice) -> Result<HeldDevice, PoolError> {
+    match kernel.check_unused(held.dev) {
+        Ok(()) => Ok(held),
+        Err(error) => Err(in_use(&held.path, error)),
+    }
+}
+
+/// What a pool says that is being made or deleted.
+pub(super) const HALF: &str =
+    "its making or deleting was cut short: repeat the call that makes or deletes it";
+
+/// Whether labels are those of a pool whose making or deleting was cut short: data device 0 alone
+/// says that it is a pool.
+pub(super) fn is_half<'a>(labels: impl Iterator<Item = &'a Label>) -> bool {
+    let (first, others): (Vec<_>, Vec<_>) =
+        labels.partition(|label| label.role == Role::Data && label.index == 0);
+    let telling = if first.is_empty() { others } else { first };
+    telling.iter().all(|label| label.layout_generation == 0)
 }
 
 /// Sees that held devices are one whole pool of this host.
@@ -219,11 +284,8 @@ pub(super) fn check_complete(
         .iter()
         .max_by_key(|l| l.layout_generation)
         .ok_or(PoolError::NotFound(id))?;
-    if newest.layout_generation == 0 {
-        return Err(mismatch(
-            id,
-            "its making was cut short: repeat the call that makes it",
-        ));
+    if is_half(labels.iter().copied()) {
+        return Err(mismatch(id, HALF));
     }
     if labels
         .iter()
@@ -231,31 +293,7 @@ pub(super) fn check_complete(
     {
         return Err(PoolError::ForeignHost(id));
     }
-    let mut missing = Vec::new();
-    for (role, count) in [
-        (Role::Data, newest.data_count),
-        (Role::Metadata, newest.metadata_count),
-    ] {
-        for index in 0..count {
-            let here = labels.iter().filter(|l| l.role == role && l.index == index);
-            match here.count() {
-                0 => missing.push(format!("{role} device {index}")),
-                1 => {}
-                n => {
-                    return Err(mismatch(
-                        id,
-                        &format!("{n} devices say: {role} device {index}"),
-                    ));
-                }
-            }
-        }
-    }
-    if !missing.is_empty() {
-        return Err(PoolError::MissingDevice {
-            pool: id,
-            missing: missing.join(", "),
-        });
-    }
+    check_present(id, newest, &labels)?;
     for device in devices {
         let Some(label) = &device.label else { continue };
         if label.layout_generation != newest.layout_generation {
@@ -280,6 +318,40 @@ pub(super) fn check_complete(
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// Sees that each device that the newest label counts is there, once.
+pub(super) fn check_present(
+    id: PoolId,
+    newest: &Label,
+    labels: &[&Label],
+) -> Result<(), PoolError> {
+    let mut missing = Vec::new();
+    for (role, count) in [
+        (Role::Data, newest.data_count),
+        (Role::Metadata, newest.metadata_count),
+    ] {
+        for index in 0..count {
+            let here = labels.iter().filter(|l| l.role == role && l.index == index);
+            match here.count() {
+                0 => missing.push(format!("{role} device {index}")),
+                1 => {}
+                n => {
+                    return Err(mismatch(
+                        id,
+                        &format!("{n} devices say: {role} device {index}"),
+                    ));
+                }
+            }
+        }
+    }
+    if !missing.is_empty() {
+        return Err(PoolError::MissingDevice {
+            pool: id,
+            missing: missing.join(", "),
+        });
     }
     Ok(())
 }

@@ -11,14 +11,22 @@ mod forming;
 mod locks;
 mod open_pool;
 mod opening;
+mod pool_deletion;
 mod pools;
 mod scan;
+mod snapshots;
 mod sweep;
 mod thins;
 mod view;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod frozen_tests;
+#[cfg(test)]
+mod image_tests;
+#[cfg(test)]
+mod pool_tests;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +46,8 @@ pub use error::{ImageOpError, PoolError, ThinError};
 pub use open_pool::{Doubt, OpenPool};
 pub use pools::{CreatePool, DeviceRequest, Pools};
 pub use scan::Look;
-pub use thins::{Activation, CreateSnapshot, CreateThin};
+pub use snapshots::CreateSnapshot;
+pub use thins::{Activation, CreateThin};
 pub use view::{PoolState, PoolView, ThinView};
 
 /// A hint that there is something to sweep. The record says what.

@@ -4,7 +4,7 @@
 //! pool's devices against other agents. Dropping it touches nothing in the kernel: volumes go on.
 
 use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use goldleaf_dm::{PoolMode, PoolStatus};
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
@@ -25,6 +25,22 @@ pub enum Doubt {
         /// What the metadata says.
         found: u64,
     },
+    /// The kernel lets nothing be changed in it.
+    NotWritable {
+        /// Why, in words.
+        why: &'static str,
+    },
+}
+
+impl Doubt {
+    /// One word for it, for machines.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::RolledBack { .. } => "MetadataRolledBack",
+            Self::NotWritable { .. } => "MetadataNotWritable",
+        }
+    }
 }
 
 impl std::fmt::Display for Doubt {
@@ -35,6 +51,10 @@ impl std::fmt::Display for Doubt {
                 "its metadata is at transaction {found} and its catalogue at {recorded}: one of \
                  them was put back to an older state behind our back; nothing is changed until \
                  an administrator has compared them"
+            ),
+            Self::NotWritable { why } => write!(
+                f,
+                "{why}: close it, run thin_check on its metadata, and open it again"
             ),
         }
     }
@@ -50,7 +70,7 @@ pub struct OpenPool {
     /// Its record. Dropped before the devices, whose locks guard it.
     pub catalogue: Catalogue,
     /// Its devices, held.
-    pub devices: Vec<HeldDevice>,
+    pub devices: Arc<Vec<HeldDevice>>,
     /// One call at a time for each thin.
     pub locks: Locks<ThinOwner>,
     /// Why it takes no change, if so.
@@ -99,6 +119,13 @@ impl OpenPool {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&owner)
+    }
+
+    /// Forgets lost data whose row is gone: somebody deleted it.
+    pub(super) fn refresh_missing(&self) -> Vec<ThinOwner> {
+        let mut missing = self.missing.write().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|owner| self.catalogue.find(*owner).is_some());
+        missing.iter().copied().collect()
     }
 
     /// Refuses a change by another store than the one that made the pool.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
-use goldleaf_dm::{PoolMessage, PoolStatus};
+use goldleaf_dm::{PoolMessage, PoolMode, PoolStatus, WorkingPool};
 use goldleaf_types::{PoolId, ThinId, ThinOwner};
 
 use super::Agent;
@@ -31,6 +31,15 @@ impl Agent {
         for device in &mut devices {
             claim(device, self.host.owner)?;
         }
+        self.raise(id, Arc::new(devices))
+    }
+
+    /// As [`Self::bring_up`], of devices that say already that this host has them.
+    pub(super) fn raise(
+        &self,
+        id: PoolId,
+        devices: Arc<Vec<HeldDevice>>,
+    ) -> Result<Arc<OpenPool>, PoolError> {
         let (device, label) = first_data(id, &devices)?;
         let catalogue = Catalogue::open(catalogue_storage(id, device, label)?)
             .map_err(|source| PoolError::Catalogue { pool: id, source })?;
@@ -51,21 +60,7 @@ impl Agent {
         };
         let fresh = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)? == Outcome::Done;
         hit(Point::PoolLive);
-        let doubt = self.agree_on_transaction(id, &catalogue, fresh)?;
-        if let PoolStatus::Working(status) =
-            self.kernel.pool_status(id).map_err(PoolError::Kernel)?
-            && status.held_root.is_some()
-            && doubt.is_none()
-        {
-            tracing::warn!(pool = %id, "a metadata snapshot was left held; released");
-            self.kernel
-                .pool_message(id, &PoolMessage::ReleaseMetadataSnap)
-                .map_err(PoolError::Kernel)?;
-        }
-        let missing = match doubt {
-            None => self.compare_thins(id, &catalogue)?,
-            Some(_) => BTreeSet::new(),
-        };
+        let (doubt, missing) = self.agree(&spec, &catalogue, fresh)?;
         let pool = Arc::new(OpenPool {
             id,
             name: record.name,
@@ -85,25 +80,52 @@ impl Agent {
         Ok(pool)
     }
 
+    /// Brings metadata and catalogue together, if the metadata takes changes and is the one that
+    /// the catalogue knows. If not, nothing is changed: the doubt, and no data is called lost.
+    fn agree(
+        &self,
+        spec: &PoolSpec,
+        catalogue: &Catalogue,
+        fresh: bool,
+    ) -> Result<(Option<Doubt>, BTreeSet<ThinOwner>), PoolError> {
+        let id = spec.id;
+        let status = self.kernel.pool_status(id).map_err(PoolError::Kernel)?;
+        let status = match examine(&status, catalogue.pool().transaction_id) {
+            Ok(status) => status,
+            Err(doubt) => {
+                tracing::error!(pool = %id, %doubt, "open for reading and rescue only");
+                if matches!(doubt, Doubt::RolledBack { .. }) {
+                    // Whatever is written now may land in blocks that the other state gave away.
+                    let spec = PoolSpec {
+                        read_only: true,
+                        ..spec.clone()
+                    };
+                    let _ = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)?;
+                }
+                return Ok((Some(doubt), BTreeSet::new()));
+            }
+        };
+        self.agree_on_transaction(id, catalogue, (status.transaction_id, fresh))?;
+        if status.held_root.is_some() {
+            tracing::warn!(pool = %id, "a metadata snapshot was left held; released");
+            self.kernel
+                .pool_message(id, &PoolMessage::ReleaseMetadataSnap)
+                .map_err(PoolError::Kernel)?;
+        }
+        Ok((None, self.compare_thins(id, catalogue)?))
+    }
+
     /// Bumps the metadata's transaction id once per opening, wish first, so that metadata that was
-    /// put back behind our back is noticed. The recorded number and the one before it are lawful.
+    /// put back behind our back is noticed.
     fn agree_on_transaction(
         &self,
         id: PoolId,
         catalogue: &Catalogue,
-        fresh: bool,
-    ) -> Result<Option<Doubt>, PoolError> {
-        let PoolStatus::Working(status) = self.kernel.pool_status(id).map_err(PoolError::Kernel)?
-        else {
-            return Ok(None); // The kernel gave it up; its status says so everywhere.
-        };
-        let (recorded, found) = (catalogue.pool().transaction_id, status.transaction_id);
-        if found != recorded && found.checked_add(1) != Some(recorded) {
-            tracing::error!(pool = %id, recorded, found, "metadata and catalogue do not belong together");
-            return Ok(Some(Doubt::RolledBack { recorded, found }));
-        }
+        (found, fresh): (u64, bool),
+    ) -> Result<(), PoolError> {
+        let recorded = catalogue.pool().transaction_id;
         if !fresh && found == recorded {
-            return Ok(None);
+            return Ok(());
         }
         let next = if fresh { found + 1 } else { recorded };
         catalogue
@@ -125,7 +147,7 @@ impl Agent {
             )
             .map_err(PoolError::Kernel)?;
         hit(Point::PoolTransactionSet);
-        Ok(None)
+        Ok(())
     }
 
     /// Compares the catalogue with the metadata: unknown thins are quarantined, rows without a
@@ -164,6 +186,26 @@ impl Agent {
             })
             .map_err(|error| catalogue_error(id, error))?;
         Ok(missing)
+    }
+}
+
+/// Why nothing may be changed, if so. The recorded transaction and the one before it are lawful.
+fn examine(status: &PoolStatus, recorded: u64) -> Result<&WorkingPool, Doubt> {
+    let no = |why| Err(Doubt::NotWritable { why });
+    let status = match status {
+        PoolStatus::Fail => return no("the kernel gave it up (status Fail)"),
+        PoolStatus::Working(status) => status,
+    };
+    let found = status.transaction_id;
+    if found != recorded && found.checked_add(1) != Some(recorded) {
+        return Err(Doubt::RolledBack { recorded, found });
+    }
+    if status.needs_check {
+        return no("its metadata needs a check (needs_check)");
+    }
+    match status.mode {
+        PoolMode::ReadOnly => no("the kernel made it read-only (ro)"),
+        PoolMode::ReadWrite | PoolMode::OutOfDataSpace => Ok(status),
     }
 }
 

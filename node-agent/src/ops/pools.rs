@@ -1,10 +1,11 @@
-//! Pools: made, opened, closed, deleted.
+//! Pools: made, opened, closed. Deleting is in `pool_deletion`.
 //!
 //! Called by `grpc` and at start. Labels come first and say "being made" (layout generation 0);
 //! the catalogue and the cleared metadata come next; the label of data device 0 with a real
 //! generation is the one fact that makes it a pool. A crash before that leaves devices that only
 //! a repeated create of the same pool accepts. The label's clean flag is the fact of a clean close.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -14,11 +15,11 @@ use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId};
 use super::Agent;
 use super::devices::{DeviceRules, HeldDevice};
 use super::error::PoolError;
-use super::forming::PoolPlan;
+use super::forming::{HALF, PoolPlan, is_half};
 use super::open_pool::OpenPool;
 use super::scan::{FoundDevice, Look, Scanner};
 use super::view::{PoolState, PoolView};
-use crate::catalogue::{NoSpace, Role, wipe_label, write_label};
+use crate::catalogue::{NoSpace, Role, write_label};
 use crate::failpoint::{Point, hit};
 use crate::kernel::KernelError;
 
@@ -66,12 +67,28 @@ pub struct Pools {
 
 /// A pool that is being made, opened, closed or deleted.
 #[must_use = "the pool is shown again as soon as this is dropped"]
-pub(super) struct Busy<'a>(&'a Pools);
+pub(super) struct Busy<'a> {
+    pools: &'a Pools,
+    untouched: Cell<bool>,
+}
+
+impl Busy<'_> {
+    /// No label was written, so what was seen on the devices still counts.
+    fn nothing_written(&self) {
+        self.untouched.set(true);
+    }
+}
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.scanner.forget(); // its labels were written
-        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if !self.untouched.get() {
+            self.pools.scanner.forget(); // its labels were written
+        }
+        *self
+            .pools
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -90,9 +107,12 @@ impl Pools {
     }
 
     /// Hides a pool while it is changed. The caller has the turn.
-    fn begin(&self, id: PoolId) -> Busy<'_> {
+    pub(super) fn begin(&self, id: PoolId) -> Busy<'_> {
         *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
-        Busy(self)
+        Busy {
+            pools: self,
+            untouched: Cell::new(false),
+        }
     }
 
     fn is_busy(&self, id: PoolId) -> bool {
@@ -131,7 +151,7 @@ impl Pools {
             .insert(pool.id, pool);
     }
 
-    fn remove(&self, id: PoolId) {
+    pub(super) fn remove(&self, id: PoolId) {
         self.open
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -221,23 +241,25 @@ impl Agent {
             admit(&pool, caller)?;
             return self.pool_view(&pool);
         }
-        let pool = self.open_own(id).inspect_err(|error| {
+        let found = self.pools.scanner.scan(Look::Everywhere).remove(&id);
+        let found = found.ok_or(PoolError::NotFound(id))?;
+        let pool = self.open_own(id, &found).inspect_err(|error| {
             self.pools.refuse(id, error.to_string());
         })?;
         self.pool_view(&pool)
     }
 
-    /// Opens a pool whoever asks: a host brings back what it had by itself. The caller has the
-    /// turn.
-    pub(super) fn open_own(&self, id: PoolId) -> Result<Arc<OpenPool>, PoolError> {
+    /// Opens a pool that was found, whoever asks: a host brings back what it had by itself. The
+    /// caller has the turn.
+    pub(super) fn open_own(
+        &self,
+        id: PoolId,
+        found: &[FoundDevice],
+    ) -> Result<Arc<OpenPool>, PoolError> {
         let busy = self.pools.begin(id);
-        let found = self
-            .pools
-            .scanner
-            .scan(Look::Everywhere)
-            .remove(&id)
-            .ok_or(PoolError::NotFound(id))?;
-        let devices = self.hold_all(id, &found)?;
+        let devices = self.hold_all(id, found).inspect_err(|_| {
+            busy.nothing_written();
+        })?;
         let pool = self.bring_up(id, devices)?;
         drop(busy);
         self.changed();
@@ -282,12 +304,12 @@ impl Agent {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let Some(pool) = self.pools.open(id) else {
-            return self.closed_view(id).ok_or(PoolError::NotFound(id));
+            return self.close_unopened(id);
         };
         admit(&pool, caller)?;
         let busy = self.pools.begin(id);
         self.take_down(&pool)?;
-        for device in &pool.devices {
+        for device in pool.devices.iter() {
             let Some(label) = &device.label else { continue };
             let mut label = label.clone();
             label.clean = true;
@@ -303,8 +325,23 @@ impl Agent {
         self.closed_view(id).ok_or(PoolError::NotFound(id))
     }
 
+    /// A pool that did not open may have tables of an earlier agent: closed means that none stay.
+    fn close_unopened(&self, id: PoolId) -> Result<PoolView, PoolError> {
+        let view = self.closed_view(id).ok_or(PoolError::NotFound(id))?;
+        self.remove_tables(id)?;
+        Ok(view)
+    }
+
+    fn remove_tables(&self, pool: PoolId) -> Result<(), PoolError> {
+        match self.kernel.ensure_no_pool(pool) {
+            Ok(_) => Ok(()),
+            Err(KernelError::Busy { .. }) => Err(PoolError::Active { pool, count: 1 }),
+            Err(error) => Err(PoolError::Kernel(error)),
+        }
+    }
+
     /// Removes the pool's tables and flushes its catalogue.
-    fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
+    pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
         let rows = pool.catalogue.all();
         let live = self.kernel.live_owners().map_err(PoolError::Kernel)?;
         let count = rows.iter().filter(|row| live.contains(&row.owner)).count();
@@ -315,16 +352,7 @@ impl Agent {
             });
         }
         self.sweep_images();
-        match self.kernel.ensure_no_pool(pool.id) {
-            Ok(_) => {}
-            Err(KernelError::Busy { .. }) => {
-                return Err(PoolError::Active {
-                    pool: pool.id,
-                    count: 1,
-                });
-            }
-            Err(error) => return Err(PoolError::Kernel(error)),
-        }
+        self.remove_tables(pool.id)?;
         hit(Point::PoolTablesGone);
         self.links
             .clear(&pool.name)
@@ -335,73 +363,6 @@ impl Agent {
                 pool: pool.id,
                 source,
             })
-    }
-
-    /// Deletes an empty pool and wipes its labels. OK when it is not here. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// [`PoolError::NotEmpty`] while it holds a volume or snapshot.
-    pub fn delete_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<(), PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let busy = self.pools.begin(id);
-        let devices = match self.pools.open(id) {
-            Some(pool) => {
-                admit(&pool, caller)?;
-                let count = pool.catalogue.all().len();
-                if count > 0 {
-                    return Err(PoolError::NotEmpty { pool: id, count });
-                }
-                self.take_down(&pool)?;
-                self.pools.remove(id);
-                let pool = Arc::into_inner(pool).ok_or(PoolError::Active { pool: id, count: 1 })?;
-                pool.devices
-            }
-            None => match self.pools.scanner.scan(Look::Everywhere).remove(&id) {
-                // A pool whose making or deleting was cut short; a closed one may hold data.
-                Some(found) if found.iter().all(|d| d.label.layout_generation == 0) => found
-                    .iter()
-                    .map(|device| {
-                        self.pools
-                            .rules
-                            .hold(&*self.kernel, "devices", &device.path, None)
-                    })
-                    .collect::<Result<_, _>>()?,
-                Some(_) => {
-                    return Err(PoolError::Mismatch {
-                        pool: id,
-                        problem: "it is closed: open it first, so that one can see whether it \
-                                  is empty"
-                            .into(),
-                    });
-                }
-                None => return Ok(()),
-            },
-        };
-        // Data device 0 last: as long as its label is there, a repeated call finds the others.
-        for device in devices.iter().rev() {
-            wipe_label(&device.file).map_err(|source| PoolError::Label {
-                path: device.path.clone(),
-                source,
-            })?;
-            self.remove_pool_file(device)?;
-        }
-        drop(busy);
-        self.changed();
-        Ok(())
-    }
-
-    /// Removes a file in the pool folder that was a device; others stay where they are.
-    fn remove_pool_file(&self, device: &HeldDevice) -> Result<(), PoolError> {
-        let made_here = device.path.parent() == Some(&self.pools.rules.pool_dir);
-        if made_here && device.file.metadata().is_ok_and(|m| m.is_file()) {
-            std::fs::remove_file(&device.path).map_err(PoolError::io("remove a pool file"))?;
-        }
-        Ok(())
     }
 
     /// Every pool of this node: open ones, closed ones, and ones that do not open. Blocks.
@@ -445,9 +406,7 @@ impl Agent {
         let state = match self.pools.why_refused(id) {
             Some(why) => PoolState::Unopenable(why),
             None if found.iter().all(|d| d.label.clean) => PoolState::Closed,
-            None if first.label.layout_generation == 0 => {
-                PoolState::Unopenable("its making was cut short: repeat the call".into())
-            }
+            None if is_half(found.iter().map(|d| &d.label)) => PoolState::Unopenable(HALF.into()),
             None => PoolState::Unopenable("it was not opened: open it to see why".into()),
         };
         Some(PoolView {
@@ -469,7 +428,6 @@ impl Agent {
             Err(KernelError::NoPool(_)) => None,
             Err(error) => return Err(PoolError::Kernel(error)),
         };
-        let missing = pool.missing.read().unwrap_or_else(PoisonError::into_inner);
         Ok(PoolView {
             id: pool.id,
             name: pool.name.clone(),
@@ -478,18 +436,18 @@ impl Agent {
             queue_when_full: pool.queues_when_full(),
             state: PoolState::Open {
                 status,
-                doubt: pool.doubt.as_ref().map(ToString::to_string),
+                doubt: pool.doubt.clone(),
                 provisioned: pool.provisioned(),
                 thins: pool.catalogue.all().len(),
                 quarantined: record.quarantined,
-                missing: missing.iter().copied().collect(),
+                missing: pool.refresh_missing(),
             },
             as_of,
         })
     }
 }
 
-fn admit(pool: &OpenPool, caller: Option<Incarnation>) -> Result<(), PoolError> {
+pub(super) fn admit(pool: &OpenPool, caller: Option<Incarnation>) -> Result<(), PoolError> {
     match pool.record().incarnation {
         Some(owner) if caller != Some(owner) => Err(PoolError::OtherIncarnation {
             pool: pool.id,

@@ -10,6 +10,7 @@ use goldleaf_types::ThinOwner;
 
 use super::Agent;
 use super::error::ThinError;
+use super::forming::is_half;
 use super::open_pool::OpenPool;
 use super::scan::Look;
 use super::thins::{Activation, Attempt};
@@ -22,6 +23,7 @@ const EVERY: Duration = Duration::from_secs(30);
 impl Agent {
     /// One pass over a pool. Blocks.
     pub(super) fn sweep_pool(&self, pool: &Arc<OpenPool>) {
+        pool.refresh_missing();
         if pool.doubt.is_some() || pool.check_writable(&*self.kernel).is_err() {
             self.revive_only(pool);
             return;
@@ -41,12 +43,20 @@ impl Agent {
                 let _held = pool.locks.take(&[row.owner]);
                 let how = Activation {
                     holder: Holder::Host,
-                    read_only: row.read_only,
+                    read_only: self.revived_read_only(pool, &row),
                 };
                 if let Err(error) = self.ensure_device(pool, &row, how) {
                     tracing::warn!(owner = %row.owner, error = %Chain(&error), "not active");
                 }
             }
+        }
+    }
+
+    /// What is live stays as it is: under it the pool refuses what would change it.
+    fn revived_read_only(&self, pool: &OpenPool, row: &ThinRecord) -> bool {
+        match self.kernel.find_live(row.owner) {
+            Ok(Some(live)) if live.thin.is_some() => live.read_only,
+            Ok(_) | Err(_) => row.read_only || pool.doubt.is_some(),
         }
     }
 
@@ -104,23 +114,27 @@ impl Agent {
         }
     }
 
-    /// Opens every pool that this host had and did not close. Blocks.
+    /// Opens every pool that this host had and did not close, wherever it lies. Blocks.
     pub fn start(&self) {
+        self.open_ours(Look::Everywhere);
+    }
+
+    fn open_ours(&self, look: Look) {
         let _turn = self
             .pools
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for (id, found) in self.pools.scanner.scan(Look::AtNew) {
+        for (id, found) in self.pools.scanner.scan(look) {
             let was_open = found
                 .iter()
                 .any(|d| d.label.owner_host == self.host.owner && !d.label.clean)
-                && found.iter().any(|d| d.label.layout_generation > 0);
+                && !is_half(found.iter().map(|d| &d.label));
             if !was_open || self.pools.open(id).is_some() {
                 continue;
             }
             // No caller's store is asked for: a host brings back what it had by itself.
-            match self.open_own(id) {
+            match self.open_own(id, &found) {
                 Ok(_) => tracing::info!(pool = %id, "open"),
                 Err(error) => {
                     tracing::error!(pool = %id, error = %Chain(&error), "did not open");
@@ -132,7 +146,7 @@ impl Agent {
 
     /// One pass over everything that is open, and another try at what did not open.
     pub fn sweep(&self) {
-        self.start();
+        self.open_ours(Look::AtNew);
         for pool in self.pools.all_open() {
             self.sweep_pool(&pool);
         }

@@ -29,7 +29,7 @@ fn rows(rig: &Rig) -> usize {
 }
 
 /// Writes into an image's stored content, as no one should.
-fn spoil_image(rig: &Rig) {
+pub(super) fn spoil_image(rig: &Rig) {
     let record = rig.agent.images.list().remove(0);
     let crate::images::Place::File(path) = record.place else {
         panic!("a file")
@@ -183,6 +183,28 @@ fn law_only_the_recorded_transaction_and_the_one_before_are_lawful() {
         // Even then what was active for the host can be read.
         assert!(rig.agent.thin(volume(11)).unwrap().live.is_some());
     }
+}
+
+/// Law: what was put back to an older state is read, never written.
+#[test]
+fn law_a_volume_of_a_doubtful_pool_is_activated_for_reading_alone() {
+    let mut rig = rig();
+    create(&rig, 11, false, false).unwrap();
+    rig.kernel.reboot();
+    rig.kernel.world().pools.get_mut(&POOL).unwrap().transaction += 5;
+    rig.restart();
+    let refused = rig.agent.activate(volume(11), HOST, 1);
+    assert!(
+        matches!(refused, Err(ThinError::PoolReadOnly { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(rig.agent.thin(volume(11)).unwrap().record.holder, None);
+    let reading = Activation {
+        read_only: true,
+        ..HOST
+    };
+    let view = rig.agent.activate(volume(11), reading, 1).unwrap();
+    assert!(view.live.unwrap().read_only);
 }
 
 /// A reboot brings back what the host wanted; kubelet asks again for its own.

@@ -1,4 +1,4 @@
-//! Thins through their life: create, snapshot, clone, resize, delete.
+//! Thins through their life: create, resize, delete, and what snapshots share with that.
 //!
 //! Called by `grpc`; finishing and taking away are called by `sweep` too, which is all there is to
 //! recovery. Each operation is wish (durable row), effect (an `ensure_*` verb), fact (durable row),
@@ -7,16 +7,18 @@
 use std::sync::Arc;
 
 use goldleaf_types::{
-    Digest, Incarnation, Labels, Name, PoolId, Sectors, ThinId, ThinOwner, VolumeSize,
+    Bytes, Digest, Incarnation, Labels, Name, PoolId, Sectors, ThinId, ThinOwner, VolumeSize,
 };
 
 use super::Agent;
+use super::activation::{ImageUsed, Made};
 use super::error::ThinError;
 use super::open_pool::OpenPool;
 use super::view::ThinView;
 use crate::catalogue::{Holder, ImageRef, NoThinIds, Phase, Rows, ThinRecord, WriteError};
 use crate::failpoint::{Point, hit};
-use crate::kernel::{KernelError, Outcome};
+use crate::images::Checked;
+use crate::kernel::{KernelError, LiveThin, Outcome};
 
 /// Whether a row's effect may have happened before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,14 @@ pub(super) enum Attempt {
     First,
     /// A call or a process before this one may have come further.
     Again,
+}
+
+/// What is left to do for a row, and what is known already.
+pub(super) struct Course {
+    pub(super) attempt: Attempt,
+    pub(super) activate: Option<Activation>,
+    /// The row's image, if it was compared before.
+    pub(super) image: Option<Checked>,
 }
 
 /// How to activate.
@@ -59,27 +69,6 @@ pub struct CreateThin {
     pub activate: Option<Activation>,
 }
 
-/// A thin that begins as another.
-#[derive(Clone, Debug)]
-pub struct CreateSnapshot {
-    /// Whose thin: a snapshot's, or a volume's for a clone.
-    pub owner: ThinOwner,
-    /// Its name.
-    pub name: Name,
-    /// What it begins as.
-    pub source: ThinOwner,
-    /// Its size, if not the source's.
-    pub size: Option<VolumeSize>,
-    /// Labels, kept for the control plane.
-    pub labels: Labels,
-    /// The request's parameters, kept for the control plane.
-    pub parameters: String,
-    /// The new volume's epoch.
-    pub epoch: u64,
-    /// Make its device too.
-    pub activate: Option<Activation>,
-}
-
 impl Agent {
     /// Makes a volume's thin, and its device if asked. Asking again changes nothing. Blocks.
     ///
@@ -96,8 +85,9 @@ impl Agent {
             .open(request.pool)
             .ok_or(ThinError::NoPool(request.pool))?;
         pool.admit(caller)?;
+        let image = self.image_before(pool.catalogue.find(request.owner), &request)?;
         let _held = pool.locks.take(&[request.owner]);
-        let mut image = None;
+        let mut used = None;
         if pool.catalogue.find(request.owner).is_none() {
             if self.find_row(request.owner).is_ok() {
                 return Err(ThinError::Conflict {
@@ -106,87 +96,45 @@ impl Agent {
                 });
             }
             pool.check_room(&*self.kernel)?;
-            image = request
-                .image
-                .map(|digest| self.image_ref(digest))
-                .transpose()?;
+            // Until the row says that it needs the image, nobody may delete it.
+            used = match request.image {
+                Some(digest) => Some(self.use_image(digest, image)?),
+                None => None,
+            };
         }
+        let recorded = used.as_ref().map(ImageUsed::recorded);
         let activate = request.activate;
         let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
             Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
             None => {
-                let row = fresh_row(rows, request, image, None, pool_time())?;
+                let row = fresh_row(rows, request, recorded, None, pool_time())?;
                 rows.insert(row.clone());
                 Ok((row, Attempt::First))
             }
         })?;
+        let image = used.map(ImageUsed::release);
         hit(Point::ThinWished);
-        self.finish(&pool, row, attempt, activate)
+        let course = Course {
+            attempt,
+            activate,
+            image,
+        };
+        self.carry_out(&pool, row, course)
     }
 
-    /// Makes a snapshot's thin, or a clone's. Asking again changes nothing. Blocks; the writers of
-    /// an active source wait for the milliseconds in which it is suspended.
-    ///
-    /// # Errors
-    ///
-    /// Every [`ThinError`]; whatever is refused before the wish leaves no trace.
-    pub fn create_snapshot(
+    /// The image that a thin to be needs, or the device of one that is there.
+    fn image_before(
         &self,
-        caller: Option<Incarnation>,
-        request: CreateSnapshot,
-    ) -> Result<ThinView, ThinError> {
-        if let Ok((pool, row)) = self.find_row(request.owner)
-            && row.phase == Phase::Ready
-        {
-            // Made already: what became of its source since is of no account.
-            pool.admit(caller)?;
-            let _held = pool.locks.take(&[request.owner]);
-            let row = pool
-                .catalogue
-                .find(row.owner)
-                .ok_or(ThinError::NotFound(row.owner))?;
-            let row = same_snapshot_or_conflict(row, &request)?;
-            return self.finish(&pool, row, Attempt::Again, request.activate);
-        }
-        let (pool, _) = self.find_row(request.source)?;
-        pool.admit(caller)?;
-        let _held = pool.locks.take(&[request.owner, request.source]);
-        let source = pool
-            .catalogue
-            .find(request.source)
-            .ok_or(ThinError::NotFound(request.source))?;
-        usable(&pool, &source)?;
-        let size = snapshot_size(&request, &source)?;
-        if pool.catalogue.find(request.owner).is_none() {
-            pool.check_room(&*self.kernel)?;
-        }
-        let activate = request.activate;
-        let request = CreateThin {
-            owner: request.owner,
-            name: request.name,
-            pool: pool.id,
-            size,
-            image: source.image.map(|i| i.digest),
-            labels: request.labels,
-            parameters: request.parameters,
-            epoch: request.epoch,
-            activate,
-        };
-        let (image, parent) = (source.image, source.owner);
-        let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
-            Some(row) if row.parent != Some(parent) => Err(ThinError::Conflict {
-                owner: row.owner,
-                field: "source",
-            }),
-            Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
-            None => {
-                let row = fresh_row(rows, request, image, Some(parent), pool_time())?;
-                rows.insert(row.clone());
-                Ok((row, Attempt::First))
+        row: Option<ThinRecord>,
+        request: &CreateThin,
+    ) -> Result<Option<Checked>, ThinError> {
+        match row {
+            None => request.image.map(|d| self.check_image(d)).transpose(),
+            Some(row) if request.activate.is_some() || row.phase == Phase::Creating => {
+                Ok(self.compared(&row))
             }
-        })?;
-        hit(Point::SnapshotWished);
-        self.finish(&pool, row, attempt, activate)
+            Some(_) => Ok(None),
+        }
     }
 
     /// Effect and fact of a row in `Creating`; a `Ready` one is only activated, if asked.
@@ -198,9 +146,29 @@ impl Agent {
         attempt: Attempt,
         activate: Option<Activation>,
     ) -> Result<ThinView, ThinError> {
+        let course = Course {
+            attempt,
+            activate,
+            image: None,
+        };
+        self.carry_out(pool, row, course)
+    }
+
+    /// As [`Self::finish`], for a caller that compared the image already.
+    pub(super) fn carry_out(
+        &self,
+        pool: &Arc<OpenPool>,
+        row: ThinRecord,
+        course: Course,
+    ) -> Result<ThinView, ThinError> {
+        let Course {
+            attempt,
+            activate,
+            image,
+        } = course;
         if row.phase == Phase::Ready {
             return match activate {
-                Some(how) => self.activate_row(pool, row, how),
+                Some(how) => self.activate_row(pool, row, how, image),
                 None => self.view(pool, &row),
             };
         }
@@ -211,12 +179,13 @@ impl Agent {
         } else {
             Point::ThinMade
         });
+        let mut made = None;
         if let Some(holder) = row.holder {
             let how = Activation {
                 holder,
                 read_only: row.read_only,
             };
-            self.ensure_device(pool, &row, how)?;
+            made = Some(self.ensure_device_over(pool, &row, how, image)?);
             hit(Point::ThinLive);
         }
         let done = ThinRecord {
@@ -233,9 +202,13 @@ impl Agent {
         } else {
             Point::ThinRecorded
         });
-        match activate {
-            Some(how) if done.holder.is_none() => self.activate_row(pool, done, how),
-            Some(_) | None => self.view(pool, &done),
+        match (activate, made) {
+            (Some(how), None) => self.activate_row(pool, done, how, None),
+            // An empty thin that was made in this call: there is nothing that the kernel could add.
+            (_, Some(made)) if attempt == Attempt::First && !snapshot => {
+                Ok(new_view(pool.id, done, made))
+            }
+            (_, _) => self.view(pool, &done),
         }
     }
 
@@ -312,8 +285,9 @@ impl Agent {
         size: VolumeSize,
         epoch: u64,
     ) -> Result<ThinView, ThinError> {
-        let (pool, _) = self.find_row(owner)?;
+        let (pool, row) = self.find_row(owner)?;
         pool.admit(caller)?;
+        let image = self.compared(&row);
         let _held = pool.locks.take(&[owner]);
         let row = pool
             .catalogue
@@ -332,6 +306,12 @@ impl Agent {
             });
         }
         pool.check_writable(&*self.kernel)?;
+        let live = self.kernel.find_live(owner).map_err(ThinError::Kernel)?;
+        // A live device grows over its image, so a wrong one is refused before the wish.
+        let image = match (&live, row.image) {
+            (Some(_), Some(needed)) => Some(self.use_image(needed.digest, image)?.release()),
+            (Some(_), None) | (None, _) => None,
+        };
         let row = ThinRecord { size, ..row };
         let wish = row.clone();
         write(&pool, move |rows| {
@@ -339,12 +319,12 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::ResizeWished);
-        if let Some(live) = self.kernel.find_live(owner).map_err(ThinError::Kernel)? {
+        if let Some(live) = live {
             let how = Activation {
                 holder: row.holder.unwrap_or(Holder::Host),
                 read_only: live.read_only,
             };
-            self.ensure_device(&pool, &row, how)?;
+            self.ensure_device_over(&pool, &row, how, image)?;
         }
         hit(Point::ResizeLive);
         self.view(&pool, &row)
@@ -482,31 +462,11 @@ pub(super) fn write<T: Send + 'static>(
     })
 }
 
-fn pool_time() -> jiff::Timestamp {
+pub(super) fn pool_time() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-fn snapshot_size(request: &CreateSnapshot, source: &ThinRecord) -> Result<VolumeSize, ThinError> {
-    match request.size {
-        None => Ok(source.size),
-        Some(size) if size == source.size => Ok(size),
-        Some(_) if request.owner.volume().is_none() => Err(ThinError::OutOfRange {
-            field: "size_bytes",
-            problem: "a snapshot has its source's size".into(),
-        }),
-        Some(size) if size < source.size => Err(ThinError::OutOfRange {
-            field: "size_bytes",
-            problem: format!(
-                "{} is less than the source's {}",
-                size.bytes(),
-                source.size.bytes()
-            ),
-        }),
-        Some(size) => Ok(size),
-    }
-}
-
-fn fresh_row(
+pub(super) fn fresh_row(
     rows: &mut Rows<'_>,
     request: CreateThin,
     image: Option<ImageRef>,
@@ -535,33 +495,10 @@ fn fresh_row(
     })
 }
 
-/// A snapshot or clone that is there: the one that is asked for, or a conflict.
-fn same_snapshot_or_conflict(
+pub(super) fn same_or_conflict(
     row: ThinRecord,
-    request: &CreateSnapshot,
+    request: &CreateThin,
 ) -> Result<ThinRecord, ThinError> {
-    let conflict = |field| {
-        Err(ThinError::Conflict {
-            owner: row.owner,
-            field,
-        })
-    };
-    if row.phase == Phase::Deleting {
-        return Err(ThinError::Deleting(row.owner));
-    }
-    check_epoch(&row, request.epoch)?;
-    if row.name != request.name {
-        conflict("name")
-    } else if row.parent != Some(request.source) {
-        conflict("source")
-    } else if request.size.is_some_and(|size| size != row.size) {
-        conflict("size_bytes")
-    } else {
-        Ok(row)
-    }
-}
-
-fn same_or_conflict(row: ThinRecord, request: &CreateThin) -> Result<ThinRecord, ThinError> {
     let conflict = |field| {
         Err(ThinError::Conflict {
             owner: row.owner,
@@ -580,6 +517,26 @@ fn same_or_conflict(row: ThinRecord, request: &CreateThin) -> Result<ThinRecord,
         conflict("image_digest")
     } else {
         Ok(row)
+    }
+}
+
+/// What there is right after a thin and its device were made.
+fn new_view(pool: PoolId, record: ThinRecord, made: Made) -> ThinView {
+    ThinView {
+        live: Some(LiveThin {
+            dev: made.dev,
+            open_count: 0,
+            read_only: record.read_only,
+            suspended: false,
+            len: length(&record),
+            thin: Some(record.thin),
+            origin: made.origin,
+            mapped: Some(Bytes(0)),
+        }),
+        path: Some(made.path),
+        pool,
+        missing: false,
+        record,
     }
 }
 

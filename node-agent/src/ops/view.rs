@@ -9,7 +9,7 @@ use goldleaf_types::{BlockSize, Bytes, Name, PoolId, ThinOwner};
 
 use super::Agent;
 use super::error::ThinError;
-use super::open_pool::OpenPool;
+use super::open_pool::{Doubt, OpenPool};
 use crate::catalogue::ThinRecord;
 use crate::kernel::LiveThin;
 
@@ -59,7 +59,7 @@ pub enum PoolState {
         /// What the kernel says; `None` when it does not say.
         status: Option<PoolStatus>,
         /// Why it takes no change, if so.
-        doubt: Option<String>,
+        doubt: Option<Doubt>,
         /// Sum of the sizes of its volumes.
         provisioned: Bytes,
         /// Volumes and snapshots in it.

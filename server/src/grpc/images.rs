@@ -24,8 +24,16 @@ fn image_event(event: Event<ImageView>) -> api::ImageEvent {
 #[tonic::async_trait]
 impl ImageService for Api {
     async fn create(&self, r: Request<api::CreateImageRequest>) -> Answer<api::Image> {
-        let wanted = CreateImage::try_from(r.into_inner())?;
-        let view = self.service.create_image(wanted).await?;
+        let mut wanted = CreateImage::try_from(r.into_inner())?;
+        let name = wanted.name.clone();
+        // The wait is no change: it ends with its caller.
+        let wait = std::mem::take(&mut wanted.wait);
+        let mut view = self
+            .to_the_end(|service| async move { service.create_image(wanted).await })
+            .await?;
+        if wait {
+            view = self.service.settled_image(view.image.id, &name).await?;
+        }
         Ok(Response::new(answers::image(&view)))
     }
 
@@ -54,7 +62,8 @@ impl ImageService for Api {
 
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
         let target = convert::target(&r.into_inner())?;
-        self.service.delete_image(target).await?;
+        self.to_the_end(|service| async move { service.delete_image(target).await })
+            .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 

@@ -1,7 +1,8 @@
 //! The control plane's gRPC services: convert, call, answer.
 //!
-//! Built by `app`. Holds no rule: those are in `service`. A caller that goes away stops its call
-//! between any two steps; what that leaves unfinished is finished without it. A stop ends streams.
+//! Built by `app`. Holds no rule: those are in `service`. A change runs to its end though its caller
+//! goes away; a look ends with its caller. What a stop cuts short is finished by the next start. A
+//! stop ends streams.
 
 pub mod answers;
 pub mod convert;
@@ -16,10 +17,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
+use tracing::Instrument;
 
-use crate::service::{Event, Events, Service};
+use crate::request_id;
+use crate::service::{Event, Events, Service, ServiceError};
 
 pub use request::RequestIds;
 
@@ -38,6 +42,29 @@ impl Api {
     #[must_use]
     pub const fn new(service: Arc<Service>, stop: CancellationToken) -> Self {
         Self { service, stop }
+    }
+
+    /// Runs a change to its end, whether its caller waits for that or not: one that was dropped
+    /// while its wish is committed would hand the loop a record that cannot be seen yet.
+    async fn to_the_end<T, W>(
+        &self,
+        change: impl FnOnce(Arc<Service>) -> W,
+    ) -> Result<T, ServiceError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
+        let change = change(Arc::clone(&self.service)).in_current_span();
+        let task = match request_id::current() {
+            Some(id) => tokio::spawn(request_id::scope(id, change)),
+            None => tokio::spawn(change),
+        };
+        match task.await.map_err(JoinError::try_into_panic) {
+            Ok(done) => done,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // Nobody aborts it: the runtime ends, and this task with it.
+            Err(Err(_)) => std::future::pending().await,
+        }
     }
 
     fn stream<V: Send + 'static, P: 'static>(

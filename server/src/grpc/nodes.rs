@@ -29,7 +29,10 @@ impl NodeService for Api {
         r: Request<api::RegisterNodeRequest>,
     ) -> Answer<api::RegisterNodeResponse> {
         let asked = NodeAsked::try_from(r.into_inner())?;
-        let incarnation = self.service.register(asked).await?.to_string();
+        let incarnation = self
+            .to_the_end(|service| async move { service.register(asked).await })
+            .await?
+            .to_string();
         Ok(Response::new(api::RegisterNodeResponse { incarnation }))
     }
 

@@ -25,7 +25,9 @@ fn pool_event(event: Event<PoolView>) -> api::PoolEvent {
 impl PoolService for Api {
     async fn create(&self, r: Request<api::CreatePoolRequest>) -> Answer<api::Pool> {
         let wanted = CreatePool::try_from(r.into_inner())?;
-        let view = self.service.create_pool(wanted).await?;
+        let view = self
+            .to_the_end(|service| async move { service.create_pool(wanted).await })
+            .await?;
         Ok(Response::new(answers::pool(&view)))
     }
 
@@ -48,19 +50,24 @@ impl PoolService for Api {
 
     async fn close(&self, r: Request<api::ClosePoolRequest>) -> Answer<api::Pool> {
         let what = field("pool", &r.into_inner().pool)?;
-        let view = self.service.close_pool(&what).await?;
+        let view = self
+            .to_the_end(|service| async move { service.close_pool(&what).await })
+            .await?;
         Ok(Response::new(answers::pool(&view)))
     }
 
     async fn open(&self, r: Request<api::OpenPoolRequest>) -> Answer<api::Pool> {
         let what = field("pool", &r.into_inner().pool)?;
-        let view = self.service.open_pool(&what).await?;
+        let view = self
+            .to_the_end(|service| async move { service.open_pool(&what).await })
+            .await?;
         Ok(Response::new(answers::pool(&view)))
     }
 
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
         let target = convert::target(&r.into_inner())?;
-        self.service.delete_pool(target).await?;
+        self.to_the_end(|service| async move { service.delete_pool(target).await })
+            .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 

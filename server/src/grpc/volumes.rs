@@ -38,13 +38,17 @@ fn snapshot_event(event: Event<crate::domain::Snapshot>) -> api::SnapshotEvent {
 impl VolumeService for Api {
     async fn create_thin(&self, r: Request<api::CreateThinRequest>) -> Answer<api::Volume> {
         let wanted = CreateThin::try_from(r.into_inner())?;
-        let view = self.service.create_thin(wanted).await?;
+        let view = self
+            .to_the_end(|service| async move { service.create_thin(wanted).await })
+            .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
     async fn clone(&self, r: Request<api::CloneRequest>) -> Answer<api::Volume> {
         let wanted = CloneThin::try_from(r.into_inner())?;
-        let view = self.service.clone_thin(wanted).await?;
+        let view = self
+            .to_the_end(|service| async move { service.clone_thin(wanted).await })
+            .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
@@ -52,8 +56,9 @@ impl VolumeService for Api {
         let body = r.into_inner();
         let (what, size) = convert::resize(&body)?;
         let view = self
-            .service
-            .resize(&what, size, body.expected_revision)
+            .to_the_end(|service| async move {
+                service.resize(&what, size, body.expected_revision).await
+            })
             .await?;
         Ok(Response::new(answers::volume(&view)))
     }
@@ -62,19 +67,24 @@ impl VolumeService for Api {
         let body = r.into_inner();
         let what = field("volume", &body.volume)?;
         let options = convert::activation("options", body.options.unwrap_or_default())?;
-        let view = self.service.activate(&what, options).await?;
+        let view = self
+            .to_the_end(|service| async move { service.activate(&what, options).await })
+            .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
     async fn deactivate(&self, r: Request<api::DeactivateRequest>) -> Answer<api::Volume> {
         let what = field("volume", &r.into_inner().volume)?;
-        let view = self.service.deactivate(&what).await?;
+        let view = self
+            .to_the_end(|service| async move { service.deactivate(&what).await })
+            .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
         let target = convert::target(&r.into_inner())?;
-        self.service.delete_volume(target).await?;
+        self.to_the_end(|service| async move { service.delete_volume(target).await })
+            .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 
@@ -107,7 +117,9 @@ impl VolumeService for Api {
         r: Request<api::CreateSnapshotRequest>,
     ) -> Answer<api::Snapshot> {
         let wanted = CreateSnapshot::try_from(r.into_inner())?;
-        let snapshot = self.service.create_snapshot(wanted).await?;
+        let snapshot = self
+            .to_the_end(|service| async move { service.create_snapshot(wanted).await })
+            .await?;
         Ok(Response::new(answers::snapshot(&snapshot)))
     }
 
@@ -133,7 +145,8 @@ impl VolumeService for Api {
 
     async fn delete_snapshot(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
         let target = convert::target(&r.into_inner())?;
-        self.service.delete_snapshot(target).await?;
+        self.to_the_end(|service| async move { service.delete_snapshot(target).await })
+            .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 

@@ -135,8 +135,8 @@ impl Service {
     }
 }
 
-/// Where an image is that is not deleted after all.
-fn phase_of_copies(image: &Image) -> Phase {
+/// Where an image is in its life, by its copies alone.
+pub(super) fn phase_of_copies(image: &Image) -> Phase {
     let any = |phase| image.copies.iter().any(|copy| copy.phase == phase);
     match (any(Phase::Ready), any(Phase::Creating)) {
         (true, _) => Phase::Ready,

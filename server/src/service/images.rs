@@ -46,7 +46,8 @@ pub struct ImageView {
 }
 
 impl Service {
-    /// Brings an image to a node. The same request again answers the same image.
+    /// Brings an image to a node. The same request again answers the same image, and tries again
+    /// to bring what could not be brought.
     ///
     /// # Errors
     ///
@@ -54,7 +55,7 @@ impl Service {
     pub async fn create_image(&self, wanted: CreateImage) -> Result<ImageView, ServiceError> {
         let image = self.image_wished(&wanted).await?;
         if wanted.wait {
-            self.settled(image.id, &wanted.name).await
+            self.settled_image(image.id, &wanted.name).await
         } else {
             Ok(self.view_image(image))
         }
@@ -69,13 +70,14 @@ impl Service {
             image
                 .same_or_conflict(&wanted.asked, &wanted.labels)
                 .map_err(|field| conflict(&image, field))?;
-            if let Some(node) = &wanted.node
-                && image
-                    .copy_on(self.records.get::<Node>(node, "node").await?.id)
-                    .is_none()
-            {
+            let node = match &wanted.node {
+                Some(node) => Some(self.records.get::<Node>(node, "node").await?.id),
+                None => None,
+            };
+            if node.is_some_and(|node| image.copy_on(node).is_none()) {
                 return Err(conflict(&image, "node"));
             }
+            let image = self.wish_failed_copies(&image, node).await?;
             if image.phase == Phase::Creating {
                 self.pending.add(Unfinished::Image(image.id));
             }
@@ -103,7 +105,11 @@ impl Service {
     }
 
     /// Waits until an image is ready or failed.
-    async fn settled(&self, id: ImageId, name: &Name) -> Result<ImageView, ServiceError> {
+    ///
+    /// # Errors
+    ///
+    /// Whatever made the import fail, or that the image is being deleted.
+    pub async fn settled_image(&self, id: ImageId, name: &Name) -> Result<ImageView, ServiceError> {
         let mut bumps = self.board.bumps();
         loop {
             let Some(image) = self.records.by_id::<Image>(id).await? else {

@@ -10,6 +10,7 @@ mod image_deletion;
 mod images;
 mod live;
 mod locks;
+mod lost_images;
 mod nodes;
 mod pending;
 mod placing;
@@ -138,6 +139,13 @@ impl Service {
     ) -> Result<Held, ServiceError> {
         let held = self.locks.take(rows::name_key::<T>(name), Op::Create).await;
         held.map_err(|op| busy::<T>(name.as_str(), op.doing()))
+    }
+
+    /// Takes a record that is not written yet, and that nobody else can know of.
+    async fn hold_new<T: Revised>(&self, record: &T) -> Result<Held, ServiceError> {
+        let held = self.locks.take(rows::key::<T>(record.id()), Op::Create);
+        held.await
+            .map_err(|op| busy::<T>(record.name().as_str(), op.doing()))
     }
 
     /// Takes a record for an operation and reads it again under the lock; none when it went.

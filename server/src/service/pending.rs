@@ -1,7 +1,9 @@
 //! What is unfinished: ids only, a hint for the loop. The store says what is to be done with them.
 //!
 //! Filled by the start's scan and by every operation that ends between wish and fact, whatever
-//! ended it: an agent that is away, a caller that hung up, a panic. Read by `reconcile`.
+//! ended it: an agent that is away, a store that fails, a panic. Read by `reconcile`, which forgets
+//! an id whose record says that nothing is to be done: so an operation is never dropped while its
+//! wish is being committed, for it would be handed over before it can be seen.
 
 use std::collections::HashSet;
 use std::fmt;

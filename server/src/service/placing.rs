@@ -200,7 +200,7 @@ impl Service {
                 kind: Image::KIND,
                 name: image.name.to_string(),
                 why: format!(
-                    "could not be made ({}): delete it and create it anew",
+                    "is on no node ({}): create it again with the same parameters, or delete it",
                     why(&image)
                 ),
             }),

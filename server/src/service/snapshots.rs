@@ -64,7 +64,7 @@ impl Service {
         mut snapshot: Snapshot,
         expect: Vec<Expect>,
     ) -> Result<(Snapshot, Held, Begun), ServiceError> {
-        let (held, _) = self.hold(&snapshot, Op::Create).await?;
+        let held = self.hold_new(&snapshot).await?;
         let begun = self.pending.begin(Unfinished::Snapshot(snapshot.id));
         if let Err(error) = self.records.insert(&mut snapshot, expect).await {
             if error.is_conflict() {
@@ -105,6 +105,8 @@ impl Service {
         match agent.create_thin(&snapshot.order(), None).await {
             Ok(_) => {}
             Err(error) if for_good(&error) => {
+                self.note_refusal(snapshot.node, snapshot.image, &error)
+                    .await;
                 return Err(self
                     .withdraw_snapshot(snapshot, error, (attempt, begun))
                     .await);

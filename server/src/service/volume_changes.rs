@@ -59,6 +59,7 @@ impl Service {
         let report = match agent.resize(volume.id, size, volume.epoch).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
+                self.note_refusal(volume.node, volume.image, &error).await;
                 // An earlier attempt may have come through: the node says how large it is.
                 let now = agent.thin(volume.id.into()).await;
                 let now = now
@@ -141,7 +142,10 @@ impl Service {
                 self.require_open(volume.pool, volume.node).await?;
                 Err(missing_or(error, volume.name.to_string()))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                self.note_refusal(volume.node, volume.image, &error).await;
+                Err(error.into())
+            }
         }
     }
 

@@ -193,7 +193,7 @@ impl Service {
         mut volume: Volume,
         expect: Vec<Expect>,
     ) -> Result<(Volume, Held, Begun), ServiceError> {
-        let (held, _) = self.hold(&volume, Op::Create).await?;
+        let held = self.hold_new(&volume).await?;
         let begun = self.pending.begin(Unfinished::Volume(volume.id));
         if let Err(error) = self.records.insert(&mut volume, expect).await {
             if error.is_conflict() {
@@ -255,6 +255,7 @@ impl Service {
         let report = match agent.create_thin(&volume.order(), activate).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
+                self.note_refusal(volume.node, volume.image, &error).await;
                 return Err(self.withdraw(volume, error, (attempt, begun)).await);
             }
             Err(error) => return Err(error.into()),

@@ -19,6 +19,8 @@ pub(super) struct Job {
     pub(super) name: String,
     pub(super) in_kernel: bool,
     pub(super) work: Work,
+    /// Why it cannot run with the chosen kernel, if so: it is counted as skipped then.
+    pub(super) not_here: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,16 @@ impl Job {
             .logs
             .join(format!("{}.log", self.name.replace(' ', "-")));
         let began = Instant::now();
+        if let Some(reason) = self.not_here {
+            return Finished {
+                name: self.name,
+                outcome: Outcome::not_run(reason),
+                log,
+                took: began.elapsed(),
+                ended: String::new(),
+                output: String::new(),
+            };
+        }
         let mut process = self.process(place, worker);
         let (ended_well, ended) = match start(&mut process, &log) {
             Ok(status) => (status.success(), status.to_string()),

@@ -37,6 +37,15 @@ impl Outcome {
         outcome
     }
 
+    /// Of a binary that was not run at all.
+    pub(crate) fn not_run(reason: &str) -> Self {
+        let skipped = vec![("(the whole binary)".to_owned(), reason.to_owned())];
+        Self {
+            skipped,
+            ..Self::default()
+        }
+    }
+
     fn note(&mut self, test: &str, said: &str) {
         if said == "FAILED" {
             self.failures.push(test.to_owned());
@@ -138,6 +147,14 @@ mod tests {
         assert!(!Outcome::default().is_good());
         let none = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
         assert!(!Outcome::read(none, true).is_good());
+    }
+
+    #[test]
+    fn a_binary_that_is_not_run_is_skipped_with_its_reason_and_has_passed_nothing() {
+        let outcome = Outcome::not_run("no moon");
+        assert_eq!(outcome.to_string(), "test: 0 passed, 0 failed, 1 skipped");
+        assert_eq!(outcome.skipped[0].1, "no moon");
+        assert!(!outcome.is_good());
     }
 
     #[test]

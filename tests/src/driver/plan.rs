@@ -50,18 +50,19 @@ pub(super) fn jobs(place: &Place) -> Result<Vec<Job>> {
         .lines()
         .filter(|line| line.contains("\"compiler-artifact\""))
         .map(|line| serde_json::from_str::<Artifact>(line).context("cargo's message"))
-        .filter_map(|artifact| artifact.map(job).transpose())
+        .filter_map(|artifact| artifact.map(|a| job(a, &place.kernel)).transpose())
         .collect::<Result<_>>()?;
     jobs.push(Job {
         name: "doc tests".to_owned(),
         in_kernel: false,
         work: Work::DocTests,
+        not_here: None,
     });
     jobs.sort_by_key(|job| !job.in_kernel);
     Ok(jobs)
 }
 
-fn job(artifact: Artifact) -> Option<Job> {
+fn job(artifact: Artifact, kernel: &str) -> Option<Job> {
     let executable = artifact.executable.filter(|_| artifact.profile.test)?;
     let folder = artifact.manifest_path.parent()?.to_owned();
     let target = artifact.target;
@@ -72,6 +73,7 @@ fn job(artifact: Artifact) -> Option<Job> {
         format!("{} {}", target.name, target.kind.join(","))
     };
     Some(Job {
+        not_here: not_here(&name, kernel),
         name,
         in_kernel,
         work: Work::Binary { executable, folder },
@@ -84,6 +86,13 @@ fn is_integration(target: &Target) -> bool {
 
 fn is_kernel_name(name: &str) -> bool {
     name.starts_with("kernel_") || name.starts_with("e2e_")
+}
+
+/// Why a test binary cannot run with a kernel.
+fn not_here(name: &str, kernel: &str) -> Option<&'static str> {
+    let cuts_power = name == "reboot" && kernel == "host";
+    cuts_power
+        .then_some("it cuts the kernel's power, and this machine's own is not cut: KERNEL=uml")
 }
 
 /// Runs the examples in the documentation; cargo alone knows how they are built.
@@ -105,7 +114,7 @@ mod tests {
             "target":{{"kind":["{kind}"],"name":"{name}","src_path":"x"}},
             "profile":{{"opt_level":"0","test":{test}}},"executable":{executable}}}"#
         );
-        job(serde_json::from_str(&line).unwrap())
+        job(serde_json::from_str(&line).unwrap(), "uml")
     }
 
     #[test]
@@ -121,6 +130,18 @@ mod tests {
                 expected,
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn only_the_power_cut_is_skipped_and_only_on_this_machines_own_kernel() {
+        for (name, kernel, skipped) in [
+            ("reboot", "host", true),
+            ("reboot", "uml", false),
+            ("reboot", "qemu", false),
+            ("e2e_volumes", "host", false),
+        ] {
+            assert_eq!(not_here(name, kernel).is_some(), skipped, "{name} {kernel}");
         }
     }
 

@@ -1,12 +1,15 @@
-//! The public API as plain calls, and requests as tests say them.
+//! The public API as plain calls, and requests as tests say them; and the agent's list of thins, for
+//! what the public API does not show.
 
+use goldleaf_proto::agent::v1 as agent;
+use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::image_service_client::ImageServiceClient;
 use goldleaf_proto::v1::node_service_client::NodeServiceClient;
 use goldleaf_proto::v1::pool_service_client::PoolServiceClient;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 use tonic::Status;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use super::Host;
 
@@ -96,6 +99,19 @@ impl Host {
         self.runtime
             .block_on(client.get(target(name)))
             .map(tonic::Response::into_inner)
+    }
+
+    /// Every thin that the agent's catalogues have, up to 1000.
+    pub fn thins(&self) -> Answer<Vec<agent::AgentThin>> {
+        let address = format!("http://127.0.0.1:{}", self.agent_port);
+        let endpoint = Endpoint::from_shared(address).expect("an address");
+        self.runtime.block_on(async {
+            let mut client = NodeAgentClient::new(endpoint.connect_lazy());
+            let answer = client
+                .list_thins(agent::ListThinsRequest::default())
+                .await?;
+            Ok(answer.into_inner().thins)
+        })
     }
 
     fn volumes(&self) -> VolumeServiceClient<Channel> {

@@ -4,15 +4,14 @@
 //! two runs (times, revisions, minted ids). A run that was cut short and repeated must give the
 //! very answers of one that was not.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use goldleaf_dm::{Control, Owned};
+use goldleaf_dm::Owned;
 use goldleaf_proto::v1 as api;
 use tonic::{Code, Status};
 
-use super::{Host, Process, blank, over};
+use super::{Host, Process, blank, over, wreck};
 use crate::command::output;
 
 const MIB: u64 = 1 << 20;
@@ -117,6 +116,8 @@ fn over_a_changed_image(h: &Host) -> Result<String, Status> {
         ..over("wrong", 4 * MIB, "golden")
     });
     put(&kept);
+    // As the refusal says: a copy that was found changed is used again once it is imported again.
+    image_of_file(h, "golden")?;
     refused(answer.map(volume), Code::FailedPrecondition, || {
         h.delete_volume("wrong")
     })
@@ -140,6 +141,34 @@ fn snapshot_of_a_read_only_pool(h: &Host) -> Result<String, Status> {
         h.delete_snapshot("none")
     })
 }
+
+/// Waits until the pool's own node says that no thin, no data and nothing foreign is in it.
+fn holds_nothing(h: &Host) -> Result<String, Status> {
+    let empty = |pool: &api::Pool| {
+        let foreign = pool.conditions.iter().any(|c| c.r#type == "NothingForeign");
+        let used = pool
+            .usage
+            .as_ref()
+            .map(|u| (u.thin_count, u.data_used_bytes));
+        !foreign && used == Some((0, 0))
+    };
+    h.soon(
+        "no thin, no data and nothing foreign is in the pool",
+        || match h.get_pool("p") {
+            Ok(pool) => empty(&pool).then(|| Ok("nothing".to_owned())),
+            Err(e) => Some(Err(e)),
+        },
+    )
+}
+
+/// What both log of a life that is cut short: the death itself, and what the refused steps are
+/// refused for.
+pub const LOGGED: &[&str] = &[
+    "dying as asked",
+    "an image's content changed",
+    "takes no change",
+    "is a file outside the pool folder",
+];
 
 /// The steps, in order. The image `golden` is there before.
 pub const LIFE: &[Step] = &[
@@ -217,6 +246,7 @@ pub const LIFE: &[Step] = &[
     ("delete the blank one", |h| {
         h.delete_volume("b").map(|()| "gone".into())
     }),
+    ("see that the pool holds nothing", holds_nothing),
     ("close the pool", |h| {
         h.close_pool(api::ClosePoolRequest { pool: "p".into() })
             .map(pool)
@@ -225,6 +255,8 @@ pub const LIFE: &[Step] = &[
         h.open_pool(api::OpenPoolRequest { pool: "p".into() })
             .map(pool)
     }),
+    // Opening compared the kernel's thins with the rows: one that was leaked shows now.
+    ("see that the pool still holds nothing", holds_nothing),
     ("delete the pool", |h| {
         h.delete_pool("p").map(|()| "gone".into())
     }),
@@ -324,7 +356,7 @@ pub fn cut_short(host: &mut Host, victim: Victim, point: &str) -> Vec<String> {
         answers.push(answer);
     }
     assert!(died, "{point} was never reached");
-    no_device_is_left(point);
+    no_device_is_left(host, point);
     answers
 }
 
@@ -368,15 +400,10 @@ fn start(host: &mut Host, victim: Victim, environment: &[(&str, &str)]) {
 }
 
 /// After a whole life no device of a pool or volume is there.
-fn no_device_is_left(point: &str) {
-    let listed = Control::open()
-        .and_then(|c| c.list())
-        .expect("a list of devices");
-    let left: BTreeSet<String> = listed
+fn no_device_is_left(host: &Host, point: &str) {
+    let left: Vec<_> = wreck::devices(host.dir())
         .into_iter()
-        .filter_map(|d| d.uuid.as_deref().and_then(Owned::from_uuid))
-        .filter(|owned| !matches!(owned, Owned::Image(_)))
-        .map(|owned| owned.name().to_string())
+        .filter(|(_, owned)| !matches!(owned, Owned::Image(_)))
         .collect();
     assert!(left.is_empty(), "{point}: left {left:?}");
 }

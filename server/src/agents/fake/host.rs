@@ -89,12 +89,17 @@ impl Host {
     }
 
     fn here(&self, digest: Digest) -> Result<Bytes, AgentError> {
-        self.images.get(&digest).copied().ok_or_else(|| {
+        let size = self.images.get(&digest).copied().ok_or_else(|| {
             unavailable(
                 "IMAGE_NOT_HERE",
                 format!("image {digest} is not on this node"),
             )
-        })
+        })?;
+        if self.spoilt.contains(&digest) {
+            let message = format!("image {digest} has other content than its name says");
+            return Err(precondition("IMAGE_CHANGED", message));
+        }
+        Ok(size)
     }
 
     /// A thin of an open pool.
@@ -263,16 +268,13 @@ impl Host {
 
     pub(super) fn import(&mut self, asked: &ImageAsked) -> Done<ImageReport> {
         let report = self.source(asked)?;
-        let changed = self.images.insert(report.digest, report.size).is_none();
+        let mended = self.spoilt.remove(&report.digest);
+        let changed = self.images.insert(report.digest, report.size).is_none() || mended;
         Ok((report, changed))
     }
 
     pub(super) fn verify(&self, digest: Digest) -> Result<ImageReport, AgentError> {
         let size = self.here(digest)?;
-        if self.spoilt.contains(&digest) {
-            let message = format!("image {digest} has other content than its name says");
-            return Err(precondition("IMAGE_CHANGED", message));
-        }
         Ok(ImageReport { digest, size })
     }
 

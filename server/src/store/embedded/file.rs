@@ -2,9 +2,11 @@
 //!
 //! Used when a store is opened. A new store is made under another name, flushed, and then renamed,
 //! so that a crash leaves either no store or one with its format and incarnation in it. The lock is
-//! a file beside it that is never removed.
+//! a file beside it that is never removed. Only the server's user may read what is in it: addresses
+//! of images can carry secrets.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, DatabaseError};
@@ -17,6 +19,9 @@ pub(super) fn builder() -> Builder {
     builder.set_check_integrity_on_open(true);
     builder
 }
+
+/// Nobody but the owner reads or writes.
+const OWNER_ONLY: u32 = 0o600;
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -52,6 +57,7 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(OWNER_ONLY)
         .open(&beside)
         .map_err(io("open the lock", &beside))?;
     match file.try_lock() {
@@ -68,7 +74,9 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
 /// Makes the store unless it is there. The caller holds the lock.
 pub(super) fn ensure(path: &Path) -> Result<(), OpenError> {
     if path.try_exists().map_err(io("look for", path))? {
-        return Ok(());
+        // One that was copied back from a backup may have come with other rights.
+        return std::fs::set_permissions(path, Permissions::from_mode(OWNER_ONLY))
+            .map_err(io("restrict the rights of", path));
     }
     let new = beside(path, ".new");
     match std::fs::remove_file(&new) {
@@ -82,6 +90,12 @@ pub(super) fn ensure(path: &Path) -> Result<(), OpenError> {
             });
         }
     }
+    let made = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(OWNER_ONLY)
+        .open(&new);
+    drop(made.map_err(io("make", &new))?);
     let db = builder()
         .create(&new)
         .map_err(|error| database(&new, error))?;

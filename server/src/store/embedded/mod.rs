@@ -247,9 +247,9 @@ impl Store for EmbeddedStore {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let key = key.to_owned();
-        self.reading(move |shared| format::get(&shared.read()?, key))
-            .await
+        // One key is a few pages, nearly always in memory, and no flush is waited for: handing it
+        // to another thread and back would cost more than the read.
+        Ok(format::get(&self.shared.read()?, key.to_owned())?)
     }
 
     async fn range(&self, range: Range) -> Result<Entries, StoreError> {

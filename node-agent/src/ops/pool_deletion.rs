@@ -1,0 +1,136 @@
+//! Deleting a pool: it stops being one first, then its devices become blank.
+//!
+//! Called by `grpc`. The label of data device 0 is the fact that there is a pool, so it is the
+//! first to say "no pool" (layout generation 0); the others follow, then all are wiped, device 0
+//! last. A crash in between leaves what a repeated call accepts and no start opens.
+
+use std::sync::{Arc, PoisonError};
+
+use goldleaf_types::{Incarnation, PoolId};
+
+use super::Agent;
+use super::devices::HeldDevice;
+use super::error::PoolError;
+use super::forming::{check_present, is_half, mismatch};
+use super::open_pool::OpenPool;
+use super::pools::admit;
+use super::scan::{FoundDevice, Look};
+use crate::catalogue::{Label, Role, wipe_label, write_label};
+use crate::failpoint::{Point, hit};
+
+impl Agent {
+    /// Deletes an empty pool and wipes its labels. OK when it is not here. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`PoolError::NotEmpty`] while it holds a volume or snapshot.
+    pub fn delete_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<(), PoolError> {
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let busy = self.pools.begin(id);
+        let devices = match self.pools.open(id) {
+            Some(pool) => {
+                admit(&pool, caller)?;
+                check_empty(&pool)?;
+                self.take_down(&pool)?;
+                // Somebody may have made a volume meanwhile; from here on nobody can.
+                if let Err(not_empty) = check_empty(&pool) {
+                    self.pools.remove(id);
+                    self.raise(id, Arc::clone(&pool.devices))?;
+                    return Err(not_empty);
+                }
+                self.pools.remove(id);
+                Arc::clone(&pool.devices)
+            }
+            None => match self.pools.scanner.scan(Look::Everywhere).remove(&id) {
+                Some(found) => Arc::new(self.hold_half(id, &found)?),
+                None => return Ok(()),
+            },
+        };
+        disown(&devices)?;
+        // Data device 0 last: as long as its label is there, a repeated call finds the others.
+        for device in devices.iter().rev() {
+            self.blank(device)?;
+            hit(Point::PoolPartWiped);
+        }
+        drop(busy);
+        self.changed();
+        Ok(())
+    }
+
+    /// Holds what the labels say is half a pool; a closed one may hold data.
+    fn hold_half(&self, id: PoolId, found: &[FoundDevice]) -> Result<Vec<HeldDevice>, PoolError> {
+        if !is_half(found.iter().map(|d| &d.label)) {
+            return Err(mismatch(
+                id,
+                "it is closed: open it first, so that one can see whether it is empty",
+            ));
+        }
+        let hold = |device: &FoundDevice| {
+            self.pools
+                .rules
+                .hold(&*self.kernel, "devices", &device.path, None)
+        };
+        let mut devices: Vec<_> = found.iter().map(hold).collect::<Result<_, _>>()?;
+        // Read again under the lock: what a scan saw may be over.
+        devices.retain(|d| d.label.as_ref().is_some_and(|label| label.pool == id));
+        let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
+        if !is_half(labels.iter().copied()) {
+            return Err(mismatch(id, "it was made meanwhile: open it first"));
+        }
+        // A device that is away would keep a label of a pool that nobody can open or delete.
+        if let Some(newest) = labels.iter().find(|l| l.layout_generation > 0) {
+            check_present(id, newest, &labels)?;
+        }
+        devices.sort_by_key(|d| {
+            d.label
+                .as_ref()
+                .map(|l| (l.role == Role::Metadata, l.index))
+        });
+        Ok(devices)
+    }
+
+    /// Leaves nothing of ours on a device; a file in the pool folder goes altogether.
+    fn blank(&self, device: &HeldDevice) -> Result<(), PoolError> {
+        let in_folder = device.path.parent() == Some(&self.pools.rules.pool_dir);
+        if in_folder && device.file.metadata().is_ok_and(|m| m.is_file()) {
+            std::fs::remove_file(&device.path).map_err(PoolError::io("remove a pool file"))?;
+        }
+        wipe_label(&device.file).map_err(|source| PoolError::Label {
+            path: device.path.clone(),
+            source,
+        })
+    }
+}
+
+fn check_empty(pool: &OpenPool) -> Result<(), PoolError> {
+    match pool.catalogue.all().len() {
+        0 => Ok(()),
+        count => Err(PoolError::NotEmpty {
+            pool: pool.id,
+            count,
+        }),
+    }
+}
+
+/// Labels of generation 0 on every device, data device 0 first: the pool is none any more.
+fn disown(devices: &[HeldDevice]) -> Result<(), PoolError> {
+    for device in devices {
+        if let Some(label) = &device.label {
+            let label = Label {
+                layout_generation: 0,
+                ..label.clone()
+            };
+            write_label(&device.file, &label).map_err(|source| PoolError::Label {
+                path: device.path.clone(),
+                source,
+            })?;
+        }
+        hit(Point::PoolDisowned);
+    }
+    hit(Point::PoolUnmade);
+    Ok(())
+}

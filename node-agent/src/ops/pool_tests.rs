@@ -1,0 +1,307 @@
+//! Pools in bad moments: half deleted, given up by the kernel, refused, raced. On the fake kernel.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use goldleaf_dm::PoolMode;
+use goldleaf_types::{Bytes, Incarnation, PoolId, ThinId};
+
+use super::crash_tests::{Rig, volume};
+use super::*;
+use crate::catalogue::{Label, read_label, write_label};
+
+const POOL: PoolId = PoolId::from_bytes([1; 16]);
+const STORE: Option<Incarnation> = Some(Incarnation::from_bytes([2; 16]));
+
+fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.agent.create_pool(STORE, rig.pool()).unwrap();
+    rig
+}
+
+fn create(rig: &Rig, n: u8, active: bool) -> Result<ThinView, ThinError> {
+    rig.agent
+        .create_thin(STORE, rig.thin(volume(n), false, active))
+}
+
+fn doubt(rig: &Rig) -> Option<Doubt> {
+    match rig.agent.pools(Look::Everywhere).remove(0).state {
+        PoolState::Open { doubt, .. } => doubt,
+        other @ (PoolState::Closed | PoolState::Unopenable(_)) => panic!("{other:?}"),
+    }
+}
+
+fn open(path: &std::path::Path) -> std::fs::File {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).open(path).unwrap()
+}
+
+/// What of the pool's folder is there.
+fn files(rig: &Rig) -> Vec<String> {
+    let folder = std::fs::read_dir(rig.dir.path().join("pools"));
+    let names = folder
+        .into_iter()
+        .flatten()
+        .map(|f| f.unwrap().file_name().into_string().unwrap());
+    names.collect()
+}
+
+#[test]
+fn a_pool_that_the_kernel_made_read_only_opens_again_and_can_be_closed() {
+    for reboot in [false, true] {
+        let mut rig = rig();
+        create(&rig, 11, true).unwrap();
+        rig.kernel.world().pools.get_mut(&POOL).unwrap().mode = Some(PoolMode::ReadOnly);
+        if reboot {
+            rig.kernel.reboot();
+        }
+        rig.restart();
+        assert!(
+            matches!(doubt(&rig), Some(Doubt::NotWritable { .. })),
+            "reboot {reboot}: {:?}",
+            doubt(&rig)
+        );
+        assert!(rig.agent.thin(volume(11)).unwrap().live.is_some());
+        let refused = create(&rig, 12, false);
+        assert!(
+            matches!(refused, Err(ThinError::PoolReadOnly { .. })),
+            "{refused:?}"
+        );
+        rig.agent.deactivate(volume(11), 1).unwrap();
+        rig.agent.close_pool(POOL, STORE).unwrap();
+        assert!(!rig.kernel.world().pools[&POOL].live);
+        // Mended meanwhile.
+        rig.kernel.world().pools.get_mut(&POOL).unwrap().mode = None;
+        rig.agent.open_pool(POOL, STORE).unwrap();
+        assert_eq!(doubt(&rig), None);
+        create(&rig, 12, false).unwrap();
+    }
+}
+
+#[test]
+fn closing_a_pool_that_did_not_open_leaves_no_tables() {
+    let mut rig = rig();
+    let path = rig.pool().devices.remove(0).path;
+    open(&path).set_len(64 << 20).unwrap();
+    rig.restart();
+    assert!(rig.agent.pools.open(POOL).is_none(), "it shrank");
+    assert!(rig.kernel.world().pools[&POOL].live);
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    assert!(!rig.kernel.world().pools[&POOL].live, "tables stayed");
+}
+
+#[test]
+fn a_rolled_back_pool_is_loaded_read_only_and_so_are_its_volumes() {
+    let mut rig = rig();
+    create(&rig, 11, true).unwrap();
+    rig.kernel.reboot();
+    rig.kernel.world().pools.get_mut(&POOL).unwrap().transaction += 7;
+    for _ in 0..2 {
+        rig.restart();
+        let found = doubt(&rig);
+        assert!(matches!(found, Some(Doubt::RolledBack { .. })), "{found:?}");
+        let world = rig.kernel.world();
+        assert!(world.pools[&POOL].read_only, "the pool takes writes");
+        assert!(world.live[&volume(11)].read_only, "the volume takes writes");
+    }
+}
+
+#[test]
+fn a_volume_made_while_its_pool_is_deleted_keeps_the_pool() {
+    let rig = rig();
+    let agent = Arc::clone(&rig.agent);
+    let request = rig.thin(volume(11), false, false);
+    rig.kernel.before_no_pool(move || {
+        agent.create_thin(STORE, request).unwrap();
+    });
+    let refused = rig.agent.delete_pool(POOL, STORE);
+    assert!(
+        matches!(refused, Err(PoolError::NotEmpty { count: 1, .. })),
+        "{refused:?}"
+    );
+    rig.agent.thin(volume(11)).unwrap();
+    create(&rig, 12, true).unwrap();
+}
+
+#[test]
+fn a_reader_of_the_pool_does_not_stop_its_deletion() {
+    let rig = rig();
+    let reader = rig.agent.pools.open(POOL).unwrap();
+    rig.agent.delete_pool(POOL, STORE).unwrap();
+    assert_eq!(files(&rig), [""; 0]);
+    assert!(reader.catalogue.all().is_empty());
+}
+
+#[test]
+fn a_half_deleted_pool_is_not_opened_and_not_wiped_while_a_device_is_away() {
+    let mut rig = Rig::new();
+    let mut request = rig.pool_of_two();
+    request.devices.push(DeviceRequest {
+        path: rig.dir.path().join("pools/third.pool"),
+        create: Some(Bytes(64 << 20)),
+    });
+    let path = |n: usize| request.devices[n].path.clone();
+    rig.agent.create_pool(STORE, request.clone()).unwrap();
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    let first = open(&path(0));
+    let half = Label {
+        layout_generation: 0,
+        clean: false,
+        ..read_label(&first).unwrap().unwrap()
+    };
+    write_label(&first, &half).unwrap();
+    drop(first);
+    rig.restart();
+    match rig.agent.pools(Look::Everywhere).remove(0).state {
+        PoolState::Unopenable(why) => assert!(why.contains("cut short"), "{why}"),
+        other @ (PoolState::Closed | PoolState::Open { .. }) => panic!("{other:?}"),
+    }
+    let away = rig.dir.path().join("away");
+    std::fs::rename(path(2), &away).unwrap();
+    match rig.agent.delete_pool(POOL, STORE) {
+        Err(PoolError::MissingDevice { missing, .. }) => assert_eq!(missing, "data device 2"),
+        other => panic!("{other:?}"),
+    }
+    std::fs::rename(&away, path(2)).unwrap();
+    // Without the device that says so, nobody knows that it is half.
+    std::fs::rename(path(0), &away).unwrap();
+    let refused = rig.agent.delete_pool(POOL, STORE);
+    assert!(
+        matches!(refused, Err(PoolError::Mismatch { .. })),
+        "{refused:?}"
+    );
+    std::fs::rename(&away, path(0)).unwrap();
+    rig.agent.delete_pool(POOL, STORE).unwrap();
+    assert_eq!(files(&rig), [""; 0]);
+}
+
+#[test]
+fn a_refused_pool_leaves_no_file_and_the_corrected_call_succeeds() {
+    let rig = Rig::new();
+    let small = |n: usize| {
+        let mut request = rig.pool_of_two();
+        request.devices[n].create = Some(Bytes(1 << 20));
+        request
+    };
+    for n in 0..2 {
+        let refused = rig.agent.create_pool(STORE, small(n));
+        assert!(matches!(refused, Err(PoolError::Layout(_))), "{refused:?}");
+        assert_eq!(files(&rig), [""; 0], "device {n} too small");
+    }
+    // The second is only refused when the first was made already.
+    rig.kernel.world().disks_used = true;
+    let refused = rig.agent.create_pool(STORE, rig.pool_of_two());
+    assert!(
+        matches!(refused, Err(PoolError::DeviceInUse { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(files(&rig), [""; 0]);
+    rig.kernel.world().disks_used = false;
+    rig.agent.create_pool(STORE, rig.pool_of_two()).unwrap();
+    assert_eq!(files(&rig).len(), 2);
+}
+
+#[test]
+fn a_disk_that_somebody_uses_is_refused_before_anything_is_written() {
+    let rig = Rig::new();
+    let mut request = rig.pool();
+    let path = request.devices[0].path.clone();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(256 << 20)
+        .unwrap();
+    request.devices[0].create = None;
+    rig.kernel.world().disks_used = true;
+    match rig.agent.create_pool(STORE, request.clone()) {
+        Err(PoolError::DeviceInUse { by, .. }) => assert!(by.contains("dm-9"), "{by}"),
+        other => panic!("{other:?}"),
+    }
+    let file = std::fs::File::open(&path).unwrap();
+    assert!(read_label(&file).unwrap().is_none(), "it was labelled");
+    drop(file);
+    rig.kernel.world().disks_used = false;
+    rig.agent.create_pool(STORE, request.clone()).unwrap();
+    // Its own tables use it now: asking again is no refusal.
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    rig.kernel.world().disks_used = true;
+    rig.agent.create_pool(STORE, request).unwrap();
+}
+
+#[test]
+fn pool_files_are_for_root_alone() {
+    let rig = rig();
+    let path = rig.pool().devices.remove(0).path;
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+}
+
+/// A start looks at everything; the sweep after it looks at what is new, also while a pool does
+/// not open.
+#[test]
+fn a_start_looks_everywhere_and_the_sweep_only_at_what_is_new() {
+    let mut rig = rig();
+    let path = rig.pool().devices.remove(0).path;
+    rig.restart();
+    let generation = |rig: &Rig| {
+        let found = rig.agent.pools.scanner.scan(Look::AtNew);
+        found[&POOL][0].label.layout_generation
+    };
+    let lost = Rig::new();
+    let other = rig.dir.path().join("pools/other.pool");
+    lost.agent.create_pool(STORE, lost.pool()).unwrap();
+    std::fs::copy(lost.pool().devices.remove(0).path, &other).unwrap();
+    let file = open(&other);
+    // Another pool of this host, of two devices, one of which is not there.
+    let whole = Label {
+        pool: PoolId::from_bytes([7; 16]),
+        data_count: 2,
+        ..read_label(&file).unwrap().unwrap()
+    };
+    write_label(&file, &whole).unwrap();
+    rig.agent.sweep();
+    assert!(
+        rig.agent.pools(Look::AtNew).iter().any(
+            |p| matches!(&p.state, PoolState::Unopenable(why) if why.contains("data device 1"))
+        ),
+        "a new one was not tried"
+    );
+    let before = generation(&rig);
+    let file = open(&path);
+    let label = read_label(&file).unwrap().unwrap();
+    let newer = Label {
+        layout_generation: before + 1,
+        ..label
+    };
+    write_label(&file, &newer).unwrap();
+    rig.agent.sweep();
+    assert_eq!(generation(&rig), before, "the sweep looked at a known one");
+    rig.agent.start();
+    assert_eq!(generation(&rig), before + 1, "the start did not look");
+}
+
+#[test]
+fn lost_data_is_no_longer_told_of_when_its_row_is_deleted() {
+    let mut rig = rig();
+    let thin = create(&rig, 11, false).unwrap().record.thin;
+    let lost = |rig: &Rig| match rig.agent.pools(Look::AtNew).remove(0).state {
+        PoolState::Open { missing, .. } => missing,
+        other @ (PoolState::Closed | PoolState::Unopenable(_)) => panic!("{other:?}"),
+    };
+    let forget = |thin: ThinId| {
+        rig.kernel
+            .world()
+            .pools
+            .get_mut(&POOL)
+            .unwrap()
+            .thins
+            .remove(&thin)
+    };
+    assert!(forget(thin).is_some());
+    rig.restart();
+    assert_eq!(lost(&rig), [volume(11)]);
+    rig.agent.delete_thin(STORE, volume(11), None, 1).unwrap();
+    assert_eq!(lost(&rig), []);
+    create(&rig, 11, true).unwrap();
+}

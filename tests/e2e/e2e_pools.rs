@@ -1,0 +1,108 @@
+//! Pools over devices that somebody uses, and over metadata that was put back behind our back.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+use goldleaf_proto::v1 as api;
+use goldleaf_tests::command::output;
+use goldleaf_tests::host::{Host, blank};
+use goldleaf_tests::support::Node;
+use tonic::Code;
+
+const MIB: u64 = 1 << 20;
+
+fn create(host: &Host, path: &str) -> Result<api::Pool, tonic::Status> {
+    host.create_pool(api::CreatePoolRequest {
+        name: "p".into(),
+        devices: vec![api::PoolDevice {
+            path: path.into(),
+            create_file_bytes: 0,
+        }],
+        ..Default::default()
+    })
+}
+
+fn node(path: &str) -> Node {
+    let file = std::fs::File::open(path).unwrap();
+    Node::of(goldleaf_dm::block::number(&file).unwrap())
+}
+
+/// A loop device over a part of a pool's file would shift every table by its offset.
+#[test]
+fn a_file_under_somebodys_loop_device_and_a_disk_under_a_mapping_are_refused() {
+    let host = Host::start("used");
+    let sparse = |path: &std::path::Path| {
+        let file = std::fs::File::create(path).unwrap();
+        file.set_len(256 * MIB).unwrap();
+        path.display().to_string()
+    };
+    std::fs::create_dir_all(host.dir().join("agent/pools")).unwrap();
+    let file = sparse(&host.dir().join("agent/pools/a.pool"));
+    let losetup = |how: &[&str]| {
+        let arguments = [&["-f", "--show"], how].concat();
+        output("losetup", &arguments).unwrap().trim().to_owned()
+    };
+    for how in [
+        &["-o", "1048576"][..],
+        &["--sizelimit", "134217728"],
+        &["-r"],
+    ] {
+        let part = losetup(&[how, &[file.as_str()]].concat());
+        let refused = create(&host, &file).expect_err(how[0]);
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains(&part), "{how:?}: {refused:?}");
+        output("losetup", &["-d", &part]).unwrap();
+    }
+    let disk = losetup(&[&sparse(&host.dir().join("a.disk"))]);
+    let table = format!("0 {} linear {disk} 0", 64 * MIB / 512);
+    output("dmsetup", &["create", "somebodys", "--table", &table]).unwrap();
+    let refused = create(&host, &disk).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("under dm-"), "{refused:?}");
+    assert_eq!(node(&disk).read(0, 4096), [0; 4096], "it was labelled");
+    output("dmsetup", &["remove", "somebodys"]).unwrap();
+    create(&host, &disk).unwrap();
+    host.delete_pool("p").unwrap();
+    output("losetup", &["-d", &disk]).unwrap();
+    create(&host, &file).unwrap();
+    host.end();
+}
+
+#[test]
+fn a_pool_with_strange_metadata_takes_no_write_and_keeps_its_volumes_readable() {
+    let mut host = Host::start("strange");
+    let pool = host.pool("p", 256 * MIB).id;
+    let volume = host
+        .create_thin(api::CreateThinRequest {
+            activate: Some(api::ActivateOptions::default()),
+            ..blank("v", MIB)
+        })
+        .unwrap();
+    let path = volume.activation.unwrap().device_path;
+    node(&path).write(0, &[7; 4096]);
+    host.agent = None;
+    let device = format!("goldleaf-{pool}-pool");
+    let found = output("dmsetup", &["status", &device]).unwrap();
+    let found: u64 = found.split_whitespace().nth(3).unwrap().parse().unwrap();
+    let set = |old: u64, new: u64| {
+        let message = format!("set_transaction_id {old} {new}");
+        output("dmsetup", &["message", &device, "0", &message]).unwrap();
+    };
+    set(found, found + 5);
+    for _ in 0..2 {
+        host.start_agent(&[]);
+        host.await_node();
+        let table = output("dmsetup", &["table", &device]).unwrap();
+        assert!(table.contains("read_only"), "{table}");
+        let refused = host.create_thin(blank("w", MIB)).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert_eq!(node(&path).read(0, 4096), [7; 4096]);
+        host.agent = None;
+    }
+    // It can be closed, as whoever compares the two needs it.
+    host.start_agent(&[]);
+    host.await_node();
+    host.deactivate("v").unwrap();
+    host.close_pool(api::ClosePoolRequest { pool: "p".into() })
+        .unwrap();
+    assert!(output("dmsetup", &["table", &device]).is_err(), "it stays");
+}
