@@ -13,6 +13,7 @@ use goldleaf_types::{Digest, Incarnation, PoolId, ThinId, ThinOwner};
 use super::crash_tests::{Rig, volume};
 use super::tests::spoil_image;
 use super::*;
+use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
     Attached, ImageSpec, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec,
@@ -67,8 +68,8 @@ impl Kernel for Freezing {
     }
 }
 
-#[test]
-fn a_device_found_suspended_runs_again_although_its_image_changed() {
+/// A host with an active volume over an image, and its suspended devices.
+fn rig(holder: Holder) -> (Rig, Arc<Mutex<BTreeSet<ThinOwner>>>) {
     let store = Incarnation::from_bytes([2; 16]);
     let mut rig = Rig::new();
     let frozen = Arc::new(Mutex::new(BTreeSet::new()));
@@ -78,16 +79,40 @@ fn a_device_found_suspended_runs_again_although_its_image_changed() {
     });
     Arc::get_mut(&mut rig.agent).unwrap().kernel = kernel;
     rig.agent.create_pool(Some(store), rig.pool()).unwrap();
-    let request = rig.thin(volume(11), true, true);
+    let how = Activation {
+        holder,
+        read_only: false,
+    };
+    let request = CreateThin {
+        activate: Some(how),
+        ..rig.thin(volume(11), true, true)
+    };
     rig.agent.create_thin(Some(store), request).unwrap();
+    (rig, frozen)
+}
+
+/// Suspends the volume's device and sweeps: it runs again, with the table that it had.
+fn assert_runs_again(rig: &Rig, frozen: &Mutex<BTreeSet<ThinOwner>>) {
     let before = rig.kernel.world().live[&volume(11)];
-    spoil_image(&rig);
     frozen.lock().unwrap().insert(volume(11));
     rig.agent.sweep();
     assert!(frozen.lock().unwrap().is_empty(), "its users hang");
-    assert_eq!(
-        rig.kernel.world().live[&volume(11)],
-        before,
-        "its table changed"
-    );
+    let after = rig.kernel.world().live[&volume(11)];
+    assert_eq!(after, before, "its table changed");
+}
+
+#[test]
+fn a_device_found_suspended_runs_again_although_its_image_changed() {
+    let (rig, frozen) = rig(Holder::Host);
+    spoil_image(&rig);
+    assert_runs_again(&rig, &frozen);
+}
+
+#[test]
+fn kubelets_device_found_suspended_runs_again_in_a_pool_that_takes_no_change() {
+    let (rig, frozen) = rig(Holder::Csi);
+    for pool in rig.kernel.world().pools.values_mut() {
+        pool.mode = Some(goldleaf_dm::PoolMode::ReadOnly);
+    }
+    assert_runs_again(&rig, &frozen);
 }

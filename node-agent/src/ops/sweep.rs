@@ -39,8 +39,10 @@ impl Agent {
     /// A pool that takes no change can still be read: the host's volumes come back.
     fn revive_only(&self, pool: &Arc<OpenPool>) {
         for row in pool.catalogue.all() {
+            let _held = pool.locks.take(&[row.owner]);
+            // Whoever it is for: what a crash left suspended must not hang.
+            self.let_run(pool, row.owner);
             if row.phase == Phase::Ready && row.holder == Some(Holder::Host) {
-                let _held = pool.locks.take(&[row.owner]);
                 let how = Activation {
                     holder: Holder::Host,
                     read_only: self.revived_read_only(pool, &row),
@@ -73,7 +75,10 @@ impl Agent {
                 self.finish(pool, row, Attempt::Again, None).map(|_| ())
             }
             Phase::Deleting => self.finish_deleting(pool, &row),
-            Phase::Ready if pool.is_missing(owner) => Ok(()),
+            Phase::Ready if pool.is_missing(owner) => {
+                self.let_run(pool, owner);
+                Ok(())
+            }
             Phase::Ready => self.sweep_device(pool, &row),
         }
     }
