@@ -11,12 +11,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .include_source_info(true)
         .open_files([
             "goldleaf/v1/common.proto",
+            "goldleaf/v1/role.proto",
             "goldleaf/v1/volume.proto",
             "goldleaf/v1/pool.proto",
             "goldleaf/v1/image.proto",
             "goldleaf/v1/node.proto",
             "goldleaf/agent/v1/agent.proto",
         ])?;
+    // As the compiler has it: our own options of methods are kept.
     std::fs::write(
         out.join("goldleaf.fds"),
         compiler.encode_file_descriptor_set(),

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use prost::Message;
+use prost_reflect::DescriptorPool;
 use prost_types::field_descriptor_proto::Label;
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet,
@@ -72,9 +73,43 @@ fn listing() -> String {
             let service = format!("{package}.{}", s.name());
             lines.extend(s.method.iter().map(|m| method(&service, m)));
         }
+        for x in &file.extension {
+            let (what, name, number) = (x.extendee(), x.name(), x.number());
+            lines.push(format!(
+                "{package}.{name} extends {} = {number}",
+                &what[1..]
+            ));
+        }
     }
+    lines.extend(roles());
     lines.sort();
     lines.join("\n") + "\n"
+}
+
+/// The role that each method needs: an option of ours, which only reflection keeps.
+fn roles() -> Vec<String> {
+    let pool = DescriptorPool::decode(goldleaf_proto::FILE_DESCRIPTOR_SET).unwrap();
+    let option = pool
+        .get_extension_by_name("goldleaf.v1.required_role")
+        .unwrap();
+    let methods = pool
+        .services()
+        .flat_map(|s| s.methods().collect::<Vec<_>>());
+    methods
+        .map(|m| {
+            let options = m.options();
+            let role = options.get_extension(&option).as_enum_number().unwrap();
+            let role = goldleaf_proto::v1::Role::try_from(role).unwrap();
+            assert_ne!(
+                role,
+                goldleaf_proto::v1::Role::Unspecified,
+                "{}",
+                m.full_name()
+            );
+            let service = m.parent_service().full_name().to_owned();
+            format!("{service}/{} needs {}", m.name(), role.as_str_name())
+        })
+        .collect()
 }
 
 fn message(lines: &mut Vec<String>, parent: &str, m: &DescriptorProto) {

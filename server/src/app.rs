@@ -20,7 +20,8 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::agents::client::{GrpcAgents, Timeouts};
 use crate::args::Args;
-use crate::grpc::{Api, RequestIds};
+use crate::domain::Role;
+use crate::grpc::{Api, RequestIds, Roles};
 use crate::reconcile::{self, Waits};
 use crate::service::Service;
 use crate::store::Store;
@@ -75,12 +76,28 @@ fn open_store(folder: &Path) -> Result<EmbeddedStore> {
     EmbeddedStore::open(&path).with_context(|| format!("cannot use the store {}", path.display()))
 }
 
-/// Serves the API, health and reflection until stopped. Tests call it with a listener of theirs.
+/// Serves the API, health and reflection until stopped. Only loopback is served, so every caller is
+/// an administrator.
 ///
 /// # Errors
 ///
 /// When the transport fails.
 pub async fn serve(service: Arc<Service>, tcp: TcpListener, stop: CancellationToken) -> Result<()> {
+    serve_as(service, tcp, stop, Role::Admin).await
+}
+
+/// As [`serve`], with every caller of this role.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub async fn serve_as(
+    service: Arc<Service>,
+    tcp: TcpListener,
+    stop: CancellationToken,
+    role: Role,
+) -> Result<()> {
+    let roles = Roles::everybody_is(role)?;
     let api = Api::new(service, stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<VolumeServiceServer<Api>>().await;
@@ -94,6 +111,7 @@ pub async fn serve(service: Arc<Service>, tcp: TcpListener, stop: CancellationTo
     };
     let serving = Server::builder()
         .layer(RequestIds)
+        .layer(roles)
         .add_service(VolumeServiceServer::new(api.clone()))
         .add_service(PoolServiceServer::new(api.clone()))
         .add_service(ImageServiceServer::new(api.clone()))

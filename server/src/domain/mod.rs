@@ -9,6 +9,7 @@ mod node;
 mod placement;
 mod pool;
 mod refusal;
+mod role;
 mod snapshot;
 mod volume;
 
@@ -18,6 +19,7 @@ pub use node::{Check, Node, NodeAsked};
 pub use placement::{Candidate, NoPlace, choose};
 pub use pool::{Pool, PoolAsked, PoolDevice, PoolMode, PoolReport, PoolUsage, WhenFull};
 pub use refusal::Refusal;
+pub use role::{Caller, Role};
 pub use snapshot::Snapshot;
 pub use volume::{
     ActivateOptions, Activation, Begin, Holder, ThinOrder, ThinReport, Volume, VolumeAsked,

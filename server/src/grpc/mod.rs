@@ -10,6 +10,7 @@ mod images;
 mod nodes;
 mod pools;
 mod request;
+pub mod roles;
 pub mod status;
 mod volumes;
 
@@ -26,6 +27,7 @@ use crate::request_id;
 use crate::service::{Event, Events, Service, ServiceError};
 
 pub use request::RequestIds;
+pub use roles::Roles;
 
 type Answer<T> = Result<Response<T>, Status>;
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

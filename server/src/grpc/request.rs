@@ -60,8 +60,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = id_of(&request);
-        let span = tracing::info_span!("call", path = request.uri().path(), request = id);
-        let call = self.0.call(request);
+        let span = tracing::info_span!(
+            "call",
+            path = request.uri().path(),
+            request = id,
+            role = tracing::field::Empty // the next layer knows
+        );
+        let call = span.in_scope(|| self.0.call(request));
         Box::pin(
             request_id::scope(id.clone(), async move {
                 let mut response = call.await?;

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::convert::BadField;
 use crate::agents::AgentError;
-use crate::domain::{NoPlace, Refusal};
+use crate::domain::{NoPlace, Refusal, Role};
 use crate::service::ServiceError;
 use crate::store::StoreError;
 use crate::telemetry::Chain;
@@ -24,6 +24,28 @@ fn status(code: Code, reason: &str, field: Option<&str>, message: String) -> Sta
         details.add_bad_request_violation(field, &message);
     }
     Status::with_error_details(code, message, details)
+}
+
+/// A caller who may not do what they ask for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{path} needs the role {needs} and you have {has}: ask somebody who has it, or be given a \
+     certificate with it"
+)]
+pub struct NotAllowed {
+    /// The call.
+    pub path: String,
+    /// What the caller is.
+    pub has: Role,
+    /// What the call needs.
+    pub needs: Role,
+}
+
+/// The answer to a caller who may not.
+#[must_use]
+pub fn not_allowed(e: NotAllowed) -> Status {
+    tracing::warn!(error = %e, "refused");
+    status(Code::PermissionDenied, "ROLE_NEEDED", None, e.to_string())
 }
 
 impl From<BadField> for Status {
