@@ -1,7 +1,7 @@
 # Goldleaf. Rust and Go must be there; each target gets the Debian packages that it needs when run
 # as root, and otherwise says which to install.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench fuzz clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,9 @@ check: ## format, lints, documentation, licences
 bench: ## creating, snapshots and deleting beside raw ioctls, dmsetup and lvm2
 	tests/prerequisites bench
 	tests/bench/run
+
+fuzz: ## feed the readers of devices, images and rows broken input; FUZZ_SECONDS=60 each
+	tests/fuzz/run
 
 clean: ## forget everything that was built, downloaded or logged
 	cargo clean

@@ -10,6 +10,8 @@ mod buffer;
 mod control;
 mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ioctl;
 pub mod loopdev;
 mod message;

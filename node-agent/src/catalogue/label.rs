@@ -6,6 +6,8 @@
 //! All of a label that is not zero lies in its first 512 bytes.
 
 mod codec;
+#[cfg(feature = "fuzzing")]
+pub(super) use codec::seal;
 #[cfg(test)]
 mod tests;
 

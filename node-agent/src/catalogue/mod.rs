@@ -7,6 +7,8 @@
 
 mod blank;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod label;
 mod layout;
 mod region;

@@ -11,6 +11,8 @@ mod content;
 mod error;
 mod folder;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod identity;
 mod import;
