@@ -102,6 +102,23 @@ impl ImageService for Played {
         Err(Status::new(Code::Unavailable, "node host1 is away"))
     }
 
+    async fn update(
+        &self,
+        request: Request<api::UpdateRequest>,
+    ) -> Result<Response<api::Image>, Status> {
+        let asked = self.seen(request);
+        assert_eq!(
+            asked.set_labels.get("os").map(String::as_str),
+            Some("linux")
+        );
+        assert_eq!(asked.remove_labels, ["old"]);
+        assert_eq!(
+            (asked.deletion_protection, asked.expected_revision),
+            (Some(true), 7)
+        );
+        Ok(Response::new(image(&asked.target, api::Phase::Ready)))
+    }
+
     async fn delete(
         &self,
         request: Request<api::DeleteRequest>,
@@ -245,6 +262,15 @@ async fn a_deletion_can_demand_a_revision() {
         (stdout(&deleted), stderr(&deleted)),
         ("", "good: deleted\n")
     );
+}
+
+#[tokio::test]
+async fn an_update_sets_takes_off_and_protects_in_one_call() {
+    let plane = ControlPlane::start().await;
+    let line = "image update good -l os=linux --unlabel old --protect --if-revision 7 -o name";
+    let updated = plane.goldleaf(line).await;
+    assert_eq!(updated.status.code(), Some(0), "{}", stderr(&updated));
+    assert_eq!(stdout(&updated), "good\n");
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 //! One type for each noun and each of its verbs; `values` reads sizes, labels and digests. Every
 //! command shows examples with `--help`, which a test demands.
 
+mod marks;
 mod values;
 
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use marks::Update;
 use values::{duration, file_and_size, key_value, server, sha256, size};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
@@ -124,12 +126,15 @@ pub struct Selection {
     pub labels: Vec<(String, String)>,
 }
 
-/// Labels to set.
+/// What a new thing is marked with.
 #[derive(Debug, ClapArgs)]
 pub struct SetLabels {
     /// A label to set; may be given again.
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
+    /// Refuse to delete it until `update --unprotect`.
+    #[arg(long)]
+    pub protect: bool,
 }
 
 /// One resource.
@@ -179,6 +184,12 @@ pub enum Pool {
     #[command(after_help = "Example:
   goldleaf pool close fast")]
     Close(Target),
+    /// Changes labels and deletion protection.
+    #[command(after_help = "Examples:
+  goldleaf pool update fast --label team=db --unlabel old
+  goldleaf pool update fast --protect
+  goldleaf pool update fast --unprotect --if-revision 7")]
+    Update(Update),
     /// Deletes an empty pool and wipes its labels.
     #[command(after_help = "Examples:
   goldleaf pool delete fast
@@ -249,6 +260,12 @@ pub enum Image {
     #[command(after_help = "Example:
   goldleaf image verify debian-12")]
     Verify(Target),
+    /// Changes labels and deletion protection.
+    #[command(after_help = "Examples:
+  goldleaf image update debian-12 --label team=db --unlabel old
+  goldleaf image update debian-12 --protect
+  goldleaf image update debian-12 --unprotect --if-revision 7")]
+    Update(Update),
     /// Forgets a name, and the content with its last name.
     #[command(after_help = "Examples:
   goldleaf image delete debian-12
@@ -341,6 +358,12 @@ pub enum Volume {
     #[command(after_help = "Example:
   goldleaf volume deactivate vm1")]
     Deactivate(Target),
+    /// Changes labels and deletion protection.
+    #[command(after_help = "Examples:
+  goldleaf volume update vm1 --label team=db --unlabel old
+  goldleaf volume update vm1 --protect
+  goldleaf volume update vm1 --unprotect --if-revision 7")]
+    Update(Update),
     /// Deletes a volume that is not active.
     #[command(after_help = "Examples:
   goldleaf volume delete vm1
@@ -453,6 +476,12 @@ pub enum Snapshot {
     #[command(after_help = "Example:
   goldleaf snapshot get before-upgrade -o yaml")]
     Get(Target),
+    /// Changes labels and deletion protection.
+    #[command(after_help = "Examples:
+  goldleaf snapshot update before-upgrade --label team=db --unlabel old
+  goldleaf snapshot update before-upgrade --protect
+  goldleaf snapshot update before-upgrade --unprotect --if-revision 7")]
+    Update(Update),
     /// Deletes a snapshot.
     #[command(after_help = "Examples:
   goldleaf snapshot delete before-upgrade

@@ -159,3 +159,19 @@ fn values_say_what_they_want() {
         );
     }
 }
+
+#[test]
+fn an_update_changes_something_and_not_both_ways() {
+    let args = parse("volumes update vm1 --label a=1 --unlabel b --protect --if-revision 7");
+    let Command::Volume(Volume::Update(wanted)) = args.unwrap().command else {
+        panic!("not an update")
+    };
+    assert_eq!(wanted.labels, [("a".into(), "1".into())]);
+    assert_eq!(
+        (wanted.unlabel, wanted.protect),
+        (vec!["b".to_owned()], true)
+    );
+    assert_eq!((wanted.unprotect, wanted.if_revision), (false, 7));
+    assert!(refusal("pool update fast").contains("--label"));
+    assert!(refusal("pool update fast --protect --unprotect").contains("cannot be used with"));
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use goldleaf_proto::v1 as api;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Call, all, delete, get, labels, watch};
+use super::{Call, all, delete, get, labels, update, watch};
 use crate::args::{Image, ImageCreate, ImageFormat};
 use crate::failure::Failure;
 use crate::output;
@@ -27,6 +27,7 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
         }
         Image::Get(t) => call.show(images.get(get(t.target))).await,
         Image::Verify(t) => verify(call, t.target).await,
+        Image::Update(wanted) => call.show(images.update(update(wanted)?)).await,
         Image::Delete(t) => call.gone(&t.target.clone(), images.delete(delete(t))).await,
         Image::Watch(selection) => {
             call.follow(images.watch(watch(selection)?), |e| (e.kind, e.image))
@@ -146,6 +147,7 @@ fn request(wanted: ImageCreate) -> Result<api::CreateImageRequest, Failure> {
         source_sha256: wanted.sha256.unwrap_or_default(),
         digest: wanted.digest.unwrap_or_default(),
         node: wanted.node.unwrap_or_default(),
+        deletion_protection: wanted.labels.protect,
         labels: labels(wanted.labels)?,
         wait: false,
     })

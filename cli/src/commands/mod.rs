@@ -13,7 +13,7 @@ use clap::CommandFactory;
 use goldleaf_proto::v1 as api;
 use tonic::{Response, Status, Streaming};
 
-use crate::args::{Args, Command, Global, Removal, Selection, SetLabels};
+use crate::args::{Args, Command, Global, Removal, Selection, SetLabels, Update};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Printable};
@@ -109,6 +109,20 @@ fn delete(removal: Removal) -> api::DeleteRequest {
     }
 }
 
+fn update(wanted: Update) -> Result<api::UpdateRequest, Failure> {
+    let deletion_protection = match (wanted.protect, wanted.unprotect) {
+        (false, false) => None,
+        (protect, _) => Some(protect),
+    };
+    Ok(api::UpdateRequest {
+        target: wanted.target,
+        set_labels: distinct(wanted.labels)?,
+        remove_labels: wanted.unlabel,
+        deletion_protection,
+        expected_revision: wanted.if_revision,
+    })
+}
+
 fn filter(selection: Selection) -> Result<api::Filter, Failure> {
     Ok(api::Filter {
         labels: distinct(selection.labels)?,
@@ -165,6 +179,24 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_update_leaves_protection_alone_unless_it_is_spoken_of() {
+        let said = |protect, unprotect| {
+            let wanted = Update {
+                target: "vm1".into(),
+                labels: vec![("a".into(), "1".into())],
+                unlabel: vec!["b".into()],
+                protect,
+                unprotect,
+                if_revision: 7,
+            };
+            update(wanted).unwrap().deletion_protection
+        };
+        assert_eq!(said(false, false), None);
+        assert_eq!(said(true, false), Some(true));
+        assert_eq!(said(false, true), Some(false));
+    }
 
     #[test]
     fn a_label_that_is_given_twice_is_a_mistake() {

@@ -2,7 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 
-use super::{Call, all, delete, get, labels, watch};
+use super::{Call, all, delete, get, labels, update, watch};
 use crate::args::{Pool, PoolCreate, WhenFull};
 use crate::failure::Failure;
 use crate::output;
@@ -31,6 +31,7 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
             call.show(pools.close(api::ClosePoolRequest { pool: t.target }))
                 .await
         }
+        Pool::Update(wanted) => call.show(pools.update(update(wanted)?)).await,
         Pool::Delete(t) => call.gone(&t.target.clone(), pools.delete(delete(t))).await,
         Pool::Watch(selection) => {
             call.follow(pools.watch(watch(selection)?), |e| (e.kind, e.pool))
@@ -67,6 +68,7 @@ fn request(wanted: PoolCreate) -> Result<api::CreatePoolRequest, Failure> {
         metadata_device: wanted.metadata_device.map(device),
         block_size_bytes: wanted.block_size,
         when_full: when_full.into(),
+        deletion_protection: wanted.labels.protect,
         labels: labels(wanted.labels)?,
     })
 }

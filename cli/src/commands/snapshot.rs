@@ -2,7 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 
-use super::{Call, all, delete, get, labels, watch};
+use super::{Call, all, delete, get, labels, update, watch};
 use crate::args::Snapshot;
 use crate::failure::Failure;
 use crate::output;
@@ -14,6 +14,7 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
             let request = api::CreateSnapshotRequest {
                 name: wanted.name,
                 source: wanted.source,
+                deletion_protection: wanted.labels.protect,
                 labels: labels(wanted.labels)?,
             };
             call.show(volumes.create_snapshot(request)).await
@@ -30,6 +31,7 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
             output::many(call.global.output, &items)
         }
         Snapshot::Get(t) => call.show(volumes.get_snapshot(get(t.target))).await,
+        Snapshot::Update(wanted) => call.show(volumes.update_snapshot(update(wanted)?)).await,
         Snapshot::Delete(t) => {
             call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t)))
                 .await

@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 
-use super::{Call, all, delete, distinct, get, labels, watch};
+use super::{Call, all, delete, distinct, get, labels, update, watch};
 use crate::args::{Volume, VolumeClone, VolumeCreate};
 use crate::failure::Failure;
 use crate::output;
@@ -40,6 +40,7 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
             call.show(volumes.deactivate(api::DeactivateRequest { volume: t.target }))
                 .await
         }
+        Volume::Update(wanted) => call.show(volumes.update(update(wanted)?)).await,
         Volume::Delete(t) => {
             call.gone(&t.target.clone(), volumes.delete(delete(t)))
                 .await
@@ -77,6 +78,7 @@ fn create(wanted: VolumeCreate) -> Result<api::CreateThinRequest, Failure> {
             node: wanted.node,
             pool_labels: distinct(wanted.pool_labels)?,
         }),
+        deletion_protection: wanted.labels.protect,
         labels: labels(wanted.labels)?,
         activate: options(wanted.activate),
     })
@@ -87,6 +89,7 @@ fn clone(wanted: VolumeClone) -> Result<api::CloneRequest, Failure> {
         name: wanted.name,
         source: wanted.source,
         size_bytes: wanted.size,
+        deletion_protection: wanted.labels.protect,
         labels: labels(wanted.labels)?,
         activate: options(wanted.activate),
     })

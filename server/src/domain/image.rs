@@ -4,7 +4,7 @@ use goldleaf_types::{Bytes, Digest, ImageId, Labels, Name, NodeId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Phase, Refusal};
+use super::{Condition, First, Marks, Phase, Refusal};
 
 /// Where an image's content comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +122,8 @@ pub struct Image {
     pub size: Bytes,
     /// The nodes that hold it or are to.
     pub copies: Vec<ImageCopy>,
+    /// What its user marked it with.
+    pub marks: Marks,
 }
 
 impl Image {
@@ -130,11 +132,7 @@ impl Image {
     /// # Errors
     ///
     /// The name of the first field that differs.
-    pub fn same_or_conflict(
-        &self,
-        asked: &ImageAsked,
-        labels: &Labels,
-    ) -> Result<(), &'static str> {
+    pub fn same_or_conflict(&self, asked: &ImageAsked, first: &First) -> Result<(), &'static str> {
         if self.asked.source != asked.source {
             Err(match asked.source {
                 ImageSource::File(_) => "file",
@@ -147,10 +145,8 @@ impl Image {
             Err("source_sha256")
         } else if self.asked.digest != asked.digest {
             Err("digest")
-        } else if self.labels != *labels {
-            Err("labels")
         } else {
-            Ok(())
+            self.marks.same_or_conflict(&self.labels, first)
         }
     }
 

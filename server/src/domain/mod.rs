@@ -5,6 +5,7 @@
 
 mod common;
 mod image;
+mod marks;
 mod node;
 mod placement;
 mod pool;
@@ -15,6 +16,7 @@ mod volume;
 
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
 pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
+pub use marks::{First, Marks, Remark};
 pub use node::{Check, Node, NodeAsked};
 pub use placement::{Candidate, NoPlace, choose};
 pub use pool::{Pool, PoolAsked, PoolDevice, PoolMode, PoolReport, PoolUsage, WhenFull};

@@ -141,6 +141,7 @@ mod tests {
                 when_full: WhenFull::Error,
             },
             mode: PoolMode::Unknown,
+            marks: Default::default(),
         };
         Candidate {
             pool,

@@ -4,7 +4,7 @@ use goldleaf_types::{BlockSize, Bytes, Labels, Name, NodeId, PoolId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Phase};
+use super::{Condition, First, Marks, Phase};
 
 /// What a write that needs a new block meets in a full pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,8 @@ pub struct Pool {
     pub asked: PoolAsked,
     /// What it could do when its node last said; kept so that a watch sees the change.
     pub mode: PoolMode,
+    /// What its user marked it with.
+    pub marks: Marks,
 }
 
 impl Pool {
@@ -70,7 +72,7 @@ impl Pool {
     /// # Errors
     ///
     /// The name of the first field that differs.
-    pub fn same_or_conflict(&self, asked: &PoolAsked, labels: &Labels) -> Result<(), &'static str> {
+    pub fn same_or_conflict(&self, asked: &PoolAsked, first: &First) -> Result<(), &'static str> {
         if self.asked.devices != asked.devices {
             Err("devices")
         } else if self.asked.metadata_device != asked.metadata_device {
@@ -79,10 +81,8 @@ impl Pool {
             Err("block_size_bytes")
         } else if self.asked.when_full != asked.when_full {
             Err("when_full")
-        } else if self.labels != *labels {
-            Err("labels")
         } else {
-            Ok(())
+            self.marks.same_or_conflict(&self.labels, first)
         }
     }
 

@@ -3,7 +3,7 @@
 use goldleaf_types::{Digest, Labels, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeSize};
 use jiff::Timestamp;
 
-use super::{Begin, Condition, Phase, ThinOrder, VolumeAsked};
+use super::{Begin, Condition, First, Marks, Phase, ThinOrder, VolumeAsked};
 
 /// A snapshot's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub source: ThinOwner,
     /// The source as it was asked for.
     pub asked_source: String,
+    /// What its user marked it with.
+    pub marks: Marks,
 }
 
 impl Snapshot {
@@ -42,13 +44,11 @@ impl Snapshot {
     /// # Errors
     ///
     /// The name of the first field that differs.
-    pub fn same_or_conflict(&self, source: &str, labels: &Labels) -> Result<(), &'static str> {
+    pub fn same_or_conflict(&self, source: &str, first: &First) -> Result<(), &'static str> {
         if self.asked_source != source {
             Err("source")
-        } else if self.labels != *labels {
-            Err("labels")
         } else {
-            Ok(())
+            self.marks.same_or_conflict(&self.labels, first)
         }
     }
 
@@ -61,7 +61,7 @@ impl Snapshot {
             pool: self.pool,
             size: self.size,
             begin: Begin::Thin(self.source),
-            labels: self.labels.clone(),
+            labels: self.marks.first_labels(&self.labels).clone(),
             asked: VolumeAsked {
                 source: self.asked_source.clone(),
                 ..VolumeAsked::default()

@@ -6,7 +6,7 @@ use goldleaf_types::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Phase};
+use super::{Condition, First, Marks, Phase};
 
 /// What a thin begins as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +65,8 @@ pub struct Volume {
     pub asked: VolumeAsked,
     /// Grows when it moves between nodes.
     pub epoch: u64,
+    /// What its user marked it with.
+    pub marks: Marks,
 }
 
 impl Volume {
@@ -73,21 +75,15 @@ impl Volume {
     /// # Errors
     ///
     /// The name of the first field that differs.
-    pub fn same_or_conflict(
-        &self,
-        asked: &VolumeAsked,
-        labels: &Labels,
-    ) -> Result<(), &'static str> {
+    pub fn same_or_conflict(&self, asked: &VolumeAsked, first: &First) -> Result<(), &'static str> {
         if self.asked.size_bytes != asked.size_bytes {
             Err("size_bytes")
         } else if self.asked.image != asked.image {
             Err("image")
         } else if self.asked.source != asked.source {
             Err("source")
-        } else if self.labels != *labels {
-            Err("labels")
         } else {
-            Ok(())
+            self.marks.same_or_conflict(&self.labels, first)
         }
     }
 
@@ -100,7 +96,7 @@ impl Volume {
             pool: self.pool,
             size: self.size,
             begin: self.begin,
-            labels: self.labels.clone(),
+            labels: self.marks.first_labels(&self.labels).clone(),
             asked: self.asked.clone(),
             epoch: self.epoch,
         }

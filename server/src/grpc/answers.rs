@@ -101,6 +101,7 @@ pub fn volume(view: &VolumeView) -> api::Volume {
             .and_then(|r| r.owned)
             .map(|bytes| bytes.0),
         epoch: v.epoch,
+        deletion_protection: v.marks.deletion_protection,
     }
 }
 
@@ -131,6 +132,7 @@ pub fn snapshot(s: &Snapshot) -> api::Snapshot {
         node: s.node.to_string(),
         image_digest: digest(s.image),
         source: s.source.to_string(),
+        deletion_protection: s.marks.deletion_protection,
     }
 }
 
@@ -163,6 +165,7 @@ pub fn image(view: &ImageView) -> api::Image {
         size_bytes: i.size.0,
         source: i.asked.source.shown(),
         copies: i.copies.iter().map(copy).collect(),
+        deletion_protection: i.marks.deletion_protection,
     }
 }
 
@@ -212,6 +215,7 @@ pub fn pool(view: &PoolView) -> api::Pool {
             WhenFull::Queue => api::WhenFull::Queue.into(),
         },
         usage: view.report.as_ref().and_then(used),
+        deletion_protection: p.marks.deletion_protection,
     }
 }
 

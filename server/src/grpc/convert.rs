@@ -36,7 +36,7 @@ pub struct BadField {
     pub problem: String,
 }
 
-fn bad(field: &str, problem: impl Display) -> BadField {
+pub(super) fn bad(field: &str, problem: impl Display) -> BadField {
     BadField {
         field: field.into(),
         problem: problem.to_string(),
@@ -86,7 +86,7 @@ fn name(text: &str) -> Result<Name, BadField> {
     Ok(name)
 }
 
-fn labels(field: &str, map: HashMap<String, String>) -> Result<Labels, BadField> {
+pub(super) fn labels(field: &str, map: HashMap<String, String>) -> Result<Labels, BadField> {
     Labels::try_from(BTreeMap::from_iter(map)).map_err(|e| {
         bad(
             field,
@@ -139,6 +139,7 @@ impl TryFrom<api::CreateThinRequest> for CreateThin {
                 pool_labels: labels("placement.pool_labels", placement.pool_labels)?,
             },
             labels: labels("labels", r.labels)?,
+            deletion_protection: r.deletion_protection,
             activate: activate(r.activate)?,
             asked: VolumeAsked {
                 size_bytes: r.size_bytes,
@@ -160,6 +161,7 @@ impl TryFrom<api::CloneRequest> for CloneThin {
                 .then(|| size("size_bytes", r.size_bytes))
                 .transpose()?,
             labels: labels("labels", r.labels)?,
+            deletion_protection: r.deletion_protection,
             activate: activate(r.activate)?,
             asked: VolumeAsked {
                 size_bytes: r.size_bytes,
@@ -178,6 +180,7 @@ impl TryFrom<api::CreateSnapshotRequest> for CreateSnapshot {
             name: name(&r.name)?,
             source: field("source", &r.source)?,
             labels: labels("labels", r.labels)?,
+            deletion_protection: r.deletion_protection,
             asked: r.source,
         })
     }
@@ -296,6 +299,7 @@ impl TryFrom<api::CreatePoolRequest> for CreatePool {
                 },
             },
             labels: labels("labels", r.labels)?,
+            deletion_protection: r.deletion_protection,
         })
     }
 }
@@ -354,6 +358,7 @@ impl TryFrom<api::CreateImageRequest> for CreateImage {
             },
             node: optional("node", &r.node)?,
             labels: labels("labels", r.labels)?,
+            deletion_protection: r.deletion_protection,
             wait: r.wait,
         })
     }

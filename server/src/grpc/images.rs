@@ -5,7 +5,7 @@ use goldleaf_proto::v1::image_service_server::ImageService;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
-use super::{Answer, Api, EventStream, answers};
+use super::{Answer, Api, EventStream, answers, convert_update};
 use crate::service::{CreateImage, Event, ImageView};
 
 fn image_event(event: Event<ImageView>) -> api::ImageEvent {
@@ -57,6 +57,14 @@ impl ImageService for Api {
     async fn verify(&self, r: Request<api::VerifyImageRequest>) -> Answer<api::Image> {
         let what = field("image", &r.into_inner().image)?;
         let view = self.service.verify_image(&what).await?;
+        Ok(Response::new(answers::image(&view)))
+    }
+
+    async fn update(&self, r: Request<api::UpdateRequest>) -> Answer<api::Image> {
+        let wanted = convert_update::update(r.into_inner())?;
+        let view = self
+            .to_the_end(|service| async move { service.update_image(wanted).await })
+            .await?;
         Ok(Response::new(answers::image(&view)))
     }
 

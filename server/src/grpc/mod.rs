@@ -6,6 +6,7 @@
 
 pub mod answers;
 pub mod convert;
+mod convert_update;
 mod images;
 mod nodes;
 mod pools;

@@ -5,7 +5,7 @@ use goldleaf_proto::v1::pool_service_server::PoolService;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
-use super::{Answer, Api, EventStream, answers};
+use super::{Answer, Api, EventStream, answers, convert_update};
 use crate::service::{CreatePool, Event, PoolView};
 
 fn pool_event(event: Event<PoolView>) -> api::PoolEvent {
@@ -60,6 +60,14 @@ impl PoolService for Api {
         let what = field("pool", &r.into_inner().pool)?;
         let view = self
             .to_the_end(|service| async move { service.open_pool(&what).await })
+            .await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn update(&self, r: Request<api::UpdateRequest>) -> Answer<api::Pool> {
+        let wanted = convert_update::update(r.into_inner())?;
+        let view = self
+            .to_the_end(|service| async move { service.update_pool(wanted).await })
             .await?;
         Ok(Response::new(answers::pool(&view)))
     }

@@ -93,6 +93,11 @@ fn verdict(e: &ServiceError) -> (Code, &str, Option<&str>) {
         ServiceError::ImageElsewhere { .. } => {
             (Code::FailedPrecondition, "IMAGE_ELSEWHERE", Some("image"))
         }
+        ServiceError::Protected { .. } => (
+            Code::FailedPrecondition,
+            "DELETION_PROTECTED",
+            Some("deletion_protection"),
+        ),
         ServiceError::InUse { .. } => (Code::FailedPrecondition, "IN_USE", None),
         ServiceError::DataMissing { .. } => (Code::FailedPrecondition, "DATA_MISSING", None),
         ServiceError::BadPageToken => (Code::InvalidArgument, "BAD_FIELD", Some("page.token")),

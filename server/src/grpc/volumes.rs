@@ -5,7 +5,7 @@ use goldleaf_proto::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, field};
-use super::{Answer, Api, EventStream, answers};
+use super::{Answer, Api, EventStream, answers, convert_update};
 use crate::service::{Clone as CloneThin, CreateSnapshot, CreateThin, Event, VolumeView};
 
 fn volume_event(event: Event<VolumeView>) -> api::VolumeEvent {
@@ -81,6 +81,14 @@ impl VolumeService for Api {
         Ok(Response::new(answers::volume(&view)))
     }
 
+    async fn update(&self, r: Request<api::UpdateRequest>) -> Answer<api::Volume> {
+        let wanted = convert_update::update(r.into_inner())?;
+        let view = self
+            .to_the_end(|service| async move { service.update_volume(wanted).await })
+            .await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
         let target = convert::target(&r.into_inner())?;
         self.to_the_end(|service| async move { service.delete_volume(target).await })
@@ -141,6 +149,14 @@ impl VolumeService for Api {
             snapshots: listed.items.iter().map(answers::snapshot).collect(),
             next_page_token: listed.next,
         }))
+    }
+
+    async fn update_snapshot(&self, r: Request<api::UpdateRequest>) -> Answer<api::Snapshot> {
+        let wanted = convert_update::update(r.into_inner())?;
+        let view = self
+            .to_the_end(|service| async move { service.update_snapshot(wanted).await })
+            .await?;
+        Ok(Response::new(answers::snapshot(&view)))
     }
 
     async fn delete_snapshot(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {

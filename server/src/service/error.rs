@@ -103,6 +103,17 @@ pub enum ServiceError {
         /// The node.
         node: String,
     },
+    /// Its user wants it to stay.
+    #[error(
+        "{kind} {name} has deletion_protection: take that off first (`goldleaf {kind} update \
+         {name} --unprotect`), then delete it"
+    )]
+    Protected {
+        /// Of what.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// Something needs it.
     #[error("{kind} {name} is needed by {by}: delete that first")]
     InUse {

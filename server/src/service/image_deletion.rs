@@ -6,6 +6,7 @@
 use goldleaf_types::{Digest, ImageId, NodeId};
 
 use super::images::import_key;
+use super::updates::unprotected;
 use super::{Begun, Op, Service, ServiceError, Target, Unfinished, at_revision, is_precondition};
 use crate::domain::{Image, Phase, Ref, Snapshot, Volume};
 use crate::failpoint::{Point, hit};
@@ -27,6 +28,7 @@ impl Service {
         };
         if image.phase != Phase::Deleting {
             at_revision(&image, target.revision)?;
+            unprotected(&image)?;
             self.not_needed(&image).await?;
         }
         let begun = self.pending.begin(Unfinished::Image(image.id));

@@ -10,10 +10,10 @@ use goldleaf_types::{Bytes, Digest, ImageId, Labels, Name, NodeId};
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Held, Listed, Listing, Service, ServiceError, Unfinished, busy, conflict};
+use super::{Held, Listed, Listing, Service, ServiceError, Unfinished, busy, conflict, first};
 use crate::agents::{AgentError, ImportStep};
 use crate::domain::{
-    Image, ImageAsked, ImageCopy, ImageReport, Node, Phase, Progress, Ref, Refusal,
+    Image, ImageAsked, ImageCopy, ImageReport, Marks, Node, Phase, Progress, Ref, Refusal,
 };
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
@@ -32,6 +32,8 @@ pub struct CreateImage {
     pub node: Option<Ref<NodeId>>,
     /// Its labels.
     pub labels: Labels,
+    /// Whether it is protected from deletion.
+    pub deletion_protection: bool,
     /// Answer only when it is ready or failed.
     pub wait: bool,
 }
@@ -68,7 +70,10 @@ impl Service {
                 return Err(busy::<Image>(wanted.name.as_str(), "being deleted"));
             }
             image
-                .same_or_conflict(&wanted.asked, &wanted.labels)
+                .same_or_conflict(
+                    &wanted.asked,
+                    &first(&wanted.labels, wanted.deletion_protection),
+                )
                 .map_err(|field| conflict(&image, field))?;
             let node = match &wanted.node {
                 Some(node) => Some(self.records.get::<Node>(node, "node").await?.id),
@@ -96,6 +101,7 @@ impl Service {
             digest: None,
             size: Bytes(0),
             copies: vec![ImageCopy::wanted(node.id)],
+            marks: Marks::new(wanted.deletion_protection),
         };
         // Dropped at the end, well or badly: fetching is the loop's work.
         let _begun = self.pending.begin(Unfinished::Image(image.id));

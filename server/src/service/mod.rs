@@ -19,6 +19,7 @@ mod progress;
 mod records;
 mod snapshots;
 mod tokens;
+mod updates;
 mod views;
 mod volume_changes;
 mod volumes;
@@ -39,12 +40,13 @@ pub use pools::{CreatePool, PoolView};
 pub use progress::Board;
 pub use records::{Page, Records, Revised};
 pub use snapshots::CreateSnapshot;
+pub use updates::Update;
 pub use views::VolumeView;
 pub use volumes::{Clone, CreateThin};
 pub use watches::{Event, Events, Watch};
 
 use crate::agents::{AgentError, AgentPort, Agents};
-use crate::domain::{Node, Phase, Refusal};
+use crate::domain::{First, Node, Phase, Refusal};
 use crate::store::{Store, rows};
 
 /// How often a decision is made anew because something changed under it.
@@ -224,6 +226,14 @@ fn busy<T: Revised>(name: &str, doing: &'static str) -> ServiceError {
         kind: T::KIND,
         name: name.to_owned(),
         doing,
+    }
+}
+
+/// What a creation says of labels and protection.
+fn first(labels: &Labels, deletion_protection: bool) -> First {
+    First {
+        labels: labels.clone(),
+        deletion_protection,
     }
 }
 

@@ -10,13 +10,16 @@ use futures::future::join_all;
 use goldleaf_types::{Labels, Name, NodeId, PoolId};
 use jiff::Timestamp;
 
+use super::updates::unprotected;
 use super::views::{condition, unreachable};
 use super::{
     Attempt, Begun, Held, Listed, Listing, Op, Service, ServiceError, Target, Unfinished,
-    at_revision, busy, conflict, for_good, is_precondition, untouched,
+    at_revision, busy, conflict, first, for_good, is_precondition, untouched,
 };
 use crate::agents::AgentError;
-use crate::domain::{Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume};
+use crate::domain::{
+    Marks, Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume,
+};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
 
@@ -31,6 +34,8 @@ pub struct CreatePool {
     pub asked: PoolAsked,
     /// Its labels.
     pub labels: Labels,
+    /// Whether it is protected from deletion.
+    pub deletion_protection: bool,
 }
 
 /// A pool with what its node says of it.
@@ -87,6 +92,7 @@ impl Service {
             node: node.id,
             asked: wanted.asked,
             mode: PoolMode::Unknown,
+            marks: Marks::new(wanted.deletion_protection),
         };
         let (_held, _) = self.hold(&pool, Op::Create).await?;
         let begun = self.pending.begin(Unfinished::Pool(pool.id));
@@ -100,8 +106,11 @@ impl Service {
         let Some(pool) = pool.filter(|pool| pool.phase != Phase::Deleting) else {
             return Err(busy::<Pool>(wanted.name.as_str(), Op::Delete.doing()));
         };
-        pool.same_or_conflict(&wanted.asked, &wanted.labels)
-            .map_err(|field| conflict(&pool, field))?;
+        pool.same_or_conflict(
+            &wanted.asked,
+            &first(&wanted.labels, wanted.deletion_protection),
+        )
+        .map_err(|field| conflict(&pool, field))?;
         if let Some(node) = &wanted.node
             && self.records.get::<Node>(node, "node").await?.id != pool.node
         {
@@ -242,11 +251,12 @@ impl Service {
         let begun = self.pending.begin(Unfinished::Pool(pool.id));
         let before = pool.phase;
         if before != Phase::Deleting {
-            let ready = match at_revision(&pool, target.revision) {
-                Ok(()) => self.empty(&pool).await,
-                Err(error) => Err(error),
+            let ready = async {
+                at_revision(&pool, target.revision)?;
+                unprotected(&pool)?;
+                self.empty(&pool).await
             };
-            if let Err(error) = ready {
+            if let Err(error) = ready.await {
                 if before != Phase::Creating {
                     begun.done();
                 }
@@ -361,7 +371,7 @@ impl Service {
     }
 
     /// A pool with what its node says of it now; usage has no event, so nobody is told of it.
-    async fn view_pool(&self, pool: Pool) -> PoolView {
+    pub(super) async fn view_pool(&self, pool: Pool) -> PoolView {
         let reports = self
             .ask_pools(pool.node)
             .await

@@ -7,14 +7,15 @@
 use goldleaf_types::{Labels, Name, SnapshotId};
 use jiff::Timestamp;
 
+use super::updates::unprotected;
 use super::views::{add_conditions, seen_in};
 use super::volumes::Source;
 use super::{
     Attempt, Begun, DECISIONS, Held, Listed, Listing, Op, Service, ServiceError, Target,
-    Unfinished, at_revision, busy, conflict, for_good, is_precondition, untouched,
+    Unfinished, at_revision, busy, conflict, first, for_good, is_precondition, untouched,
 };
 use crate::agents::AgentError;
-use crate::domain::{Phase, Ref, Snapshot, SourceRef};
+use crate::domain::{Marks, Phase, Ref, Snapshot, SourceRef};
 use crate::failpoint::{Point, hit};
 use crate::store::Expect;
 
@@ -29,6 +30,8 @@ pub struct CreateSnapshot {
     pub asked: String,
     /// Its labels.
     pub labels: Labels,
+    /// Whether it is protected from deletion.
+    pub deletion_protection: bool,
 }
 
 impl Service {
@@ -86,7 +89,10 @@ impl Service {
             return Err(busy::<Snapshot>(wanted.name.as_str(), Op::Delete.doing()));
         };
         snapshot
-            .same_or_conflict(&wanted.asked, &wanted.labels)
+            .same_or_conflict(
+                &wanted.asked,
+                &first(&wanted.labels, wanted.deletion_protection),
+            )
             .map_err(|field| conflict(&snapshot, field))?;
         if snapshot.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Snapshot(snapshot.id));
@@ -164,6 +170,7 @@ impl Service {
         if snapshot.phase != Phase::Deleting {
             let ready = async {
                 at_revision(&snapshot, target.revision)?;
+                unprotected(&snapshot)?;
                 self.require_open(snapshot.pool, snapshot.node).await
             };
             if let Err(error) = ready.await {
@@ -278,5 +285,6 @@ fn frozen(wanted: &CreateSnapshot, source: &Source) -> Snapshot {
         image: source.image,
         source: source.owner,
         asked_source: wanted.asked.clone(),
+        marks: Marks::new(wanted.deletion_protection),
     }
 }

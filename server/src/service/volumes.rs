@@ -9,14 +9,16 @@ use jiff::Timestamp;
 
 use super::placing::{Place, Placement};
 use super::records::unchanged;
+use super::updates::unprotected;
 use super::views::VolumeView;
 use super::{
     Attempt, Begun, DECISIONS, Held, Op, Service, ServiceError, Target, Unfinished, at_revision,
-    busy, conflict, for_good, is_precondition, untouched, usable,
+    busy, conflict, first, for_good, is_precondition, untouched, usable,
 };
 use crate::agents::AgentError;
 use crate::domain::{
-    ActivateOptions, Begin, ImageRef, Phase, Ref, Snapshot, SourceRef, Volume, VolumeAsked,
+    ActivateOptions, Begin, First, ImageRef, Marks, Phase, Ref, Snapshot, SourceRef, Volume,
+    VolumeAsked,
 };
 use crate::failpoint::{Point, hit};
 use crate::store::Expect;
@@ -36,6 +38,8 @@ pub struct CreateThin {
     pub placement: Placement,
     /// Its labels.
     pub labels: Labels,
+    /// Whether it is protected from deletion.
+    pub deletion_protection: bool,
     /// Make its device too.
     pub activate: Option<ActivateOptions>,
 }
@@ -53,6 +57,8 @@ pub struct Clone {
     pub asked: VolumeAsked,
     /// Its labels.
     pub labels: Labels,
+    /// Whether it is protected from deletion.
+    pub deletion_protection: bool,
     /// Make its device too.
     pub activate: Option<ActivateOptions>,
 }
@@ -61,7 +67,7 @@ pub struct Clone {
 struct Wanted<'a> {
     name: &'a Name,
     asked: &'a VolumeAsked,
-    labels: &'a Labels,
+    first: First,
     placement: &'a Placement,
     activate: Option<ActivateOptions>,
 }
@@ -88,7 +94,7 @@ impl Service {
         let common = Wanted {
             name: &wanted.name,
             asked: &wanted.asked,
-            labels: &wanted.labels,
+            first: first(&wanted.labels, wanted.deletion_protection),
             placement: &wanted.placement,
             activate: wanted.activate,
         };
@@ -124,7 +130,7 @@ impl Service {
         let common = Wanted {
             name: &wanted.name,
             asked: &wanted.asked,
-            labels: &wanted.labels,
+            first: first(&wanted.labels, wanted.deletion_protection),
             placement: &Placement::default(),
             activate: wanted.activate,
         };
@@ -222,7 +228,7 @@ impl Service {
             return Err(busy::<Volume>(wanted.name.as_str(), Op::Delete.doing()));
         }
         volume
-            .same_or_conflict(wanted.asked, wanted.labels)
+            .same_or_conflict(wanted.asked, &wanted.first)
             .map_err(|field| conflict(&volume, field))?;
         let at = (volume.pool, volume.node);
         if let Some(field) = self.misplaced(wanted.placement, at).await? {
@@ -316,6 +322,7 @@ impl Service {
         if volume.phase != Phase::Deleting {
             let ready = async {
                 at_revision(&volume, target.revision)?;
+                unprotected(&volume)?;
                 self.require_open(volume.pool, volume.node).await
             };
             if let Err(error) = ready.await {
@@ -424,6 +431,7 @@ fn placed(wanted: &CreateThin, place: Place) -> (Volume, Vec<Expect>) {
         image: digest,
         asked: wanted.asked.clone(),
         epoch: 1,
+        marks: Marks::new(wanted.deletion_protection),
     };
     (volume, expect)
 }
@@ -445,5 +453,6 @@ fn cloned(wanted: &Clone, source: &Source, size: VolumeSize) -> Volume {
         image: source.image,
         asked: wanted.asked.clone(),
         epoch: 1,
+        marks: Marks::new(wanted.deletion_protection),
     }
 }

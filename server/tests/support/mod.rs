@@ -213,6 +213,7 @@ pub fn pool(name: &str, path: &str) -> CreatePool {
             when_full: WhenFull::Error,
         },
         labels: Labels::default(),
+        deletion_protection: false,
     }
 }
 
@@ -227,6 +228,7 @@ pub fn image(name: &str) -> CreateImage {
         },
         node: Some(Ref::Id(NODE)),
         labels: Labels::default(),
+        deletion_protection: false,
         wait: false,
     }
 }
@@ -244,6 +246,7 @@ pub fn thin(name: &str, image: &str) -> CreateThin {
         },
         placement: Placement::default(),
         labels: Labels::default(),
+        deletion_protection: false,
         activate: None,
     }
 }
@@ -264,6 +267,7 @@ pub fn clone_of(name: &str, source: &str, size: u64) -> CloneThin {
             source: source.into(),
         },
         labels: Labels::default(),
+        deletion_protection: false,
         activate: None,
     }
 }
@@ -274,6 +278,7 @@ pub fn snapshot_of(name: &str, source: &str) -> CreateSnapshot {
         source: source.parse().unwrap(),
         asked: source.into(),
         labels: Labels::default(),
+        deletion_protection: false,
     }
 }
 

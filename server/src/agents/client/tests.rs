@@ -189,6 +189,7 @@ async fn a_pool_is_sent_whole_and_its_report_read_whole() {
             when_full: WhenFull::Queue,
         },
         mode: PoolMode::Unknown,
+        marks: Default::default(),
     };
     let report = agent.create_pool(&pool).await.unwrap();
     assert_eq!((report.id, report.phase), (pool.id, Phase::Ready));

@@ -14,8 +14,8 @@ use super::refuse::{
 use super::{Cut, Verb};
 use crate::agents::AgentError;
 use crate::domain::{
-    ActivateOptions, Activation, Begin, Condition, Holder, ImageAsked, ImageReport, ImageSource,
-    Phase, Pool, PoolMode, PoolReport, PoolUsage, ThinOrder, ThinReport,
+    ActivateOptions, Activation, Begin, Condition, First, Holder, ImageAsked, ImageReport,
+    ImageSource, Phase, Pool, PoolMode, PoolReport, PoolUsage, ThinOrder, ThinReport,
 };
 
 /// A pool of the host.
@@ -128,8 +128,14 @@ impl Host {
             if was.name != pool.name {
                 return Err(other_parameters(pool.id, "name"));
             }
-            was.same_or_conflict(&pool.asked, &was.labels)
-                .map_err(|field| other_parameters(pool.id, field))?;
+            was.same_or_conflict(
+                &pool.asked,
+                &First {
+                    labels: was.labels.clone(),
+                    deletion_protection: was.marks.deletion_protection,
+                },
+            )
+            .map_err(|field| other_parameters(pool.id, field))?;
             return self.open_pool(pool.id);
         }
         if pool.asked.devices.is_empty() {

@@ -67,6 +67,7 @@ impl Rig {
                 when_full: WhenFull::Error,
             },
             mode: PoolMode::Unknown,
+            marks: Default::default(),
         };
         let agent = agents.of(&node);
         agent.create_pool(&pool).await.unwrap();

@@ -3,13 +3,13 @@
 //! Used by `shapes` alone. Each has its two conversions here, with every variant listed, so that a
 //! new variant of a noun must pick its spelling and an old spelling is never lost.
 
-use goldleaf_types::{Digest, NodeId, ThinOwner};
+use goldleaf_types::{Digest, Labels, NodeId, ThinOwner};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Begin, Condition, ImageCopy, ImageFormat, ImageSource, Phase, PoolDevice, PoolMode, Refusal,
-    WhenFull,
+    Begin, Condition, First, ImageCopy, ImageFormat, ImageSource, Marks, Phase, PoolDevice,
+    PoolMode, Refusal, WhenFull,
 };
 
 /// Converts each of a list.
@@ -326,6 +326,51 @@ impl From<DeviceV1> for PoolDevice {
         Self {
             path: part.path,
             create_file_bytes: part.create_file_bytes,
+        }
+    }
+}
+
+/// Written only where there is something to say, so that rows of before are as they were.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MarksV1 {
+    deletion_protection: bool,
+    first: Option<FirstV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FirstV1 {
+    labels: Labels,
+    deletion_protection: bool,
+}
+
+impl MarksV1 {
+    pub(super) const fn is_none(&self) -> bool {
+        !self.deletion_protection && self.first.is_none()
+    }
+}
+
+impl From<Marks> for MarksV1 {
+    fn from(part: Marks) -> Self {
+        Self {
+            deletion_protection: part.deletion_protection,
+            first: part.first.map(|first| FirstV1 {
+                labels: first.labels,
+                deletion_protection: first.deletion_protection,
+            }),
+        }
+    }
+}
+
+impl From<MarksV1> for Marks {
+    fn from(part: MarksV1) -> Self {
+        Self {
+            deletion_protection: part.deletion_protection,
+            first: part.first.map(|first| First {
+                labels: first.labels,
+                deletion_protection: first.deletion_protection,
+            }),
         }
     }
 }

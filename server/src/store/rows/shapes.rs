@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{
-    BeginV1, ConditionV1, CopyV1, DeviceV1, FormatV1, ModeV1, PhaseV1, SourceV1, WhenFullV1, all,
+    BeginV1, ConditionV1, CopyV1, DeviceV1, FormatV1, MarksV1, ModeV1, PhaseV1, SourceV1,
+    WhenFullV1, all,
 };
 use super::{BadRow, Row, placed};
 use crate::domain::{Image, ImageAsked, Node, Pool, PoolAsked, Snapshot, Volume, VolumeAsked};
@@ -70,6 +71,8 @@ struct VolumeV1 {
     image: Option<Digest>,
     asked: VolumeAskedV1,
     epoch: u64,
+    #[serde(default, skip_serializing_if = "MarksV1::is_none")]
+    marks: MarksV1,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,6 +116,7 @@ impl Row for Volume {
                 source: noun.asked.source,
             },
             epoch: noun.epoch,
+            marks: noun.marks.into(),
         }))
     }
 
@@ -140,6 +144,7 @@ impl Row for Volume {
                     source: row.asked.source,
                 },
                 epoch: row.epoch,
+                marks: row.marks.into(),
             },
         )
     }
@@ -167,6 +172,8 @@ struct SnapshotV1 {
     image: Option<Digest>,
     source: ThinOwner,
     asked_source: String,
+    #[serde(default, skip_serializing_if = "MarksV1::is_none")]
+    marks: MarksV1,
 }
 
 impl Row for Snapshot {
@@ -196,6 +203,7 @@ impl Row for Snapshot {
             image: noun.image,
             source: noun.source,
             asked_source: noun.asked_source,
+            marks: noun.marks.into(),
         }))
     }
 
@@ -217,6 +225,7 @@ impl Row for Snapshot {
                 image: row.image,
                 source: row.source,
                 asked_source: row.asked_source,
+                marks: row.marks.into(),
             },
         )
     }
@@ -242,6 +251,8 @@ struct ImageV1 {
     digest: Option<Digest>,
     size_bytes: u64,
     copies: Vec<CopyV1>,
+    #[serde(default, skip_serializing_if = "MarksV1::is_none")]
+    marks: MarksV1,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -283,6 +294,7 @@ impl Row for Image {
             digest: noun.digest,
             size_bytes: noun.size.0,
             copies: all(noun.copies),
+            marks: noun.marks.into(),
         }))
     }
 
@@ -307,6 +319,7 @@ impl Row for Image {
                 digest: row.digest,
                 size: Bytes(row.size_bytes),
                 copies: all(row.copies),
+                marks: row.marks.into(),
             },
         )
     }
@@ -334,6 +347,8 @@ struct PoolV1 {
     block_size_bytes: BlockSize,
     when_full: WhenFullV1,
     mode: ModeV1,
+    #[serde(default, skip_serializing_if = "MarksV1::is_none")]
+    marks: MarksV1,
 }
 
 impl Row for Pool {
@@ -363,6 +378,7 @@ impl Row for Pool {
             block_size_bytes: noun.asked.block_size,
             when_full: noun.asked.when_full.into(),
             mode: noun.mode.into(),
+            marks: noun.marks.into(),
         }))
     }
 
@@ -386,6 +402,7 @@ impl Row for Pool {
                     when_full: row.when_full.into(),
                 },
                 mode: row.mode.into(),
+                marks: row.marks.into(),
             },
         )
     }

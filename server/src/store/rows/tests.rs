@@ -10,8 +10,8 @@ use goldleaf_types::{
 
 use super::*;
 use crate::domain::{
-    Begin, Condition, Image, ImageAsked, ImageCopy, ImageFormat, ImageSource, Node, Phase, Pool,
-    PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot, Volume, VolumeAsked, WhenFull,
+    Begin, Condition, First, Image, ImageAsked, ImageCopy, ImageFormat, ImageSource, Marks, Node,
+    Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot, Volume, VolumeAsked, WhenFull,
 };
 
 const VOLUME_V1: &str = include_str!("../../../tests/golden/volume-v1.json");
@@ -19,6 +19,10 @@ const SNAPSHOT_V1: &str = include_str!("../../../tests/golden/snapshot-v1.json")
 const IMAGE_V1: &str = include_str!("../../../tests/golden/image-v1.json");
 const POOL_V1: &str = include_str!("../../../tests/golden/pool-v1.json");
 const NODE_V1: &str = include_str!("../../../tests/golden/node-v1.json");
+const VOLUME_V1_MARKED: &str = include_str!("../../../tests/golden/volume-v1-marked.json");
+const SNAPSHOT_V1_MARKED: &str = include_str!("../../../tests/golden/snapshot-v1-marked.json");
+const IMAGE_V1_MARKED: &str = include_str!("../../../tests/golden/image-v1-marked.json");
+const POOL_V1_MARKED: &str = include_str!("../../../tests/golden/pool-v1-marked.json");
 const PARAMETERS_V1: &str = include_str!("../../../tests/golden/parameters-v1.json");
 
 fn labels() -> Labels {
@@ -60,6 +64,7 @@ fn volume() -> Volume {
             source: String::new(),
         },
         epoch: 3,
+        marks: Marks::default(),
     }
 }
 
@@ -78,6 +83,7 @@ fn snapshot() -> Snapshot {
         image: None,
         source: VolumeId::from_bytes([0x11; 16]).into(),
         asked_source: "volume/vm1".into(),
+        marks: Marks::default(),
     }
 }
 
@@ -108,6 +114,7 @@ fn image() -> Image {
             },
             ImageCopy::wanted(node(0x45)),
         ],
+        marks: Marks::default(),
     }
 }
 
@@ -134,6 +141,7 @@ fn pool() -> Pool {
             when_full: WhenFull::Queue,
         },
         mode: PoolMode::OutOfDataSpace,
+        marks: Marks::default(),
     }
 }
 
@@ -168,6 +176,37 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
     golden(IMAGE_V1, &image());
     golden(POOL_V1, &pool());
     golden(NODE_V1, &node());
+}
+
+#[test]
+fn rows_with_marks_are_read_and_written_as_ever() {
+    let marks = || Marks {
+        deletion_protection: true,
+        first: Some(First {
+            labels: Labels::default(),
+            deletion_protection: false,
+        }),
+    };
+    let marked = Volume {
+        marks: marks(),
+        ..volume()
+    };
+    golden(VOLUME_V1_MARKED, &marked);
+    let marked = Snapshot {
+        marks: Marks::new(true),
+        ..snapshot()
+    };
+    golden(SNAPSHOT_V1_MARKED, &marked);
+    let marked = Image {
+        marks: marks(),
+        ..image()
+    };
+    golden(IMAGE_V1_MARKED, &marked);
+    let marked = Pool {
+        marks: Marks::new(true),
+        ..pool()
+    };
+    golden(POOL_V1_MARKED, &marked);
 }
 
 #[test]

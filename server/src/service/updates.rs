@@ -1,0 +1,137 @@
+//! What a user changes of a thing at any time: labels and deletion protection.
+//!
+//! Called by `grpc`. One transaction on the record and no effect anywhere, so a crash leaves the
+//! change made or not made. What goes on with the thing is waited for; only a deletion refuses.
+
+use super::records::Revised;
+use super::{Op, Service, ServiceError, at_revision, busy};
+use crate::domain::{Image, Marks, Phase, Pool, Ref, Remark, Snapshot, Volume};
+use crate::store::rows;
+use goldleaf_types::{ImageId, Labels, PoolId, SnapshotId, VolumeId};
+
+/// A change of one thing's labels and protection.
+#[derive(Clone, Debug)]
+pub struct Update<R> {
+    /// What.
+    pub what: R,
+    /// How.
+    pub change: Remark,
+    /// If not 0, the revision it must have.
+    pub revision: u64,
+}
+
+/// A record that its user can mark.
+pub(super) trait Marked: Revised {
+    fn phase(&self) -> Phase;
+    fn marks(&self) -> &Marks;
+    fn marks_mut(&mut self) -> (&mut Labels, &mut Marks);
+}
+
+macro_rules! marked {
+    ($($noun:ty),*) => {$(
+        impl Marked for $noun {
+            fn phase(&self) -> Phase {
+                self.phase
+            }
+            fn marks(&self) -> &Marks {
+                &self.marks
+            }
+            fn marks_mut(&mut self) -> (&mut Labels, &mut Marks) {
+                (&mut self.labels, &mut self.marks)
+            }
+        }
+    )*};
+}
+
+marked!(Volume, Snapshot, Image, Pool);
+
+/// Refuses what is protected from deletion.
+pub(super) fn unprotected<T: Marked>(record: &T) -> Result<(), ServiceError> {
+    if record.marks().deletion_protection {
+        return Err(ServiceError::Protected {
+            kind: T::KIND,
+            name: record.name().to_string(),
+        });
+    }
+    Ok(())
+}
+
+impl Service {
+    /// Changes a volume's labels and protection.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::OtherRevision`], [`ServiceError::Busy`] while it is deleted, or labels that
+    /// cannot be. The same change again changes nothing and is never refused for its revision.
+    pub async fn update_volume(
+        &self,
+        wanted: Update<Ref<VolumeId>>,
+    ) -> Result<super::VolumeView, ServiceError> {
+        let volume = self.update::<Volume>(wanted).await?;
+        self.view_volume(volume).await
+    }
+
+    /// Changes a snapshot's labels and protection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::update_volume`].
+    pub async fn update_snapshot(
+        &self,
+        wanted: Update<Ref<SnapshotId>>,
+    ) -> Result<Snapshot, ServiceError> {
+        let snapshot = self.update::<Snapshot>(wanted).await?;
+        self.view_snapshot(snapshot).await
+    }
+
+    /// Changes an image's labels and protection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::update_volume`].
+    pub async fn update_image(
+        &self,
+        wanted: Update<Ref<ImageId>>,
+    ) -> Result<super::ImageView, ServiceError> {
+        let image = self.update::<Image>(wanted).await?;
+        Ok(self.view_image(image))
+    }
+
+    /// Changes a pool's labels and protection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::update_volume`].
+    pub async fn update_pool(
+        &self,
+        wanted: Update<Ref<PoolId>>,
+    ) -> Result<super::PoolView, ServiceError> {
+        let pool = self.update::<Pool>(wanted).await?;
+        Ok(self.view_pool(pool).await)
+    }
+
+    async fn update<T: Marked>(&self, wanted: Update<Ref<T::Id>>) -> Result<T, ServiceError> {
+        let found = self.records.get::<T>(&wanted.what, "target").await?;
+        let _held = self.locks.take_inner(rows::key::<T>(found.id())).await;
+        let by_id = Ref::Id(found.id());
+        let mut record = self.records.get::<T>(&by_id, "target").await?;
+        if record.phase() == Phase::Deleting {
+            return Err(busy::<T>(record.name().as_str(), Op::Delete.doing()));
+        }
+        let before = record.clone();
+        let (labels, marks) = record.marks_mut();
+        let changed =
+            wanted
+                .change
+                .apply(labels, marks)
+                .map_err(|problem| ServiceError::BadField {
+                    field: "set_labels",
+                    problem: format!("{problem}: take others off in the same call"),
+                })?;
+        if changed {
+            at_revision(&before, wanted.revision)?;
+            self.records.update(&mut record).await?;
+        }
+        Ok(record)
+    }
+}
