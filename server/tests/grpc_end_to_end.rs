@@ -150,6 +150,7 @@ async fn one_image_becomes_a_volume_over_the_wire_and_the_same_call_the_same_vol
     volumes
         .deactivate(api::DeactivateRequest {
             volume: "vm1".into(),
+            ..Default::default()
         })
         .await
         .unwrap();

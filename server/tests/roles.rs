@@ -79,7 +79,10 @@ async fn a_user_makes_volumes_and_no_pools_and_a_node_registers_and_no_more() {
     assert_eq!(names(&user).await, ["vm1"]);
     let mut pools = PoolServiceClient::new(user);
     let target = "fast".to_owned();
-    let close = pools.close(api::ClosePoolRequest { pool: target });
+    let close = pools.close(api::ClosePoolRequest {
+        pool: target,
+        ..Default::default()
+    });
     let refused = close.await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(

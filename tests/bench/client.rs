@@ -207,6 +207,7 @@ async fn once(
             volumes
                 .deactivate(DeactivateRequest {
                     volume: name.clone(),
+                    ..Default::default()
                 })
                 .await?;
             parts.push(("deactivate", start.elapsed()));
@@ -214,6 +215,7 @@ async fn once(
                 .delete(DeleteRequest {
                     target: name,
                     expected_revision: 0,
+                    ..Default::default()
                 })
                 .await?;
             parts.push(("delete", start.elapsed() - parts[0].1));
@@ -223,6 +225,7 @@ async fn once(
                 .delete_snapshot(DeleteRequest {
                     target: name,
                     expected_revision: 0,
+                    ..Default::default()
                 })
                 .await?;
         }

@@ -67,3 +67,33 @@ fn what_is_protected_stays_until_its_user_lets_it_go() {
     fine(&host, "snapshot delete s1");
     host.end();
 }
+
+#[test]
+fn a_command_that_is_to_wait_waits_for_the_node_and_others_fail_at_once() {
+    let mut host = Host::start("wait");
+    host.pool("p", GIB);
+    assert!(host.agent.take().unwrap().stop().success());
+    let (code, _, err) = goldleaf(&host, "volume create vm1 --size 1G --pool p");
+    assert_eq!(code, Some(3), "{err}");
+    let line = "volume create vm1 --size 1G --pool p --activate --wait -o json";
+    let waiting = {
+        let server = format!("http://{}", host.address());
+        std::thread::spawn(move || {
+            let mut told = command(program("goldleaf"));
+            told.arg("--server").arg(server);
+            told.args(line.split_whitespace()).output().unwrap()
+        })
+    };
+    host.soon("the call waits", || {
+        host.logs().contains("waits, as asked").then_some(())
+    });
+    assert!(!waiting.is_finished());
+    host.start_agent(&[]);
+    let said = waiting.join().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let volume: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(volume["activation"]["active"], true, "{volume}");
+    fine(&host, "volume deactivate vm1 --wait");
+    fine(&host, "volume delete vm1 --wait");
+    host.end_after(&["not finished yet"]);
+}

@@ -144,11 +144,17 @@ fn what_the_kernel_could_not_write_down_is_not_acknowledged() {
         // Healed and checked as the remedy says, the same call does what it was asked for.
         broken.heal();
         host.deactivate("kept").unwrap();
-        host.close_pool(api::ClosePoolRequest { pool: "p".into() })
-            .unwrap();
+        host.close_pool(api::ClosePoolRequest {
+            pool: "p".into(),
+            ..Default::default()
+        })
+        .unwrap();
         broken.check(host.dir().join("agent/pools/p.pool").to_str().unwrap());
-        host.open_pool(api::OpenPoolRequest { pool: "p".into() })
-            .unwrap();
+        host.open_pool(api::OpenPoolRequest {
+            pool: "p".into(),
+            ..Default::default()
+        })
+        .unwrap();
         let done = host.soon(what, || change(&host).ok());
         assert!(["new", "gone"].contains(&done.as_str()), "{what}: {done}");
         let kept = host.activate("kept").unwrap();

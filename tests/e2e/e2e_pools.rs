@@ -102,7 +102,10 @@ fn a_pool_with_strange_metadata_takes_no_write_and_keeps_its_volumes_readable() 
     host.start_agent(&[]);
     host.await_node();
     host.deactivate("v").unwrap();
-    host.close_pool(api::ClosePoolRequest { pool: "p".into() })
-        .unwrap();
+    host.close_pool(api::ClosePoolRequest {
+        pool: "p".into(),
+        ..Default::default()
+    })
+    .unwrap();
     assert!(output("dmsetup", &["table", &device]).is_err(), "it stays");
 }

@@ -232,6 +232,7 @@ fn a_pool_is_only_made_on_blank_devices_that_exist() {
     // Closed, so that only its label speaks for it.
     host.close_pool(api::ClosePoolRequest {
         pool: "other".into(),
+        ..Default::default()
     })
     .unwrap();
     let refused = pool("new", &ours).unwrap_err();
@@ -239,6 +240,7 @@ fn a_pool_is_only_made_on_blank_devices_that_exist() {
     assert!(refused.message().contains("label of pool"), "{refused:?}");
     host.open_pool(api::OpenPoolRequest {
         pool: "other".into(),
+        ..Default::default()
     })
     .unwrap();
     assert_eq!(counts(&host).0, 2, "a refused pool was left");
@@ -273,24 +275,38 @@ fn a_pool_with_a_missing_or_swapped_device_does_not_open_and_says_which() {
         ..blank("v", MIB)
     })
     .unwrap();
-    let open = |host: &Host| host.open_pool(api::OpenPoolRequest { pool: "two".into() });
-    host.close_pool(api::ClosePoolRequest { pool: "two".into() })
-        .unwrap();
+    let open = |host: &Host| {
+        host.open_pool(api::OpenPoolRequest {
+            pool: "two".into(),
+            ..Default::default()
+        })
+    };
+    host.close_pool(api::ClosePoolRequest {
+        pool: "two".into(),
+        ..Default::default()
+    })
+    .unwrap();
     let away = host.dir().join("away");
     std::fs::rename(file("b.pool"), &away).unwrap();
     let missing = open(&host).unwrap_err();
     assert_eq!(missing.code(), Code::FailedPrecondition, "{missing:?}");
     assert!(missing.message().contains("data device 1"), "{missing:?}");
     // Another pool's device in its place is not taken for it.
-    host.close_pool(api::ClosePoolRequest { pool: "one".into() })
-        .unwrap();
+    host.close_pool(api::ClosePoolRequest {
+        pool: "one".into(),
+        ..Default::default()
+    })
+    .unwrap();
     std::fs::copy(file("c.pool"), file("b.pool")).unwrap();
     let swapped = open(&host).unwrap_err();
     assert_eq!(swapped.code(), Code::FailedPrecondition, "{swapped:?}");
     std::fs::rename(&away, file("b.pool")).unwrap();
     open(&host).unwrap();
-    host.open_pool(api::OpenPoolRequest { pool: "one".into() })
-        .unwrap();
+    host.open_pool(api::OpenPoolRequest {
+        pool: "one".into(),
+        ..Default::default()
+    })
+    .unwrap();
     assert!(host.activate("v").unwrap().activation.unwrap().active);
     host.agent.as_mut().unwrap();
     host.end();

@@ -5,6 +5,7 @@
 
 mod marks;
 mod values;
+mod wait;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use marks::Update;
 use values::{duration, file_and_size, key_value, server, sha256, size};
+pub use wait::{WaitedTarget, Waiting};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
 #[derive(Debug, Parser)]
@@ -157,6 +159,9 @@ pub struct Removal {
         hide_default_value = true
     )]
     pub if_revision: u64,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// What to do with pools.
@@ -178,12 +183,12 @@ pub enum Pool {
     Get(Target),
     /// Brings a closed pool back.
     #[command(after_help = "Example:
-  goldleaf pool open fast")]
-    Open(Target),
+  goldleaf pool open fast --wait --timeout 5m")]
+    Open(WaitedTarget),
     /// Releases a pool's devices cleanly.
     #[command(after_help = "Example:
   goldleaf pool close fast")]
-    Close(Target),
+    Close(WaitedTarget),
     /// Changes labels and deletion protection.
     #[command(after_help = "Examples:
   goldleaf pool update fast --label team=db --unlabel old
@@ -228,6 +233,9 @@ pub struct PoolCreate {
     /// Labels.
     #[command(flatten)]
     pub labels: SetLabels,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// What writers meet when a pool is full.
@@ -338,7 +346,7 @@ pub enum Volume {
     /// Makes a volume, blank or over an image.
     #[command(after_help = "Examples:
   goldleaf volume create vm1 --size 20G --image debian-12 --activate
-  goldleaf volume create scratch --size 100G --pool fast")]
+  goldleaf volume create scratch --size 100G --pool fast --wait --timeout 10m")]
     Create(VolumeCreate),
     /// Makes a volume that begins as a volume or snapshot, without copying.
     #[command(after_help = "Examples:
@@ -357,7 +365,7 @@ pub enum Volume {
     /// Takes a volume's device away.
     #[command(after_help = "Example:
   goldleaf volume deactivate vm1")]
-    Deactivate(Target),
+    Deactivate(WaitedTarget),
     /// Changes labels and deletion protection.
     #[command(after_help = "Examples:
   goldleaf volume update vm1 --label team=db --unlabel old
@@ -411,6 +419,9 @@ pub struct VolumeCreate {
     /// Labels.
     #[command(flatten)]
     pub labels: SetLabels,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// A clone to be.
@@ -430,6 +441,9 @@ pub struct VolumeClone {
     /// Labels.
     #[command(flatten)]
     pub labels: SetLabels,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// A larger size.
@@ -448,6 +462,9 @@ pub struct VolumeResize {
         hide_default_value = true
     )]
     pub if_revision: u64,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// A device to be.
@@ -458,6 +475,9 @@ pub struct VolumeActivate {
     /// Refuse writes.
     #[arg(long)]
     pub read_only: bool,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// What to do with snapshots.
@@ -505,6 +525,9 @@ pub struct SnapshotCreate {
     /// Labels.
     #[command(flatten)]
     pub labels: SetLabels,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// What to do with nodes.

@@ -106,6 +106,7 @@ fn delete(removal: Removal) -> api::DeleteRequest {
     api::DeleteRequest {
         target: removal.target,
         expected_revision: removal.if_revision,
+        wait: removal.waiting.wait,
     }
 }
 

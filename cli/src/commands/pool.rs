@@ -24,12 +24,18 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
         }
         Pool::Get(t) => call.show(pools.get(get(t.target))).await,
         Pool::Open(t) => {
-            call.show(pools.open(api::OpenPoolRequest { pool: t.target }))
-                .await
+            call.show(pools.open(api::OpenPoolRequest {
+                pool: t.target,
+                wait: t.waiting.wait,
+            }))
+            .await
         }
         Pool::Close(t) => {
-            call.show(pools.close(api::ClosePoolRequest { pool: t.target }))
-                .await
+            call.show(pools.close(api::ClosePoolRequest {
+                pool: t.target,
+                wait: t.waiting.wait,
+            }))
+            .await
         }
         Pool::Update(wanted) => call.show(pools.update(update(wanted)?)).await,
         Pool::Delete(t) => call.gone(&t.target.clone(), pools.delete(delete(t))).await,
@@ -69,6 +75,7 @@ fn request(wanted: PoolCreate) -> Result<api::CreatePoolRequest, Failure> {
         block_size_bytes: wanted.block_size,
         when_full: when_full.into(),
         deletion_protection: wanted.labels.protect,
+        wait: wanted.waiting.wait,
         labels: labels(wanted.labels)?,
     })
 }

@@ -15,6 +15,7 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
                 name: wanted.name,
                 source: wanted.source,
                 deletion_protection: wanted.labels.protect,
+                wait: wanted.waiting.wait,
                 labels: labels(wanted.labels)?,
             };
             call.show(volumes.create_snapshot(request)).await

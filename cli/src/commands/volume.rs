@@ -22,6 +22,7 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
                 volume: wanted.target,
                 size_bytes: wanted.size,
                 expected_revision: wanted.if_revision,
+                wait: wanted.waiting.wait,
             };
             call.show(volumes.resize(request)).await
         }
@@ -33,12 +34,16 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
             let request = api::ActivateRequest {
                 volume: wanted.target,
                 options,
+                wait: wanted.waiting.wait,
             };
             call.show(volumes.activate(request)).await
         }
         Volume::Deactivate(t) => {
-            call.show(volumes.deactivate(api::DeactivateRequest { volume: t.target }))
-                .await
+            call.show(volumes.deactivate(api::DeactivateRequest {
+                volume: t.target,
+                wait: t.waiting.wait,
+            }))
+            .await
         }
         Volume::Update(wanted) => call.show(volumes.update(update(wanted)?)).await,
         Volume::Delete(t) => {
@@ -79,6 +84,7 @@ fn create(wanted: VolumeCreate) -> Result<api::CreateThinRequest, Failure> {
             pool_labels: distinct(wanted.pool_labels)?,
         }),
         deletion_protection: wanted.labels.protect,
+        wait: wanted.waiting.wait,
         labels: labels(wanted.labels)?,
         activate: options(wanted.activate),
     })
@@ -90,6 +96,7 @@ fn clone(wanted: VolumeClone) -> Result<api::CloneRequest, Failure> {
         source: wanted.source,
         size_bytes: wanted.size,
         deletion_protection: wanted.labels.protect,
+        wait: wanted.waiting.wait,
         labels: labels(wanted.labels)?,
         activate: options(wanted.activate),
     })

@@ -216,6 +216,7 @@ fn every_wrong_field_of_the_small_requests_is_named() {
             volume: volume.into(),
             size_bytes,
             expected_revision: 0,
+            ..Default::default()
         };
         super::resize(&r).map(|_| ())
     };
@@ -226,6 +227,7 @@ fn every_wrong_field_of_the_small_requests_is_named() {
         let r = api::DeleteRequest {
             target: text.into(),
             expected_revision: 0,
+            ..Default::default()
         };
         target::<VolumeId>(&r).map(|_| ())
     };

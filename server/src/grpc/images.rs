@@ -29,7 +29,10 @@ impl ImageService for Api {
         // The wait is no change: it ends with its caller.
         let wait = std::mem::take(&mut wanted.wait);
         let mut view = self
-            .to_the_end(|service| async move { service.create_image(wanted).await })
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.create_image(wanted).await }
+            })
             .await?;
         if wait {
             view = self.service.settled_image(view.image.id, &name).await?;
@@ -69,9 +72,13 @@ impl ImageService for Api {
     }
 
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
-        let target = convert::target(&r.into_inner())?;
-        self.to_the_end(|service| async move { service.delete_image(target).await })
-            .await?;
+        let body = r.into_inner();
+        let target = convert::target(&body)?;
+        self.change(body.wait, move |service| {
+            let target = target.clone();
+            async move { service.delete_image(target).await }
+        })
+        .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 

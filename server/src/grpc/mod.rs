@@ -14,6 +14,7 @@ mod request;
 pub mod roles;
 pub mod status;
 mod volumes;
+mod waiting;
 
 use std::pin::Pin;
 use std::sync::Arc;

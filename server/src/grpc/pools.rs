@@ -6,6 +6,7 @@ use tonic::{Request, Response};
 
 use super::convert::{self, field};
 use super::{Answer, Api, EventStream, answers, convert_update};
+use crate::domain::Ref;
 use crate::service::{CreatePool, Event, PoolView};
 
 fn pool_event(event: Event<PoolView>) -> api::PoolEvent {
@@ -24,9 +25,13 @@ fn pool_event(event: Event<PoolView>) -> api::PoolEvent {
 #[tonic::async_trait]
 impl PoolService for Api {
     async fn create(&self, r: Request<api::CreatePoolRequest>) -> Answer<api::Pool> {
-        let wanted = CreatePool::try_from(r.into_inner())?;
+        let body = r.into_inner();
+        let (wait, wanted) = (body.wait, CreatePool::try_from(body)?);
         let view = self
-            .to_the_end(|service| async move { service.create_pool(wanted).await })
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.create_pool(wanted).await }
+            })
             .await?;
         Ok(Response::new(answers::pool(&view)))
     }
@@ -49,17 +54,25 @@ impl PoolService for Api {
     }
 
     async fn close(&self, r: Request<api::ClosePoolRequest>) -> Answer<api::Pool> {
-        let what = field("pool", &r.into_inner().pool)?;
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
         let view = self
-            .to_the_end(|service| async move { service.close_pool(&what).await })
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.close_pool(&what).await }
+            })
             .await?;
         Ok(Response::new(answers::pool(&view)))
     }
 
     async fn open(&self, r: Request<api::OpenPoolRequest>) -> Answer<api::Pool> {
-        let what = field("pool", &r.into_inner().pool)?;
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
         let view = self
-            .to_the_end(|service| async move { service.open_pool(&what).await })
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.open_pool(&what).await }
+            })
             .await?;
         Ok(Response::new(answers::pool(&view)))
     }
@@ -73,9 +86,13 @@ impl PoolService for Api {
     }
 
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
-        let target = convert::target(&r.into_inner())?;
-        self.to_the_end(|service| async move { service.delete_pool(target).await })
-            .await?;
+        let body = r.into_inner();
+        let target = convert::target(&body)?;
+        self.change(body.wait, move |service| {
+            let target = target.clone();
+            async move { service.delete_pool(target).await }
+        })
+        .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 

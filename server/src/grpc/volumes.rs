@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, field};
 use super::{Answer, Api, EventStream, answers, convert_update};
+use crate::domain::Ref;
 use crate::service::{Clone as CloneThin, CreateSnapshot, CreateThin, Event, VolumeView};
 
 fn volume_event(event: Event<VolumeView>) -> api::VolumeEvent {
@@ -37,17 +38,25 @@ fn snapshot_event(event: Event<crate::domain::Snapshot>) -> api::SnapshotEvent {
 #[tonic::async_trait]
 impl VolumeService for Api {
     async fn create_thin(&self, r: Request<api::CreateThinRequest>) -> Answer<api::Volume> {
-        let wanted = CreateThin::try_from(r.into_inner())?;
+        let body = r.into_inner();
+        let (wait, wanted) = (body.wait, CreateThin::try_from(body)?);
         let view = self
-            .to_the_end(|service| async move { service.create_thin(wanted).await })
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.create_thin(wanted).await }
+            })
             .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
     async fn clone(&self, r: Request<api::CloneRequest>) -> Answer<api::Volume> {
-        let wanted = CloneThin::try_from(r.into_inner())?;
+        let body = r.into_inner();
+        let (wait, wanted) = (body.wait, CloneThin::try_from(body)?);
         let view = self
-            .to_the_end(|service| async move { service.clone_thin(wanted).await })
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.clone_thin(wanted).await }
+            })
             .await?;
         Ok(Response::new(answers::volume(&view)))
     }
@@ -56,8 +65,9 @@ impl VolumeService for Api {
         let body = r.into_inner();
         let (what, size) = convert::resize(&body)?;
         let view = self
-            .to_the_end(|service| async move {
-                service.resize(&what, size, body.expected_revision).await
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.resize(&what, size, body.expected_revision).await }
             })
             .await?;
         Ok(Response::new(answers::volume(&view)))
@@ -65,18 +75,25 @@ impl VolumeService for Api {
 
     async fn activate(&self, r: Request<api::ActivateRequest>) -> Answer<api::Volume> {
         let body = r.into_inner();
-        let what = field("volume", &body.volume)?;
+        let what: Ref<_> = field("volume", &body.volume)?;
         let options = convert::activation("options", body.options.unwrap_or_default())?;
         let view = self
-            .to_the_end(|service| async move { service.activate(&what, options).await })
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.activate(&what, options).await }
+            })
             .await?;
         Ok(Response::new(answers::volume(&view)))
     }
 
     async fn deactivate(&self, r: Request<api::DeactivateRequest>) -> Answer<api::Volume> {
-        let what = field("volume", &r.into_inner().volume)?;
+        let body = r.into_inner();
+        let what: Ref<_> = field("volume", &body.volume)?;
         let view = self
-            .to_the_end(|service| async move { service.deactivate(&what).await })
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.deactivate(&what).await }
+            })
             .await?;
         Ok(Response::new(answers::volume(&view)))
     }
@@ -90,9 +107,13 @@ impl VolumeService for Api {
     }
 
     async fn delete(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
-        let target = convert::target(&r.into_inner())?;
-        self.to_the_end(|service| async move { service.delete_volume(target).await })
-            .await?;
+        let body = r.into_inner();
+        let target = convert::target(&body)?;
+        self.change(body.wait, move |service| {
+            let target = target.clone();
+            async move { service.delete_volume(target).await }
+        })
+        .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 
@@ -124,9 +145,13 @@ impl VolumeService for Api {
         &self,
         r: Request<api::CreateSnapshotRequest>,
     ) -> Answer<api::Snapshot> {
-        let wanted = CreateSnapshot::try_from(r.into_inner())?;
+        let body = r.into_inner();
+        let (wait, wanted) = (body.wait, CreateSnapshot::try_from(body)?);
         let snapshot = self
-            .to_the_end(|service| async move { service.create_snapshot(wanted).await })
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.create_snapshot(wanted).await }
+            })
             .await?;
         Ok(Response::new(answers::snapshot(&snapshot)))
     }
@@ -160,9 +185,13 @@ impl VolumeService for Api {
     }
 
     async fn delete_snapshot(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
-        let target = convert::target(&r.into_inner())?;
-        self.to_the_end(|service| async move { service.delete_snapshot(target).await })
-            .await?;
+        let body = r.into_inner();
+        let target = convert::target(&body)?;
+        self.change(body.wait, move |service| {
+            let target = target.clone();
+            async move { service.delete_snapshot(target).await }
+        })
+        .await?;
         Ok(Response::new(api::DeleteResponse {}))
     }
 

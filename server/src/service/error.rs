@@ -170,6 +170,35 @@ impl From<StoreError> for ServiceError {
 }
 
 impl ServiceError {
+    /// Whether the same request may be carried out later without anybody doing something first: a
+    /// node that is away, an image on its way, something else at work on it.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::ImageOnItsWay { .. } => true,
+            Self::NoPlace(NoPlace::Unreachable(_)) => true,
+            Self::Store(StoreError::Conflict { .. }) => true,
+            Self::Agent(error) => error.is_transient(),
+            Self::NoPlace(
+                NoPlace::NoneMatches | NoPlace::Full(_) | NoPlace::NotWritable { .. },
+            )
+            | Self::Store(StoreError::Unavailable(_) | StoreError::Compacted { .. })
+            | Self::NotFound { .. }
+            | Self::Conflict { .. }
+            | Self::BadField { .. }
+            | Self::OtherRevision { .. }
+            | Self::Unfit { .. }
+            | Self::OutOfRange { .. }
+            | Self::ImageElsewhere { .. }
+            | Self::Protected { .. }
+            | Self::InUse { .. }
+            | Self::DataMissing { .. }
+            | Self::BadPageToken
+            | Self::TokenTooOld
+            | Self::BadRow { .. } => false,
+        }
+    }
+
     /// Whether something was changed by somebody else meanwhile: decide again.
     #[must_use]
     pub const fn is_conflict(&self) -> bool {

@@ -45,6 +45,7 @@ fn deletion(target: &str) -> api::DeleteRequest {
     api::DeleteRequest {
         target: target.into(),
         expected_revision: 0,
+        ..Default::default()
     }
 }
 
@@ -163,6 +164,7 @@ impl Host {
         let request = api::ActivateRequest {
             volume: volume.into(),
             options: None,
+            ..Default::default()
         };
         let mut client = self.volumes();
         self.runtime
@@ -174,6 +176,7 @@ impl Host {
     pub fn deactivate(&self, volume: &str) -> Answer<api::Volume> {
         let request = api::DeactivateRequest {
             volume: volume.into(),
+            ..Default::default()
         };
         let mut client = self.volumes();
         self.runtime
@@ -207,6 +210,7 @@ impl Host {
             volume: volume.into(),
             size_bytes,
             expected_revision: 0,
+            ..Default::default()
         })
     }
 

@@ -248,12 +248,18 @@ pub const LIFE: &[Step] = &[
     }),
     ("see that the pool holds nothing", holds_nothing),
     ("close the pool", |h| {
-        h.close_pool(api::ClosePoolRequest { pool: "p".into() })
-            .map(pool)
+        h.close_pool(api::ClosePoolRequest {
+            pool: "p".into(),
+            ..Default::default()
+        })
+        .map(pool)
     }),
     ("open the pool", |h| {
-        h.open_pool(api::OpenPoolRequest { pool: "p".into() })
-            .map(pool)
+        h.open_pool(api::OpenPoolRequest {
+            pool: "p".into(),
+            ..Default::default()
+        })
+        .map(pool)
     }),
     // Opening compared the kernel's thins with the rows: one that was leaked shows now.
     ("see that the pool still holds nothing", holds_nothing),
