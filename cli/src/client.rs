@@ -1,8 +1,8 @@
 //! The connection to the control plane, and one id for each request.
 
 use goldleaf_proto::v1 as api;
+use goldleaf_rpc::CallId;
 use tonic::Request;
-use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -10,15 +10,13 @@ use tonic::transport::{Channel, Endpoint};
 use crate::args::Global;
 use crate::failure::Failure;
 
-/// Gives each request of one command the id that the logs of all parts carry.
+/// Gives each request of one command the ids that the logs of all parts carry.
 #[derive(Clone, Debug)]
-pub struct Identified(AsciiMetadataValue);
+pub struct Identified(CallId);
 
 impl Interceptor for Identified {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
-        request
-            .metadata_mut()
-            .insert(goldleaf_proto::REQUEST_ID_KEY, self.0.clone());
+        self.0.stamp(request.metadata_mut());
         Ok(request)
     }
 }
@@ -49,9 +47,8 @@ impl Client {
             .connect()
             .await
             .map_err(unreachable)?;
-        let request = uuid::Uuid::now_v7().simple().to_string();
-        let id = AsciiMetadataValue::try_from(request.as_str())
-            .expect("hexadecimal digits are lawful metadata");
+        let id = CallId::mint();
+        let request = id.request.clone();
         let service = InterceptedService::new(channel, Identified(id));
         Ok(Self { service, request })
     }

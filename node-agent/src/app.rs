@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
+use goldleaf_rpc::Calls;
+use goldleaf_rpc::stop::{patience, until_told};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -24,9 +26,6 @@ use crate::images::{ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
 use crate::ops::Agent;
 use crate::registration::{self, Registration};
-
-/// How long calls in flight may take at a stop.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -106,14 +105,7 @@ async fn serve(
     let api = NodeAgentServer::new(AgentApi::new(Arc::clone(agent), stop.clone()));
     let router = || -> Result<_> {
         Ok(Server::builder()
-            .trace_fn(|request| {
-                let id = request
-                    .headers()
-                    .get(goldleaf_proto::REQUEST_ID_KEY)
-                    .and_then(|v| v.to_str().ok())
-                    .unwrap_or("-");
-                tracing::info_span!("call", path = request.uri().path(), request = id)
-            })
+            .layer(Calls)
             .add_service(api.clone())
             .add_service(health_service.clone())
             .add_service(reflection().build_v1()?)
@@ -131,17 +123,6 @@ async fn serve(
         }
         () = patience(stop) => Ok(()),
     }
-}
-
-/// Ends when what was in flight at the stop has had its time: a caller that keeps a stream open
-/// must not keep the agent.
-async fn patience(stop: CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(GRACE).await;
-    tracing::warn!(
-        ?GRACE,
-        "calls in flight did not end in time; the next start finishes them"
-    );
 }
 
 fn stopped(stop: CancellationToken) -> impl Future<Output = ()> {
@@ -170,23 +151,6 @@ async fn sweep_loop(agent: Arc<Agent>, stop: CancellationToken) {
             tracing::error!(%error, "a sweep panicked; the next one starts clean");
         }
     }
-}
-
-async fn until_told(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        tracing::error!("signals cannot be caught; stop the agent with SIGKILL");
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        () = stop.cancelled() => {}
-    }
-    stop.cancel();
 }
 
 /// Holds the state folder against a second agent.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use goldleaf_rpc::address::loopback;
+use goldleaf_rpc::telemetry::LogFormat;
 use goldleaf_types::{Bytes, Labels, Name};
 
 /// Runs Goldleaf's node agent on this host: pools, images and volumes of one node.
@@ -87,24 +89,6 @@ pub enum Command {
     Failpoints,
 }
 
-/// How a log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors, one object a line.
-    Json,
-}
-
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| "want ADDRESS:PORT".to_owned())?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err("only a loopback address (127.0.0.1 or [::1]) is served until there is TLS".into())
-    }
-}
-
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
     let pair = (key.to_owned(), value.to_owned());
@@ -140,20 +124,6 @@ fn bytes(text: &str) -> Result<Bytes, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_loopback_is_served_without_tls() {
-        assert!(loopback("127.0.0.1:1").is_ok() && loopback("[::1]:1").is_ok());
-        for bad in [
-            "0.0.0.0:1",
-            "10.0.0.1:1",
-            "[::]:1",
-            "127.0.0.1",
-            "localhost:1",
-        ] {
-            assert!(loopback(bad).is_err(), "{bad} passed");
-        }
-    }
 
     #[test]
     fn a_label_has_a_key_and_a_value() {

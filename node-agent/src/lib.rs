@@ -19,4 +19,5 @@ pub mod ops;
 pub mod preflight;
 pub mod registration;
 pub mod sys;
-pub mod telemetry;
+
+pub use goldleaf_rpc::telemetry;

@@ -5,8 +5,11 @@
 /// Metadata key of the caller's store incarnation, on calls to an agent that change something.
 pub const INCARNATION_KEY: &str = "goldleaf-incarnation";
 
-/// Metadata key that follows one request from the command line to the kernel.
-pub const REQUEST_ID_KEY: &str = "goldleaf-request-id";
+/// Metadata key of the id that follows one request from the command line to the kernel.
+pub const REQUEST_ID_KEY: &str = "x-request-id";
+
+/// Metadata key of the trace that a request is a part of: W3C trace context.
+pub const TRACEPARENT_KEY: &str = "traceparent";
 
 /// Every message and service of both packages with their comments, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/goldleaf.fds"));

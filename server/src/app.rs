@@ -5,13 +5,14 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use goldleaf_proto::v1::image_service_server::ImageServiceServer;
 use goldleaf_proto::v1::node_service_server::NodeServiceServer;
 use goldleaf_proto::v1::pool_service_server::PoolServiceServer;
 use goldleaf_proto::v1::volume_service_server::VolumeServiceServer;
+use goldleaf_rpc::Calls;
+use goldleaf_rpc::stop::{patience, until_told};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +22,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::agents::client::{GrpcAgents, Timeouts};
 use crate::args::Args;
 use crate::domain::Role;
-use crate::grpc::{Api, RequestIds, Roles};
+use crate::grpc::{Api, Roles};
 use crate::reconcile::{self, Waits};
 use crate::service::Service;
 use crate::store::Store;
@@ -110,7 +111,7 @@ pub async fn serve_as(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let serving = Server::builder()
-        .layer(RequestIds)
+        .layer(Calls)
         .layer(roles)
         .add_service(VolumeServiceServer::new(api.clone()))
         .add_service(PoolServiceServer::new(api.clone()))
@@ -127,37 +128,6 @@ pub async fn serve_as(
         served = serving => served.context("the gRPC server failed"),
         () = patience(stop) => Ok(()),
     }
-}
-
-/// Ends when what was in flight at the stop has had its time: a caller that keeps a stream open
-/// must not keep the server.
-async fn patience(stop: CancellationToken) {
-    stop.cancelled().await;
-    tokio::time::sleep(GRACE).await;
-    tracing::warn!(
-        ?GRACE,
-        "calls in flight did not end in time; the next start finishes them"
-    );
-}
-
-/// How long calls in flight may take at a stop.
-const GRACE: Duration = Duration::from_secs(10);
-
-async fn until_told(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        tracing::error!("signals cannot be caught; stop the server with SIGKILL");
-        return;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        () = stop.cancelled() => {}
-    }
-    stop.cancel();
 }
 
 #[cfg(test)]

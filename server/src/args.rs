@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use goldleaf_rpc::address::loopback;
+use goldleaf_rpc::telemetry::LogFormat;
+
 /// Runs Goldleaf's control plane: which pools, images, volumes and snapshots exist, and where.
 ///
 /// Agents register with it; people and programs call it over gRPC.
@@ -45,43 +48,11 @@ pub enum Command {
     Failpoints,
 }
 
-/// How a log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors, one object a line.
-    Json,
-}
-
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| "want ADDRESS:PORT".to_owned())?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err("only a loopback address (127.0.0.1 or [::1]) is served until there is TLS".into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
 
     use super::*;
-
-    #[test]
-    fn only_loopback_is_served_without_tls() {
-        assert!(loopback("127.0.0.1:1").is_ok() && loopback("[::1]:1").is_ok());
-        for bad in [
-            "0.0.0.0:1",
-            "10.0.0.1:1",
-            "[::]:1",
-            "127.0.0.1",
-            "localhost:1",
-        ] {
-            assert!(loopback(bad).is_err(), "{bad} passed");
-        }
-    }
 
     #[test]
     fn the_command_line_is_consistent_and_has_its_defaults() {

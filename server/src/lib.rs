@@ -13,7 +13,7 @@ pub mod domain;
 pub mod failpoint;
 pub mod grpc;
 pub mod reconcile;
-pub mod request_id;
 pub mod service;
 pub mod store;
-pub mod telemetry;
+
+pub use goldleaf_rpc::telemetry;

@@ -379,7 +379,7 @@ async fn a_wish_outlives_a_node_that_is_away() {
     let view = rig.service().get_volume(&named("vm1")).await.unwrap();
     assert_eq!(view.volume.phase, Phase::Creating);
     assert_eq!(
-        rig.service().pending.take(),
+        rig.service().pending.take().into_keys().collect::<Vec<_>>(),
         [Unfinished::Volume(view.volume.id)]
     );
     assert!(rig.settle().await.is_empty());

@@ -38,7 +38,7 @@ async fn a_lost_image_from_a_url_is_fetched_again_by_itself() {
         (lost.phase, lost.copies[0].phase),
         (Phase::Creating, Phase::Creating)
     );
-    let rung = service.pending.take();
+    let rung: Vec<_> = service.pending.take().into_keys().collect();
     assert!(rung.iter().any(|id| id.to_string() == lost.id.to_string()));
     let waiting = service.create_thin(thin("v", "golden")).await.unwrap_err();
     assert_eq!(verdict(waiting).1, "IMAGE_ON_ITS_WAY");

@@ -235,7 +235,7 @@ async fn what_is_refused_changes_nothing() {
             .pending
             .take()
             .iter()
-            .all(|id| !id.to_string().starts_with("vol-"))
+            .all(|(id, _)| !id.to_string().starts_with("vol-"))
     );
     service.create_thin(thin("v", "")).await.unwrap();
     rig.check("at the end").await;

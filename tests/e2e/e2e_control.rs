@@ -97,3 +97,63 @@ fn a_command_that_is_to_wait_waits_for_the_node_and_others_fail_at_once() {
     fine(&host, "volume delete vm1 --wait");
     host.end_after(&["not finished yet"]);
 }
+
+/// The lines of a log that carry both ids.
+fn lines_with<'a>(log: &'a str, request: &str, trace: &str) -> Vec<&'a str> {
+    let both = |line: &&str| line.contains(request) && line.contains(trace);
+    log.lines().filter(both).collect()
+}
+
+#[test]
+fn one_id_leads_from_the_callers_request_to_the_ioctl() {
+    let mut host = Host::idle("ids");
+    let levels = ("RUST_LOG", "info,goldleaf_rpc=debug,goldleaf_dm=debug");
+    host.start_server(&[levels]);
+    host.start_agent(&[levels]);
+    host.await_node();
+    host.pool("p", GIB);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let call = |method: &str, request: &str, body: &str| {
+        let path = std::env::var_os("GRPCURL").expect("run by `tests/run`");
+        let told = command(path)
+            .args(["-plaintext", "-v", "-d", body])
+            .args(["-H", &format!("x-request-id: {request}")])
+            .args([
+                "-H",
+                &format!("traceparent: 00-{trace}-00f067aa0ba902b7-01"),
+            ])
+            .args([&host.address(), method])
+            .output();
+        let told = told.unwrap();
+        let said = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.status.success(), "{said}{told:?}");
+        assert!(said.contains(&format!("x-request-id: {request}")), "{said}");
+    };
+    let create = r#"{"name":"vm1","size_bytes":1073741824,"pool":"p","activate":{}}"#;
+    call("goldleaf.v1.VolumeService/CreateThin", "r-unary-1", create);
+    let file = host.import("img.raw", &[0x5a; 1 << 20]);
+    let image = format!(r#"{{"name":"i","file":"{}","wait":true}}"#, file.display());
+    call("goldleaf.v1.ImageService/Create", "r-stream-1", &image);
+    let logs = host.logs();
+    let (server, agent) = logs.split_once("--- goldleaf-node-agent").unwrap();
+    for request in ["r-unary-1", "r-stream-1"] {
+        assert!(
+            !lines_with(server, request, trace).is_empty(),
+            "{request}: {server}"
+        );
+        assert!(
+            !lines_with(agent, request, trace).is_empty(),
+            "{request}: {agent}"
+        );
+    }
+    let ioctls = lines_with(agent, "r-unary-1", trace);
+    let made = ioctls.iter().any(|line| line.contains("DM_DEV_CREATE"));
+    assert!(made, "no ioctl under the request's id: {ioctls:#?}");
+    let admin = lines_with(server, "r-unary-1", "role=admin");
+    let of_call = admin
+        .iter()
+        .any(|line| line.contains("VolumeService/CreateThin"));
+    assert!(of_call, "the caller's role is in the span: {server}");
+    fine(&host, "volume deactivate vm1");
+    host.end();
+}

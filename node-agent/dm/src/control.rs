@@ -528,6 +528,7 @@ impl Control {
         } else {
             head.name
         };
+        tracing::debug!(ioctl = command.name(), device);
         ioctl::dm(self.file.as_fd(), command as u8, buffer.words())
             .map_err(|errno| DmError::new(command.name(), device, errno))
     }

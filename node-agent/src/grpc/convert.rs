@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use goldleaf_dm::{PoolMode, PoolStatus};
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
+use goldleaf_rpc::field::{BadField, bad};
+pub use goldleaf_rpc::field::{field, optional};
 use goldleaf_types::{BlockSize, Bytes, Digest, Incarnation, Labels, Name, VolumeId, VolumeSize};
 
 use crate::catalogue::{Holder, NoSpace, Phase};
@@ -18,54 +19,6 @@ use crate::ops::{
     Activation, CreatePool, CreateSnapshot, CreateThin, DeviceRequest, PoolState, PoolView,
     ThinView,
 };
-
-/// A field that does not have the shape it must have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct BadField {
-    /// Which.
-    pub field: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
-/// Parses a field with its type's own gate.
-///
-/// # Errors
-///
-/// [`BadField`] that names it.
-pub fn field<T: FromStr>(name: &str, text: &str) -> Result<T, BadField>
-where
-    T::Err: std::fmt::Display,
-{
-    text.parse().map_err(|e: T::Err| BadField {
-        field: name.into(),
-        problem: e.to_string(),
-    })
-}
-
-/// As [`field`]; an empty text is no value.
-///
-/// # Errors
-///
-/// [`BadField`] that names it.
-pub fn optional<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, BadField>
-where
-    T::Err: std::fmt::Display,
-{
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        field(name, text).map(Some)
-    }
-}
-
-fn bad(field: &str, problem: impl ToString) -> BadField {
-    BadField {
-        field: field.into(),
-        problem: problem.to_string(),
-    }
-}
 
 fn size(name: &str, bytes: u64) -> Result<VolumeSize, BadField> {
     VolumeSize::new(bytes).map_err(|e| bad(name, e))

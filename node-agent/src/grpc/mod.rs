@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use self::convert::{field, optional};
 use crate::images::{ImportProgress, ImportRequest};
@@ -159,7 +160,7 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let wanted = ImportRequest::try_from(r.into_inner())?;
         let (events, stream) = mpsc::channel(16);
         let agent = Arc::clone(&self.agent);
-        tokio::spawn(async move {
+        let work = async move {
             let progress = events.clone();
             let tell = move |p: ImportProgress| {
                 // A slow reader misses a step, never the end.
@@ -183,7 +184,8 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
                 })
                 .map_err(Status::from);
             let _ = events.send(last).await;
-        });
+        };
+        tokio::spawn(work.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -13,7 +13,6 @@ use std::error::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::convert::BadField;
 use crate::images::ImageError;
 use crate::kernel::KernelError;
 use crate::ops::{ImageOpError, PoolError, ThinError};
@@ -36,14 +35,6 @@ fn sentence(error: &(dyn Error + 'static)) -> String {
             format!("{error}: {cause}")
         }
         Some(_) | None => error.to_string(),
-    }
-}
-
-impl From<BadField> for Status {
-    fn from(e: BadField) -> Self {
-        tracing::info!(error = %e, "refused");
-        let details = ErrorDetails::with_bad_request_violation(&e.field, &e.problem);
-        Status::with_error_details(Code::InvalidArgument, e.to_string(), details)
     }
 }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
+use goldleaf_proto::INCARNATION_KEY;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
-use goldleaf_proto::{INCARNATION_KEY, REQUEST_ID_KEY};
+use goldleaf_rpc::call;
 use goldleaf_types::{Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -24,7 +25,6 @@ use crate::domain::{
     ActivateOptions, Begin, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, ThinOrder,
     ThinReport,
 };
-use crate::request_id;
 
 /// A thousand thins with the largest labels and parameters.
 const LARGEST_ANSWER: usize = 64 << 20;
@@ -128,15 +128,11 @@ impl GrpcAgent {
     /// A request with what every call carries.
     fn request<T>(&self, body: T) -> Request<T> {
         let mut request = Request::new(body);
-        let texts = [
-            (INCARNATION_KEY, Some(self.incarnation.to_string())),
-            (REQUEST_ID_KEY, request_id::current()),
-        ];
-        for (key, text) in texts {
-            // An id that no header can carry is not worth failing a call for.
-            if let Some(value) = text.and_then(|text| MetadataValue::try_from(text).ok()) {
-                request.metadata_mut().insert(key, value);
-            }
+        let incarnation = MetadataValue::try_from(self.incarnation.to_string())
+            .expect("an incarnation is lawful metadata");
+        request.metadata_mut().insert(INCARNATION_KEY, incarnation);
+        if let Some(call) = call::current() {
+            call.stamp(request.metadata_mut());
         }
         request
     }

@@ -3,11 +3,12 @@
 //! Called by the handlers. What leaves is converted in `answers`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use goldleaf_proto::v1 as api;
+pub(super) use goldleaf_rpc::field::bad;
+pub use goldleaf_rpc::field::{BadField, field, optional};
 use goldleaf_types::{BlockSize, Labels, Name, VolumeId, VolumeSize};
 
 use crate::domain::{
@@ -25,54 +26,6 @@ const PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 1000;
 /// Longest path or URL.
 const LONGEST_PATH: usize = 4096;
-
-/// A field that does not have the shape it must have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct BadField {
-    /// Which.
-    pub field: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
-pub(super) fn bad(field: &str, problem: impl Display) -> BadField {
-    BadField {
-        field: field.into(),
-        problem: problem.to_string(),
-    }
-}
-
-/// Parses a field with its type's own gate.
-///
-/// # Errors
-///
-/// [`BadField`] that names it.
-pub fn field<T: FromStr>(name: &str, text: &str) -> Result<T, BadField>
-where
-    T::Err: Display,
-{
-    if text.is_empty() {
-        return Err(bad(name, "is empty"));
-    }
-    text.parse().map_err(|e: T::Err| bad(name, e))
-}
-
-/// As [`field`]; an empty text is no value.
-///
-/// # Errors
-///
-/// [`BadField`] that names it.
-pub fn optional<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, BadField>
-where
-    T::Err: Display,
-{
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        field(name, text).map(Some)
-    }
-}
 
 /// A new thing's name: no id of anything, so that a reference is never ambiguous.
 fn name(text: &str) -> Result<Name, BadField> {

@@ -10,7 +10,6 @@ mod convert_update;
 mod images;
 mod nodes;
 mod pools;
-mod request;
 pub mod roles;
 pub mod status;
 mod volumes;
@@ -20,15 +19,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
+use goldleaf_rpc::call;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 use tracing::Instrument;
 
-use crate::request_id;
 use crate::service::{Event, Events, Service, ServiceError};
 
-pub use request::RequestIds;
 pub use roles::Roles;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -59,8 +57,8 @@ impl Api {
         W: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
         let change = change(Arc::clone(&self.service)).in_current_span();
-        let task = match request_id::current() {
-            Some(id) => tokio::spawn(request_id::scope(id, change)),
+        let task = match call::current() {
+            Some(id) => tokio::spawn(call::scope(id, change)),
             None => tokio::spawn(change),
         };
         match task.await.map_err(JoinError::try_into_panic) {

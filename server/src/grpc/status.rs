@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::convert::BadField;
 use crate::agents::AgentError;
 use crate::domain::{NoPlace, Refusal, Role};
 use crate::service::ServiceError;
@@ -46,18 +45,6 @@ pub struct NotAllowed {
 pub fn not_allowed(e: NotAllowed) -> Status {
     tracing::warn!(error = %e, "refused");
     status(Code::PermissionDenied, "ROLE_NEEDED", None, e.to_string())
-}
-
-impl From<BadField> for Status {
-    fn from(e: BadField) -> Self {
-        tracing::info!(error = %e, "refused");
-        status(
-            Code::InvalidArgument,
-            "BAD_FIELD",
-            Some(&e.field),
-            e.to_string(),
-        )
-    }
 }
 
 impl From<ServiceError> for Status {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use goldleaf_rpc::{CallId, call};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ struct Thing {
     due: Instant,
     wait: Duration,
     state: State,
+    /// The request that asked for it, if one did: for the log.
+    asked: Option<CallId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +70,9 @@ pub async fn run(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
             && let Some(id) = things.next_due(Instant::now())
         {
             let service = Arc::clone(&service);
-            running.spawn(async move { (id, service.finish(id).await) });
+            let asked = things.asked(id);
+            let work = async move { (id, service.finish(id).await) };
+            running.spawn(call::resume(asked, work));
         }
         let next = if running.len() < AT_ONCE {
             things.earliest()
@@ -111,15 +116,21 @@ struct Things {
 }
 
 impl Things {
-    fn take_in(&mut self, ids: Vec<Unfinished>, now: Instant) {
+    fn take_in(
+        &mut self,
+        ids: impl IntoIterator<Item = (Unfinished, Option<CallId>)>,
+        now: Instant,
+    ) {
         let wait = self.waits.first;
         let fresh = || Thing {
             due: now,
             wait,
             state: State::Waiting,
+            asked: None,
         };
-        for id in ids {
+        for (id, asked) in ids {
             let thing = self.known.entry(id).or_insert_with(fresh);
+            thing.asked = asked.or(thing.asked.take());
             if thing.state == State::Running {
                 thing.state = State::RunningAndAgain;
             }
@@ -132,6 +143,10 @@ impl Things {
         let (id, thing) = self.known.iter_mut().find(|(_, thing)| due(thing))?;
         thing.state = State::Running;
         Some(*id)
+    }
+
+    fn asked(&self, id: Unfinished) -> Option<CallId> {
+        self.known.get(&id).and_then(|thing| thing.asked.clone())
     }
 
     fn earliest(&self) -> Option<Instant> {
@@ -214,11 +229,11 @@ mod tests {
         let mut things = things(1, 4);
         let id = Unfinished::Volume(VolumeId::mint());
         let mut now = Instant::now();
-        things.take_in(vec![id], now);
+        things.take_in([(id, None)], now);
         for seconds in [1, 2, 4, 4] {
             assert_eq!(things.next_due(now), Some(id));
             assert_eq!(things.next_due(now), None, "one try at a time");
-            things.take_in(vec![id], now); // its own failure hands it in again
+            things.take_in([(id, None)], now); // its own failure hands it in again
             things.ended(id, away(), now);
             now += Duration::from_secs(seconds);
             assert_eq!(things.earliest(), Some(now));
@@ -237,9 +252,9 @@ mod tests {
     fn a_thing_handed_in_while_it_is_finished_is_looked_at_again() {
         let mut things = things(1, 4);
         let (id, now) = (Unfinished::Volume(VolumeId::mint()), Instant::now());
-        things.take_in(vec![id], now);
+        things.take_in([(id, None)], now);
         assert_eq!(things.next_due(now), Some(id));
-        things.take_in(vec![id], now);
+        things.take_in([(id, None)], now);
         things.ended(id, Ok(()), now);
         assert_eq!(things.next_due(now), Some(id));
     }
@@ -248,7 +263,7 @@ mod tests {
     fn a_node_that_comes_back_cuts_the_wait_short() {
         let mut things = things(1, 4);
         let (id, now) = (Unfinished::Volume(VolumeId::mint()), Instant::now());
-        things.take_in(vec![id], now);
+        things.take_in([(id, None)], now);
         assert_eq!(things.next_due(now), Some(id));
         things.ended(id, away(), now);
         assert_eq!(things.next_due(now), None);

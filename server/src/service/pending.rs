@@ -5,10 +5,11 @@
 //! an id whose record says that nothing is to be done: so an operation is never dropped while its
 //! wish is being committed, for it would be handed over before it can be seen.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use goldleaf_rpc::{CallId, call};
 use goldleaf_types::{ImageId, PoolId, SnapshotId, VolumeId};
 use tokio::sync::Notify;
 
@@ -38,7 +39,8 @@ impl fmt::Display for Unfinished {
 
 #[derive(Debug, Default)]
 struct Inner {
-    ids: Mutex<HashSet<Unfinished>>,
+    /// Each with the request that asked for it, if one did.
+    ids: Mutex<HashMap<Unfinished, Option<CallId>>>,
     bell: Notify,
 }
 
@@ -49,23 +51,19 @@ pub struct Pending(Arc<Inner>);
 impl Pending {
     /// Adds a thing and rings.
     pub fn add(&self, id: Unfinished) {
-        self.0
-            .ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id);
+        let asked = call::current();
+        {
+            let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = ids.entry(id).or_default();
+            *known = asked.or(known.take());
+        }
         self.0.bell.notify_one();
     }
 
-    /// Takes all that was added since the last time.
+    /// Takes all that was added since the last time, each with the request that asked for it.
     #[must_use]
-    pub fn take(&self) -> Vec<Unfinished> {
-        self.0
-            .ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain()
-            .collect()
+    pub fn take(&self) -> HashMap<Unfinished, Option<CallId>> {
+        std::mem::take(&mut *self.0.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits for the bell.
@@ -116,7 +114,25 @@ mod tests {
         pending.begin(Unfinished::Volume(well)).done();
         drop(pending.begin(Unfinished::Volume(badly)));
         pending.rung().await;
-        assert_eq!(pending.take(), [Unfinished::Volume(badly)]);
+        assert_eq!(
+            pending.take(),
+            HashMap::from([(Unfinished::Volume(badly), None)])
+        );
         assert!(pending.take().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_request_left_keeps_its_ids() {
+        let (pending, id) = (Pending::default(), VolumeId::mint());
+        let asked = CallId::mint();
+        call::scope(asked.clone(), async {
+            drop(pending.begin(Unfinished::Volume(id)));
+        })
+        .await;
+        pending.add(Unfinished::Volume(id)); // nobody's: the first asker stays
+        assert_eq!(
+            pending.take(),
+            HashMap::from([(Unfinished::Volume(id), Some(asked))])
+        );
     }
 }

@@ -12,6 +12,7 @@ use futures::stream::{self, BoxStream};
 use goldleaf_types::Labels;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
+use tracing::Instrument;
 
 use super::records::carries;
 use super::tokens::{self, ALL, Resume};
@@ -118,12 +119,13 @@ impl Service {
             out,
             view,
         };
-        tokio::spawn(async move {
+        let work = async move {
             let out = feed.out.clone();
             if let Err(error) = feed.run(&watch.token, bumps).await {
                 let _ = out.send(Err(error)).await; // the watcher may have left
             }
-        });
+        };
+        tokio::spawn(work.in_current_span());
         ReceiverStream::new(events)
     }
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
 use goldleaf_proto::v1 as api;
+use goldleaf_proto::{REQUEST_ID_KEY, TRACEPARENT_KEY};
+use goldleaf_rpc::CallId;
 use goldleaf_types::{BlockSize, Bytes, Labels, SnapshotId};
 use jiff::Timestamp;
 use tokio::net::TcpListener;
@@ -104,7 +106,10 @@ async fn a_call_carries_the_store_the_request_and_the_whole_order() {
     };
     let order_of_image = order(volume.into(), Begin::Image(digest));
     let call = agent.create_thin(&order_of_image, Some(options));
-    let report = request_id::scope("r-17".into(), call).await.unwrap();
+    let asked = CallId::mint();
+    let report = goldleaf_rpc::call::scope(asked.clone(), call)
+        .await
+        .unwrap();
     let activation = Activation {
         device_path: "/dev/goldleaf/fast/vm1".into(),
         holder: Holder::Csi,
@@ -122,7 +127,11 @@ async fn a_call_carries_the_store_the_request_and_the_whole_order() {
         metadata.get(INCARNATION_KEY).unwrap(),
         INCARNATION.to_string().as_str()
     );
-    assert_eq!(metadata.get(REQUEST_ID_KEY).unwrap(), "r-17");
+    assert_eq!(CallId::of(metadata.as_ref()).request, asked.request);
+    assert_eq!(
+        metadata.get(TRACEPARENT_KEY).unwrap(),
+        asked.trace.to_string().as_str()
+    );
     let sent = small.script().thin.take().unwrap();
     let wanted = pb::AgentCreateThinRequest {
         volume: volume.to_string(),

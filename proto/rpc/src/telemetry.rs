@@ -1,4 +1,4 @@
-//! Logs. One `init`, called by `main` before anything else.
+//! Logs. One `init`, called by each `main` before anything else.
 
 use std::error::Error;
 use std::fmt;
@@ -6,7 +6,14 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::args::LogFormat;
+/// How a log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors, one object a line.
+    Json,
+}
 
 /// Starts logging to standard error. Levels come from RUST_LOG; `info` unless it says otherwise.
 pub fn init(format: LogFormat) {
