@@ -15,20 +15,20 @@ use super::*;
 const SECTOR: usize = 512;
 
 #[derive(Debug, Default)]
-struct Platters {
-    durable: Vec<u8>,
+pub(super) struct Platters {
+    pub(super) durable: Vec<u8>,
     /// Sectors written since the last flush, as the cache has them.
     cached: BTreeMap<usize, [u8; SECTOR]>,
     /// Operations until the power goes; `None`: it stays.
-    fuse: Option<u32>,
+    pub(super) fuse: Option<u32>,
 }
 
 /// A disk with a volatile cache.
 #[derive(Clone, Debug)]
-struct Disk(Arc<Mutex<Platters>>);
+pub(super) struct Disk(Arc<Mutex<Platters>>);
 
 impl Disk {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let durable = vec![0; usize::try_from(REGION).unwrap()];
         Self(Arc::new(Mutex::new(Platters {
             durable,
@@ -36,21 +36,21 @@ impl Disk {
         })))
     }
 
-    fn platters(&self) -> std::sync::MutexGuard<'_, Platters> {
+    pub(super) fn platters(&self) -> std::sync::MutexGuard<'_, Platters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn storage(&self) -> RegionStorage<Self> {
+    pub(super) fn storage(&self) -> RegionStorage<Self> {
         RegionStorage::new(self.clone(), Bytes(0), Bytes(REGION))
     }
 
     /// Cuts the power after so many more operations.
-    fn fuse(&self, operations: u32) {
+    pub(super) fn fuse(&self, operations: u32) {
         self.platters().fuse = Some(operations);
     }
 
     /// What another start finds: of each sector in the cache, chance decides.
-    fn restart(&self, rng: &mut TestRng) -> Self {
+    pub(super) fn restart(&self, rng: &mut TestRng) -> Self {
         let mut platters = self.platters();
         let cached = std::mem::take(&mut platters.cached);
         for (sector, bytes) in cached {
@@ -133,13 +133,13 @@ fn no_power_cut_loses_an_answered_change_or_shows_half_of_one() {
     let mut cuts = 0;
     for _ in 0..60 {
         let mut disk = Disk::new();
-        Catalogue::create(disk.storage(), &pool())
+        Catalogue::create(vec![disk.storage()], &pool())
             .unwrap()
             .close()
             .unwrap();
         let mut known: BTreeMap<ThinOwner, ThinId> = BTreeMap::new();
         for _ in 0..4 {
-            let catalogue = Catalogue::open(disk.storage()).unwrap();
+            let catalogue = Catalogue::open(vec![disk.storage()], pool().id).unwrap();
             let found: BTreeMap<_, _> = catalogue
                 .all()
                 .into_iter()
@@ -175,7 +175,7 @@ fn no_power_cut_loses_an_answered_change_or_shows_half_of_one() {
             disk = disk.restart(&mut rng);
             // The one that got no answer may be there: whole or not at all.
             let (owner, victim) = unanswered.unwrap();
-            let reopened = Catalogue::open(disk.storage()).unwrap();
+            let reopened = Catalogue::open(vec![disk.storage()], pool().id).unwrap();
             if let Some(row) = reopened.find(owner) {
                 known.insert(owner, row.thin);
                 victim.map(|v| known.remove(&v));
@@ -193,9 +193,9 @@ fn a_catalogue_whose_making_was_cut_short_is_never_taken_for_a_whole_one() {
     for cut in 0.. {
         let disk = Disk::new();
         disk.fuse(cut);
-        let made = Catalogue::create(disk.storage(), &pool()).and_then(|c| c.close());
+        let made = Catalogue::create(vec![disk.storage()], &pool()).and_then(|c| c.close());
         let disk = disk.restart(&mut rng);
-        match (made, Catalogue::open(disk.storage())) {
+        match (made, Catalogue::open(vec![disk.storage()], pool().id)) {
             (Ok(()), opened) => {
                 assert_eq!(opened.unwrap().pool(), pool());
                 return;
@@ -204,7 +204,7 @@ fn a_catalogue_whose_making_was_cut_short_is_never_taken_for_a_whole_one() {
             (Err(_), Err(_)) => {
                 // A repeated making begins by erasing.
                 disk.storage().erase().unwrap();
-                let again = Catalogue::create(disk.storage(), &pool()).unwrap();
+                let again = Catalogue::create(vec![disk.storage()], &pool()).unwrap();
                 assert_eq!(again.pool(), pool(), "cut at {cut}");
             }
         }

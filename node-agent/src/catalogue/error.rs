@@ -32,6 +32,23 @@ pub enum CatalogueError {
         #[source]
         source: Arc<BadRow>,
     },
+    /// A newer version wrote it.
+    #[error("the catalogue cannot be used: {0}")]
+    Newer(String),
+    /// No copy of it can be used.
+    #[error("no copy of the catalogue can be used: {0}")]
+    NoCopy(String),
+    /// The one copy that can be read lacks changes that were answered; the other has them.
+    #[error(
+        "copy {newest} of the catalogue alone has the latest changes and cannot be used ({why}); \
+         the other one is older, and nothing is read from it"
+    )]
+    OnlyOlderCopy {
+        /// The copy that has everything.
+        newest: usize,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The device failed.
     #[error("the catalogue's device failed")]
     Storage(#[source] Arc<redb::Error>),
@@ -63,6 +80,26 @@ pub enum CatalogueError {
 }
 
 impl CatalogueError {
+    /// Whether it was written by a newer version, which is no damage.
+    pub(super) fn is_newer(&self) -> bool {
+        match self {
+            Self::Newer(_) => true,
+            Self::BadRow { source, .. } => matches!(**source, BadRow::Newer { .. }),
+            Self::Blank
+            | Self::NotBlank
+            | Self::Damaged(_)
+            | Self::Unusable(_)
+            | Self::NoCopy(_)
+            | Self::OnlyOlderCopy { .. }
+            | Self::Storage(_)
+            | Self::Commit(_)
+            | Self::ReadOnly(_)
+            | Self::Full { .. }
+            | Self::Rule { .. }
+            | Self::Closed => false,
+        }
+    }
+
     pub(super) fn storage(error: impl Into<redb::Error>) -> Self {
         Self::Storage(Arc::new(error.into()))
     }

@@ -10,6 +10,14 @@ const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
 const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
 const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
 const REGION_V1: &str = include_str!("../../tests/golden/region-header-v1.hex");
+const LABEL_V1_TWIN: &str = include_str!("../../tests/golden/label-v1-twin.hex");
+const REGION_V1_SOLE: &str = include_str!("../../tests/golden/region-header-v1-sole.hex");
+// Made up: what a later version might write.
+const THIN_FUTURE: &str = include_str!("../../tests/golden/thin-future.json");
+const POOL_FUTURE: &str = include_str!("../../tests/golden/pool-future.json");
+const LABEL_FUTURE_VERSION: &str = include_str!("../../tests/golden/label-future-version.hex");
+const LABEL_FUTURE_FEATURE: &str = include_str!("../../tests/golden/label-future-feature.hex");
+const REGION_FUTURE: &str = include_str!("../../tests/golden/region-header-future.hex");
 
 fn thin() -> ThinRecord {
     ThinRecord {
@@ -116,13 +124,51 @@ fn the_label_of_version_1_is_read_and_written_as_ever() {
 }
 
 #[test]
-fn the_region_header_of_version_1_is_read_as_ever() {
-    use redb::StorageBackend;
+fn the_label_of_a_pool_with_a_twin_is_read_and_written_as_ever() {
+    let twin = Label {
+        incompatible: FEATURE_TWIN,
+        ..label()
+    };
+    assert_eq!(Label::decode(&bytes(LABEL_V1_TWIN)).unwrap(), twin);
+    assert_eq!(twin.encode().unwrap().to_vec(), bytes(LABEL_V1_TWIN));
+}
+
+/// A region that begins with this header.
+fn region(header: &str) -> RegionStorage {
     let file = tempfile::tempfile().unwrap();
     file.set_len(1 << 20).unwrap();
-    Medium::write_all_at(&file, &bytes(REGION_V1), 0).unwrap();
-    let storage = RegionStorage::new(file, Bytes(0), Bytes(1 << 20));
-    assert_eq!(storage.len().unwrap(), 65_536);
+    Medium::write_all_at(&file, &bytes(header), 0).unwrap();
+    RegionStorage::new(file, Bytes(0), Bytes(1 << 20))
+}
+
+#[test]
+fn the_region_headers_of_version_1_are_read_as_ever() {
+    use redb::StorageBackend;
+    for (header, sole) in [(REGION_V1, false), (REGION_V1_SOLE, true)] {
+        let storage = region(header);
+        assert_eq!(storage.len().unwrap(), 65_536);
+        assert_eq!(storage.is_sole().unwrap(), sole);
+    }
+}
+
+#[test]
+fn whatever_a_later_version_wrote_is_refused_in_clear_words() {
+    let refusals = [
+        decode_thin(THIN_FUTURE.as_bytes()).unwrap_err().to_string(),
+        decode_pool(POOL_FUTURE.as_bytes()).unwrap_err().to_string(),
+        Label::decode(&bytes(LABEL_FUTURE_VERSION))
+            .unwrap_err()
+            .to_string(),
+        Label::decode(&bytes(LABEL_FUTURE_FEATURE))
+            .unwrap_err()
+            .to_string(),
+        Catalogue::open(vec![region(REGION_FUTURE)], pool().id)
+            .unwrap_err()
+            .to_string(),
+    ];
+    for refusal in refusals {
+        assert!(refusal.contains("upgrade"), "{refusal}");
+    }
 }
 
 #[test]

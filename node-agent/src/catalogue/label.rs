@@ -29,8 +29,10 @@ pub const COPY_B: u64 = 512 << 10;
 pub const HEADER_BYTES: u64 = 1 << 20;
 /// The version of the format that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
-/// Bits of features without which a device is not to be opened; this version knows none.
-pub const KNOWN_INCOMPATIBLE: u64 = 0;
+/// The pool's catalogue has two copies, and both must be written.
+pub const FEATURE_TWIN: u64 = 1;
+/// Bits of features without which a device is not to be opened, as far as this version knows them.
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_TWIN;
 /// Most regions of one device.
 pub const REGIONS_MAX: usize = 4;
 /// Most bytes of a pool's name.
@@ -60,7 +62,7 @@ impl std::fmt::Display for Role {
 /// What a stretch of a device is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegionKind {
-    /// The catalogue, or the place of its twin.
+    /// A copy of the catalogue.
     Catalogue,
     /// dm-thin's metadata.
     Metadata,

@@ -7,7 +7,7 @@
 
 use goldleaf_types::{BlockSize, Bytes, Name, PoolId, Sectors};
 
-use super::label::{HEADER_BYTES, Label, Region, RegionKind, Role};
+use super::label::{FEATURE_TWIN, HEADER_BYTES, Label, Region, RegionKind, Role};
 
 /// Bytes of a block of metadata.
 ///
@@ -115,14 +115,16 @@ pub fn plan_layout(
         // What lies between the labels and the data, on a device of this size.
         let before = |size: u64| -> Vec<(RegionKind, u64)> {
             match index {
-                0 if metadata.is_some() => vec![(RegionKind::Catalogue, catalogue_bytes(size))],
-                0 => vec![
-                    (RegionKind::Catalogue, catalogue_bytes(size)),
-                    (
-                        RegionKind::Metadata,
-                        metadata_bytes(size / block.bytes().0 + others),
-                    ),
-                ],
+                0 => {
+                    let catalogue = (RegionKind::Catalogue, catalogue_bytes(size));
+                    let blocks = size / block.bytes().0 + others;
+                    let carved = (RegionKind::Metadata, metadata_bytes(blocks));
+                    let twin = catalogue; // On the only device there is: bad sectors are local.
+                    std::iter::once(catalogue)
+                        .chain(metadata.is_none().then_some(carved))
+                        .chain((data.len() == 1).then_some(twin))
+                        .collect()
+                }
                 1 => vec![(RegionKind::Catalogue, catalogue)],
                 _ => vec![],
             }
@@ -166,7 +168,7 @@ impl Layout {
             owner_host,
             clean: false,
             compatible: 0,
-            incompatible: 0,
+            incompatible: FEATURE_TWIN,
             device_size: sectors(size.0),
             block_size: self.block,
             regions: regions.clone(),
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn one_device_carries_catalogue_metadata_and_data() {
+    fn one_device_carries_both_copies_of_the_catalogue_metadata_and_data() {
         let layout = plan_layout(&devices(&[100 * GIB]), None, BlockSize::DEFAULT).unwrap();
         let labels = labels(&layout);
         let regions: Vec<_> = labels[0]
@@ -298,19 +300,20 @@ mod tests {
             .map(|r| (r.kind, r.start.bytes().0, r.len.bytes().0))
             .collect();
         let metadata = 64 * (100 * GIB / 65_536) + (16 << 20);
-        let start = (1 << 20) + (400 << 20) + metadata;
+        let start = (1 << 20) + (800 << 20) + metadata;
         assert_eq!(
             regions,
             [
                 (RegionKind::Catalogue, 1 << 20, 400 << 20),
                 (RegionKind::Metadata, 401 << 20, metadata),
+                (RegionKind::Catalogue, (401 << 20) + metadata, 400 << 20),
                 (RegionKind::Data, start, 100 * GIB - start),
             ]
         );
     }
 
     #[test]
-    fn a_second_device_keeps_room_for_the_twin() {
+    fn a_second_device_carries_the_twin() {
         let data = devices(&[8 * GIB, 4 * GIB, 4 * GIB]);
         let meta = Some(PlannedDevice {
             size: Bytes(20 * GIB),

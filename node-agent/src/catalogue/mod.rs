@@ -15,6 +15,7 @@ mod region;
 mod rows;
 mod shapes;
 mod store;
+mod twin;
 mod writer;
 
 #[cfg(test)]
@@ -23,23 +24,28 @@ mod crash_tests;
 mod golden_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twin_tests;
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
-use goldleaf_types::{ThinId, ThinOwner};
+use goldleaf_types::{PoolId, ThinId, ThinOwner};
 
 pub use blank::foreign_signature;
 pub use error::{CatalogueError, WriteError};
-pub use label::{Label, LabelError, Region, RegionKind, Role, read_label, wipe_label, write_label};
+pub use label::{
+    FEATURE_TWIN, Label, LabelError, Region, RegionKind, Role, read_label, wipe_label, write_label,
+};
 pub use layout::{Layout, LayoutError, PlannedDevice, plan_layout};
 pub use region::{Medium, RegionStorage};
 pub use rows::{Holder, ImageRef, NoSpace, NoThinIds, Phase, PoolRecord, Rows, ThinRecord};
+pub use twin::Degraded;
 
 use rows::State;
-use store::Store;
+use twin::{Copies, Shown};
 use writer::{Answer, Job, Writer};
 
 /// An open catalogue: a pool's record and one row for each of its thins.
@@ -52,37 +58,45 @@ pub struct Catalogue {
     /// `None` once closed.
     jobs: Mutex<Option<Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<Result<(), CatalogueError>>>>,
+    degraded: Shown,
 }
 
 impl Catalogue {
-    /// Makes a catalogue without thins in an erased region. Blocks until it is durable.
+    /// Makes a catalogue without thins in erased regions, a copy in each. Blocks until it is
+    /// durable.
     ///
     /// # Errors
     ///
-    /// [`CatalogueError::NotBlank`] when the region has content; [`CatalogueError::Storage`] when
-    /// the device fails.
+    /// [`CatalogueError::NotBlank`] when a region has content; [`CatalogueError::Storage`] when a
+    /// device fails.
     pub fn create<M: Medium>(
-        storage: RegionStorage<M>,
+        regions: Vec<RegionStorage<M>>,
         pool: &PoolRecord,
     ) -> Result<Self, CatalogueError> {
-        Self::start(Store::create(storage, pool)?)
+        Self::start(Copies::create(regions, pool)?)
     }
 
-    /// Opens what [`Self::create`] made. Blocks; reads all of it and verifies it.
+    /// Opens what [`Self::create`] made, the copies in the same order. Blocks; reads all of them
+    /// and verifies them. A copy that is older than another or damaged is made anew.
     ///
     /// # Errors
     ///
-    /// [`CatalogueError::Blank`] without a catalogue, [`CatalogueError::Damaged`] for a damaged
-    /// one, [`CatalogueError::BadRow`] when one row is unknown to this version: nothing of it is
-    /// shown then, and nothing is changed.
-    pub fn open<M: Medium>(storage: RegionStorage<M>) -> Result<Self, CatalogueError> {
-        Self::start(Store::open(storage)?)
+    /// [`CatalogueError::Newer`], or [`CatalogueError::BadRow`] of a newer version, when any copy
+    /// was written by one; [`CatalogueError::NoCopy`], or of a single copy what is wrong with it,
+    /// when none can be used; [`CatalogueError::OnlyOlderCopy`] when the newest cannot. Nothing of
+    /// it is shown then, and nothing is changed.
+    pub fn open<M: Medium>(
+        regions: Vec<RegionStorage<M>>,
+        pool: PoolId,
+    ) -> Result<Self, CatalogueError> {
+        Self::start(Copies::open(regions, pool)?)
     }
 
-    fn start((store, state): (Store, State)) -> Result<Self, CatalogueError> {
+    fn start((copies, state): (Copies, State)) -> Result<Self, CatalogueError> {
         let state = Arc::new(RwLock::new(state));
         let (jobs, queue) = std::sync::mpsc::channel();
-        let writer = Writer::new(store, Arc::clone(&state));
+        let degraded = copies.shown();
+        let writer = Writer::new(copies, Arc::clone(&state));
         let thread = std::thread::Builder::new()
             .name("catalogue".into())
             .spawn(move || writer.run(&queue))
@@ -91,11 +105,21 @@ impl Catalogue {
             state,
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(thread)),
+            degraded,
         })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which copy of it failed, if one did.
+    #[must_use]
+    pub fn degraded(&self) -> Option<Degraded> {
+        self.degraded
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The pool's record.

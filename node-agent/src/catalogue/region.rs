@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use goldleaf_types::Bytes;
 use redb::StorageBackend;
@@ -26,6 +26,8 @@ const AT_VERSION: usize = 16;
 const AT_CHECKSUM: usize = 20;
 const AT_GENERATION: usize = 24;
 const AT_LENGTH: usize = 32;
+const AT_FLAGS: usize = 40;
+const FLAG_SOLE: u32 = 1;
 
 /// What a region lies on: a device or file, or a test's disk that loses power.
 pub trait Medium: Debug + Send + Sync + 'static {
@@ -101,11 +103,29 @@ struct Header {
     generation: u64,
     /// Bytes in use after the headers.
     length: u64,
+    /// This copy alone has every answered change: another one is older.
+    sole: bool,
 }
 
-/// A region as storage.
+/// What a region without content counts as.
+const BLANK: Header = Header {
+    generation: 0,
+    length: 0,
+    sole: false,
+};
+
+/// A region as storage. Clones are the same storage.
 #[derive(Debug)]
-pub struct RegionStorage<M: Medium = File> {
+pub struct RegionStorage<M: Medium = File>(Arc<Place<M>>);
+
+impl<M: Medium> Clone for RegionStorage<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Place<M> {
     medium: M,
     offset: u64,
     /// Bytes there are after the headers.
@@ -119,18 +139,18 @@ impl<M: Medium> RegionStorage<M> {
     #[must_use]
     pub fn new(medium: M, offset: Bytes, len: Bytes) -> Self {
         let capacity = len.0.saturating_sub(HEADERS);
-        Self {
+        Self(Arc::new(Place {
             medium,
             offset: offset.0,
             capacity,
             header: Mutex::new(None),
-        }
+        }))
     }
 
     /// Bytes that it can hold.
     #[must_use]
     pub fn capacity(&self) -> Bytes {
-        Bytes(self.capacity)
+        Bytes(self.0.capacity)
     }
 
     /// Leaves the region without content, durably. Blocks.
@@ -139,18 +159,52 @@ impl<M: Medium> RegionStorage<M> {
     ///
     /// When the device fails.
     pub fn erase(&self) -> io::Result<()> {
-        let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
-        self.medium.write_zeroes_at(self.offset, HEADERS)?;
-        self.medium.sync_data()?;
-        *header = Some(Header {
-            generation: 0,
-            length: 0,
-        });
+        let mut header = self.0.header.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.medium.write_zeroes_at(self.0.offset, HEADERS)?;
+        self.0.medium.sync_data()?;
+        *header = Some(BLANK);
+        Ok(())
+    }
+
+    /// Whether this copy says that it alone has every answered change. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When no header can be read, or none is whole.
+    pub(super) fn is_sole(&self) -> io::Result<bool> {
+        Ok(self.header()?.sole)
+    }
+
+    /// Writes down, durably, whether this copy alone has every answered change. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub(super) fn set_sole(&self, sole: bool) -> io::Result<()> {
+        let before = self.header()?;
+        if before.sole == sole {
+            return Ok(());
+        }
+        self.put_header(Header {
+            generation: before.generation + 1,
+            sole,
+            ..before
+        })
+    }
+
+    /// Makes a header the one that counts, durably.
+    fn put_header(&self, header: Header) -> io::Result<()> {
+        let slot = header.generation % 2;
+        self.0
+            .medium
+            .write_all_at(&encode(header), self.0.offset + slot * SLOT)?;
+        self.0.medium.sync_data()?;
+        *self.0.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
         Ok(())
     }
 
     fn header(&self) -> io::Result<Header> {
-        let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut header = self.0.header.lock().unwrap_or_else(PoisonError::into_inner);
         match *header {
             Some(header) => Ok(header),
             None => {
@@ -166,11 +220,12 @@ impl<M: Medium> RegionStorage<M> {
         let mut blank = true;
         for slot in 0..2 {
             let mut bytes = [0; SLOT_LEN];
-            self.medium
-                .read_exact_at(&mut bytes, self.offset + slot * SLOT)?;
+            self.0
+                .medium
+                .read_exact_at(&mut bytes, self.0.offset + slot * SLOT)?;
             blank &= bytes.iter().all(|b| *b == 0);
             if let Some(header) = decode(&bytes)?
-                && header.length <= self.capacity
+                && header.length <= self.0.capacity
                 && best.is_none_or(|b| header.generation > b.generation)
             {
                 best = Some(header);
@@ -178,10 +233,7 @@ impl<M: Medium> RegionStorage<M> {
         }
         match best {
             Some(header) => Ok(header),
-            None if blank => Ok(Header {
-                generation: 0,
-                length: 0,
-            }),
+            None if blank => Ok(BLANK),
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "neither header of the region is whole",
@@ -195,7 +247,7 @@ impl<M: Medium> RegionStorage<M> {
             .ok()
             .and_then(|len| offset.checked_add(len));
         match end {
-            Some(end) if end <= self.header()?.length => Ok(self.offset + HEADERS + offset),
+            Some(end) if end <= self.header()?.length => Ok(self.0.offset + HEADERS + offset),
             Some(_) | None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
@@ -207,7 +259,8 @@ impl<M: Medium> StorageBackend for RegionStorage<M> {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.medium
+        self.0
+            .medium
             .read_exact_at(out, self.place(offset, out.len())?)
     }
 
@@ -216,40 +269,38 @@ impl<M: Medium> StorageBackend for RegionStorage<M> {
         if length == before.length {
             return Ok(());
         }
-        if length > self.capacity {
+        if length > self.0.capacity {
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
                 format!(
                     "the region holds {} bytes and {length} are wanted",
-                    self.capacity
+                    self.0.capacity
                 ),
             ));
         }
         if length > before.length {
-            let start = self.offset + HEADERS + before.length;
-            self.medium.write_zeroes_at(start, length - before.length)?;
+            let start = self.0.offset + HEADERS + before.length;
+            self.0
+                .medium
+                .write_zeroes_at(start, length - before.length)?;
         }
         // What was written under the former length, and the zeroes, before the header that
         // makes them count.
-        self.medium.sync_data()?;
-        let header = Header {
+        self.0.medium.sync_data()?;
+        self.put_header(Header {
             generation: before.generation + 1,
             length,
-        };
-        let slot = header.generation % 2;
-        self.medium
-            .write_all_at(&encode(header), self.offset + slot * SLOT)?;
-        self.medium.sync_data()?;
-        *self.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
-        Ok(())
+            ..before
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.medium.sync_data()
+        self.0.medium.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.medium
+        self.0
+            .medium
             .write_all_at(data, self.place(offset, data.len())?)
     }
 }
@@ -260,6 +311,8 @@ fn encode(header: Header) -> [u8; SLOT_LEN] {
     bytes[AT_VERSION..AT_VERSION + 4].copy_from_slice(&VERSION.to_le_bytes());
     bytes[AT_GENERATION..AT_GENERATION + 8].copy_from_slice(&header.generation.to_le_bytes());
     bytes[AT_LENGTH..AT_LENGTH + 8].copy_from_slice(&header.length.to_le_bytes());
+    let flags = if header.sole { FLAG_SOLE } else { 0 };
+    bytes[AT_FLAGS..AT_FLAGS + 4].copy_from_slice(&flags.to_le_bytes());
     let crc = crc32c::crc32c(&bytes);
     bytes[AT_CHECKSUM..AT_CHECKSUM + 4].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -286,6 +339,7 @@ fn decode(bytes: &[u8; SLOT_LEN]) -> io::Result<Option<Header>> {
         VERSION => Ok(Some(Header {
             generation: number(AT_GENERATION),
             length: number(AT_LENGTH),
+            sole: half(AT_FLAGS) & FLAG_SOLE != 0,
         })),
         newer => Err(io::Error::new(
             io::ErrorKind::Unsupported,

@@ -17,6 +17,10 @@ use super::rows::{PoolRecord, State, StoredThin};
 use super::shapes::{BadRow, decode_pool, decode_thin, encode_pool};
 
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
+/// How many commits there were, in each copy of a catalogue: the larger one is the newer. Not there
+/// in a catalogue that only versions without a twin have written.
+const COPY: TableDefinition<'_, &str, u64> = TableDefinition::new("copy");
+const COMMITS: &str = "commits";
 const POOL_KEY: &str = "pool";
 const THIN_PREFIX: &str = "thin/";
 
@@ -36,6 +40,8 @@ pub(super) struct Store {
     db: Database,
     /// Bytes that keys and rows may take.
     pub(super) limit: Bytes,
+    /// How many commits it has.
+    pub(super) commits: u64,
 }
 
 /// The key of a thin's row.
@@ -62,11 +68,22 @@ impl Store {
         if storage.len().map_err(io)? > 0 {
             return Err(CatalogueError::NotBlank);
         }
-        let store = Self::over(storage)?;
         let row = encode_pool(pool).map_err(unwritable)?;
-        store.commit(&BTreeMap::from([(POOL_KEY.to_owned(), Some(row))]))?;
+        let batch = BTreeMap::from([(POOL_KEY.to_owned(), Some(row))]);
+        let store = Self::filled(storage, &batch, 1)?;
         let state = store.load()?;
         Ok((store, state))
+    }
+
+    /// Makes the table with all of these rows in a blank region, in one transaction.
+    pub(super) fn filled<M: Medium>(
+        storage: RegionStorage<M>,
+        rows: &Batch,
+        commits: u64,
+    ) -> Result<Self, CatalogueError> {
+        let mut store = Self::over(storage)?;
+        store.commit(rows, commits)?;
+        Ok(store)
     }
 
     /// Opens the table, verifies and reads all of it.
@@ -81,6 +98,7 @@ impl Store {
         if !whole {
             tracing::info!("the catalogue was closed by a crash and has been made whole");
         }
+        store.commits = store.count()?;
         let state = store.load()?;
         Ok((store, state))
     }
@@ -91,7 +109,22 @@ impl Store {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(storage)
             .map_err(opening)?;
-        Ok(Self { db, limit })
+        Ok(Self {
+            db,
+            limit,
+            commits: 0,
+        })
+    }
+
+    fn count(&self) -> Result<u64, CatalogueError> {
+        let read = self.db.begin_read().map_err(CatalogueError::storage)?;
+        let table = match read.open_table(COPY) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(0),
+            Err(error) => return Err(CatalogueError::storage(error)),
+        };
+        let commits = table.get(COMMITS).map_err(CatalogueError::storage)?;
+        Ok(commits.map_or(0, |commits| commits.value()))
     }
 
     fn load(&self) -> Result<State, CatalogueError> {
@@ -143,8 +176,8 @@ impl Store {
         })
     }
 
-    /// Makes a batch durable: all of it or nothing.
-    pub(super) fn commit(&self, batch: &Batch) -> Result<(), CatalogueError> {
+    /// Makes a batch durable, as that many's commit: all of it or nothing.
+    pub(super) fn commit(&mut self, batch: &Batch, commits: u64) -> Result<(), CatalogueError> {
         let commit = || -> Result<(), redb::Error> {
             let mut write = self.db.begin_write()?;
             write.set_durability(Durability::Immediate)?;
@@ -156,10 +189,13 @@ impl Store {
                         None => table.remove(key.as_str())?,
                     };
                 }
+                write.open_table(COPY)?.insert(COMMITS, commits)?;
             }
             Ok(write.commit()?)
         };
-        commit().map_err(|error| CatalogueError::Commit(Arc::new(error)))
+        commit().map_err(|error| CatalogueError::Commit(Arc::new(error)))?;
+        self.commits = commits;
+        Ok(())
     }
 }
 
@@ -186,9 +222,9 @@ fn opening(error: redb::DatabaseError) -> CatalogueError {
     if damaged || io_kind == Some(std::io::ErrorKind::InvalidData) {
         CatalogueError::Damaged(Arc::new(error.into()))
     } else if io_kind == Some(std::io::ErrorKind::Unsupported) {
-        CatalogueError::Unusable(error.to_string())
+        CatalogueError::Newer(error.to_string())
     } else if matches!(error, DatabaseError::UpgradeRequired(_)) {
-        CatalogueError::Unusable("it is of another redb format".into())
+        CatalogueError::Newer("it is of another redb format".into())
     } else {
         CatalogueError::storage(error)
     }

@@ -57,11 +57,11 @@ impl Disk {
     }
 
     fn made(&self) -> Catalogue {
-        Catalogue::create(self.storage(), &pool()).unwrap()
+        Catalogue::create(vec![self.storage()], &pool()).unwrap()
     }
 
     fn open(&self) -> Catalogue {
-        Catalogue::open(self.storage()).unwrap()
+        Catalogue::open(vec![self.storage()], pool().id).unwrap()
     }
 }
 
@@ -110,12 +110,12 @@ fn rows_outlive_the_process_closed_or_not() {
 fn a_region_is_made_once_and_never_taken_for_a_catalogue_when_blank() {
     let disk = Disk::new();
     assert!(matches!(
-        Catalogue::open(disk.storage()),
+        Catalogue::open(vec![disk.storage()], pool().id),
         Err(CatalogueError::Blank)
     ));
     drop(disk.made());
     assert!(matches!(
-        Catalogue::create(disk.storage(), &pool()),
+        Catalogue::create(vec![disk.storage()], &pool()),
         Err(CatalogueError::NotBlank)
     ));
 }
@@ -286,7 +286,7 @@ fn a_damaged_catalogue_is_an_error_and_shows_nothing() {
     catalogue.close().unwrap();
     // Everything after the region's headers.
     Medium::write_all_at(disk.0.as_file(), &vec![0xa5; 1 << 20], 8192).unwrap();
-    let error = Catalogue::open(disk.storage()).unwrap_err();
+    let error = Catalogue::open(vec![disk.storage()], pool().id).unwrap_err();
     assert!(
         matches!(
             error,

@@ -15,7 +15,8 @@ use goldleaf_types::{Bytes, ThinOwner};
 use super::error::{CatalogueError, WriteError};
 use super::rows::{Changes, Rows, State, StoredThin};
 use super::shapes::{encode_pool, encode_thin};
-use super::store::{Batch, Store, cost, pool_key, thin_key, unwritable};
+use super::store::{Batch, cost, pool_key, thin_key, unwritable};
+use super::twin::Copies;
 
 /// Most changes that one transaction takes.
 const BATCH_MAX: usize = 256;
@@ -90,7 +91,7 @@ where
 
 /// The thread's own.
 pub(super) struct Writer {
-    store: Store,
+    copies: Copies,
     state: Arc<RwLock<State>>,
     /// Why it takes nothing any more, if so.
     broken: Option<CatalogueError>,
@@ -107,9 +108,9 @@ struct Group {
 }
 
 impl Writer {
-    pub(super) fn new(store: Store, state: Arc<RwLock<State>>) -> Self {
+    pub(super) fn new(copies: Copies, state: Arc<RwLock<State>>) -> Self {
         Self {
-            store,
+            copies,
             state,
             broken: None,
         }
@@ -126,6 +127,7 @@ impl Writer {
     }
 
     fn serve(&mut self, jobs: Vec<Job>) {
+        let limit = self.copies.limit();
         let mut group = Group::default();
         {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +140,7 @@ impl Writer {
                     (tried.tell)(Some(error.clone()));
                     continue;
                 }
-                match group.add(&state, changes, self.store.limit) {
+                match group.add(&state, changes, limit) {
                     Ok(()) => group.tells.push(tried.tell),
                     Err(error) => (tried.tell)(Some(error)),
                 }
@@ -148,7 +150,7 @@ impl Writer {
         let failed = if batch.is_empty() {
             None
         } else {
-            self.store.commit(&batch).err()
+            self.copies.commit(&batch).err()
         };
         match &failed {
             None => {

@@ -341,6 +341,7 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
 fn open_conditions(state: &PoolState) -> Vec<api::Condition> {
     let PoolState::Open {
         doubt,
+        degraded,
         quarantined,
         missing,
         ..
@@ -355,6 +356,14 @@ fn open_conditions(state: &PoolState) -> Vec<api::Condition> {
             false,
             doubt.reason(),
             doubt.to_string(),
+        ));
+    }
+    if let Some(why) = degraded {
+        conditions.push(condition(
+            "CatalogueDegraded",
+            true,
+            "CopyUnusable",
+            why.clone(),
         ));
     }
     if !missing.is_empty() {

@@ -5,6 +5,8 @@
 //! with generation 1, which is the moment the pool exists. A crash before leaves labels of
 //! generation 0, which only a repeated create of the same pool accepts.
 
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use goldleaf_types::{Bytes, Incarnation, PoolId};
@@ -13,7 +15,7 @@ use super::devices::{DeviceRules, HeldDevice, in_use};
 use super::error::PoolError;
 use super::pools::{CreatePool, DeviceRequest};
 use crate::catalogue::{
-    Catalogue, Label, Layout, PlannedDevice, PoolRecord, RegionKind, RegionStorage, Role,
+    Catalogue, Label, Layout, PlannedDevice, PoolRecord, Region, RegionKind, RegionStorage, Role,
     foreign_signature, plan_layout, write_label,
 };
 use crate::host::Host;
@@ -102,13 +104,13 @@ impl PoolPlan {
             incarnation: caller,
             ..self.record.clone()
         };
-        let first = self.devices.first().zip(self.labels.first());
-        let (device, label) = first.ok_or_else(|| mismatch(id, "it has no data device"))?;
-        let storage = catalogue_storage(id, device, label)?;
-        storage
-            .erase()
-            .map_err(PoolError::io("clear the catalogue"))?;
-        Catalogue::create(storage, &record)
+        let regions = catalogue_regions(id, self.devices.iter().zip(&self.labels))?;
+        for region in &regions {
+            region
+                .erase()
+                .map_err(PoolError::io("clear the catalogue"))?;
+        }
+        Catalogue::create(regions, &record)
             .and_then(|catalogue| catalogue.close())
             .map_err(|source| PoolError::Catalogue { pool: id, source })
     }
@@ -124,26 +126,36 @@ impl PoolPlan {
     }
 }
 
-/// The storage of a pool's catalogue on its data device 0.
-pub(super) fn catalogue_storage(
+/// Where the copies of a pool's catalogue are, in the order of its devices: at most two.
+pub(super) fn catalogue_regions<'a>(
     id: PoolId,
-    device: &HeldDevice,
-    label: &Label,
-) -> Result<RegionStorage, PoolError> {
-    let region = label
-        .regions
-        .iter()
-        .find(|r| r.kind == RegionKind::Catalogue)
-        .ok_or_else(|| mismatch(id, "data device 0 has no catalogue region"))?;
-    let file = device
-        .file
-        .try_clone()
-        .map_err(PoolError::io("hold a device twice"))?;
-    Ok(RegionStorage::new(
-        file,
-        region.start.bytes(),
-        region.len.bytes(),
-    ))
+    devices: impl Iterator<Item = (&'a HeldDevice, &'a Label)>,
+) -> Result<Vec<RegionStorage>, PoolError> {
+    let places = catalogue_places(devices);
+    if places.is_empty() {
+        return Err(mismatch(id, "it has no catalogue region"));
+    }
+    let storage = |(device, region): (&HeldDevice, Region)| {
+        // Opened anew: a failed write is told once to each opening, and the copies share none.
+        let again = format!("/proc/self/fd/{}", device.file.as_raw_fd());
+        let file = OpenOptions::new().read(true).write(true).open(again);
+        let file = file.map_err(PoolError::io("hold a device twice"))?;
+        let (start, len) = (region.start.bytes(), region.len.bytes());
+        Ok(RegionStorage::new(file, start, len))
+    };
+    places.into_iter().map(storage).collect()
+}
+
+/// As [`catalogue_regions`]: the devices and the stretches of them.
+pub(super) fn catalogue_places<'a>(
+    devices: impl Iterator<Item = (&'a HeldDevice, &'a Label)>,
+) -> Vec<(&'a HeldDevice, Region)> {
+    let data = devices.filter(|(_, label)| label.role == Role::Data);
+    let regions = data.flat_map(|(device, label)| label.regions.iter().map(move |r| (device, *r)));
+    regions
+        .filter(|(_, region)| region.kind == RegionKind::Catalogue)
+        .take(2)
+        .collect()
 }
 
 fn put(device: &HeldDevice, label: &Label) -> Result<(), PoolError> {

@@ -11,7 +11,9 @@ use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
 
 use super::devices::HeldDevice;
 use super::error::ThinError;
+use super::forming::catalogue_places;
 use super::locks::Locks;
+use super::opening::labelled;
 use crate::catalogue::{Catalogue, NoSpace, PoolRecord};
 use crate::kernel::Kernel;
 
@@ -126,6 +128,23 @@ impl OpenPool {
         let mut missing = self.missing.write().unwrap_or_else(PoisonError::into_inner);
         missing.retain(|owner| self.catalogue.find(*owner).is_some());
         missing.iter().copied().collect()
+    }
+
+    /// What is wrong with one copy of its catalogue, if anything, and what to do.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        let degraded = self.catalogue.degraded()?;
+        let places = catalogue_places(labelled(&self.devices));
+        let device = places.get(degraded.copy).map_or_else(
+            || "a device".to_owned(),
+            |(device, _)| device.path.display().to_string(),
+        );
+        Some(format!(
+            "the copy of its catalogue on {device} cannot be used ({}); the other one has \
+             everything, but nothing would replace it: see to the device, then start the agent \
+             again or close and open the pool, which makes the copy anew",
+            degraded.why
+        ))
     }
 
     /// Refuses a change by another store than the one that made the pool.

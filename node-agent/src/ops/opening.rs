@@ -12,11 +12,11 @@ use goldleaf_types::{PoolId, ThinId, ThinOwner};
 use super::Agent;
 use super::devices::HeldDevice;
 use super::error::PoolError;
-use super::forming::{catalogue_storage, mismatch};
+use super::forming::{catalogue_places, catalogue_regions};
 use super::locks::Locks;
 use super::open_pool::{Doubt, OpenPool};
 use crate::catalogue::{
-    Catalogue, Label, NoSpace, Phase, RegionKind, Role, WriteError, write_label,
+    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, WriteError, write_label,
 };
 use crate::failpoint::{Point, hit};
 use crate::kernel::{KnownThin, Outcome, PoolSpec, Stretch};
@@ -28,8 +28,9 @@ impl Agent {
         id: PoolId,
         mut devices: Vec<HeldDevice>,
     ) -> Result<Arc<OpenPool>, PoolError> {
+        let twin = catalogue_places(labelled(&devices)).len() > 1;
         for device in &mut devices {
-            claim(device, self.host.owner)?;
+            claim(device, self.host.owner, twin)?;
         }
         self.raise(id, Arc::new(devices))
     }
@@ -40,16 +41,10 @@ impl Agent {
         id: PoolId,
         devices: Arc<Vec<HeldDevice>>,
     ) -> Result<Arc<OpenPool>, PoolError> {
-        let (device, label) = first_data(id, &devices)?;
-        let catalogue = Catalogue::open(catalogue_storage(id, device, label)?)
+        let regions = catalogue_regions(id, labelled(&devices))?;
+        let catalogue = Catalogue::open(regions, id)
             .map_err(|source| PoolError::Catalogue { pool: id, source })?;
         let record = catalogue.pool();
-        if record.id != id {
-            return Err(mismatch(
-                id,
-                &format!("its catalogue is of pool {}", record.id),
-            ));
-        }
         let spec = PoolSpec {
             id,
             metadata: stretches(&devices, RegionKind::Metadata),
@@ -224,14 +219,17 @@ fn catalogue_error(pool: PoolId, error: WriteError<std::convert::Infallible>) ->
     }
 }
 
-/// Writes this host into the label, durably, before anything of the pool is used.
-fn claim(device: &mut HeldDevice, owner: [u8; 16]) -> Result<(), PoolError> {
+/// Writes this host into the label, durably, before anything of the pool is used; and that there is
+/// a twin of the catalogue, so that no version that knows of none leaves it behind.
+fn claim(device: &mut HeldDevice, owner: [u8; 16], twin: bool) -> Result<(), PoolError> {
     let Some(label) = &mut device.label else {
         return Ok(());
     };
-    if label.owner_host == owner && !label.clean {
+    let features = label.incompatible | if twin { FEATURE_TWIN } else { 0 };
+    if label.owner_host == owner && !label.clean && label.incompatible == features {
         return Ok(());
     }
+    label.incompatible = features;
     label.owner_host = owner;
     label.clean = false;
     write_label(&device.file, label).map_err(|source| PoolError::Label {
@@ -240,12 +238,11 @@ fn claim(device: &mut HeldDevice, owner: [u8; 16]) -> Result<(), PoolError> {
     })
 }
 
-fn first_data(id: PoolId, devices: &[HeldDevice]) -> Result<(&HeldDevice, &Label), PoolError> {
+/// Devices with what is written on them.
+pub(super) fn labelled(devices: &[HeldDevice]) -> impl Iterator<Item = (&HeldDevice, &Label)> {
     devices
         .iter()
-        .filter_map(|d| d.label.as_ref().map(|label| (d, label)))
-        .find(|(_, label)| label.role == Role::Data && label.index == 0)
-        .ok_or_else(|| mismatch(id, "it has no data device 0"))
+        .filter_map(|device| Some((device, device.label.as_ref()?)))
 }
 
 fn stretches(devices: &[HeldDevice], kind: RegionKind) -> Vec<Stretch> {

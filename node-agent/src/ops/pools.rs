@@ -22,6 +22,7 @@ use super::view::{PoolState, PoolView};
 use crate::catalogue::{NoSpace, Role, write_label};
 use crate::failpoint::{Point, hit};
 use crate::kernel::KernelError;
+use crate::telemetry::Chain;
 
 /// A device to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,7 +245,7 @@ impl Agent {
         let found = self.pools.scanner.scan(Look::Everywhere).remove(&id);
         let found = found.ok_or(PoolError::NotFound(id))?;
         let pool = self.open_own(id, &found).inspect_err(|error| {
-            self.pools.refuse(id, error.to_string());
+            self.pools.refuse(id, Chain(error).to_string());
         })?;
         self.pool_view(&pool)
     }
@@ -379,7 +380,7 @@ impl Agent {
             match self.pool_view(&pool) {
                 Ok(view) => views.push(view),
                 Err(error) => tracing::warn!(pool = %pool.id,
-                    error = %crate::telemetry::Chain(&error), "a pool that cannot be seen"),
+                    error = %Chain(&error), "a pool that cannot be seen"),
             }
         }
         for (id, found) in self.pools.scanner.scan(look) {
@@ -437,6 +438,7 @@ impl Agent {
             state: PoolState::Open {
                 status,
                 doubt: pool.doubt.clone(),
+                degraded: pool.degraded(),
                 provisioned: pool.provisioned(),
                 thins: pool.catalogue.all().len(),
                 quarantined: record.quarantined,

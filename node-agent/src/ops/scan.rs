@@ -63,12 +63,13 @@ impl Scanner {
         }
     }
 
-    /// Labels were written: nothing that was seen counts any more.
+    /// Labels were written: nothing that was seen counts any more. That there was one of ours on a
+    /// device-mapper device is kept, so that [`Look::AtNew`] reads it again and finds the pool.
     pub fn forget(&self) {
         self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+            .retain(|path, (_, label)| label.is_some() && is_mapped(path));
     }
 
     /// Every device of this host with a label of ours. Unreadable devices are left out: a pool
@@ -97,10 +98,10 @@ impl Scanner {
             now.insert(path, (identity, label));
         }
         if look == Look::AtNew {
-            // Device-mapper's, which this look passed over: as they were, if they are still there.
-            for (path, (known, label)) in seen.drain().filter(|(path, _)| is_mapped(path)) {
+            // Device-mapper's, which this look passed over: those of ours, if they still are.
+            for (path, (known, seen)) in seen.drain().filter(|(path, _)| is_mapped(path)) {
                 let same = std::fs::metadata(&path).is_ok_and(|m| identity(&path, &m) == known);
-                if let Some(label) = label.filter(|_| same) {
+                if let Some(label) = seen.filter(|_| same).and_then(|_| label(&path)) {
                     let device = FoundDevice {
                         path: path.clone(),
                         label: label.clone(),

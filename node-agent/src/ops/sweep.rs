@@ -143,7 +143,7 @@ impl Agent {
                 Ok(_) => tracing::info!(pool = %id, "open"),
                 Err(error) => {
                     tracing::error!(pool = %id, error = %Chain(&error), "did not open");
-                    self.pools.refuse(id, error.to_string());
+                    self.pools.refuse(id, Chain(&error).to_string());
                 }
             }
         }

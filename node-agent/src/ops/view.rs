@@ -60,6 +60,8 @@ pub enum PoolState {
         status: Option<PoolStatus>,
         /// Why it takes no change, if so.
         doubt: Option<Doubt>,
+        /// What is wrong with one copy of its catalogue, if anything.
+        degraded: Option<String>,
         /// Sum of the sizes of its volumes.
         provisioned: Bytes,
         /// Volumes and snapshots in it.

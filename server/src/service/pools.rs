@@ -442,6 +442,11 @@ fn pool_view(mut pool: Pool, reports: Result<&[PoolReport], &String>) -> PoolVie
         )),
         Err(why) => Some(unreachable(why)),
     };
+    if let Ok(Some(report)) = report
+        && !matches!(pool.phase, Phase::Creating | Phase::Deleting)
+    {
+        pool.follow(report); // newer than what the record was told
+    }
     pool.conditions.extend(more);
     PoolView {
         pool,
