@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 use goldleaf_tests::command::command;
-use goldleaf_tests::host::{Host, program};
+use goldleaf_tests::host::{Host, Lines, program};
 use serde_json::Value;
 
 const GIB: u64 = 1 << 30;
@@ -155,5 +155,54 @@ fn one_id_leads_from_the_callers_request_to_the_ioctl() {
         .any(|line| line.contains("VolumeService/CreateThin"));
     assert!(of_call, "the caller's role is in the span: {server}");
     fine(&host, "volume deactivate vm1");
+    host.end();
+}
+
+#[test]
+fn a_watch_shows_activations_by_the_server_and_by_a_local_caller() {
+    let host = Host::start("watch");
+    host.pool("p", GIB);
+    let said = fine(&host, "volume create vm1 --size 1G --pool p -o json");
+    let volume: Value = serde_json::from_str(&said).unwrap();
+    let id = volume["id"].as_str().unwrap().to_owned();
+    let mut watch = command(program("goldleaf"));
+    watch
+        .arg("--server")
+        .arg(format!("http://{}", host.address()));
+    watch.args(["volume", "watch", "-o", "json"]);
+    let mut events = Lines::of(watch);
+    let active = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let activation = event["item"]["activation"].as_object()?.clone();
+        Some(
+            activation
+                .get("active")
+                .is_some_and(|active| active == true),
+        )
+    };
+    events.until("there, not active", |line| active(line) == Some(false));
+    fine(&host, "volume activate vm1");
+    events.until("active", |line| active(line) == Some(true));
+    fine(&host, "volume deactivate vm1");
+    events.until("not active", |line| active(line) == Some(false));
+
+    // As the node's CSI plugin does, past the control plane.
+    let socket = host.dir().join("agent.sock").display().to_string();
+    let local = |method: &str, body: String| {
+        let path = std::env::var_os("GRPCURL").expect("run by `tests/run`");
+        let told = command(path)
+            .args(["-plaintext", "-unix", "-d", &body, &socket])
+            .arg(format!("goldleaf.agent.v1.NodeAgent/{method}"))
+            .output();
+        let told = told.unwrap();
+        assert!(told.status.success(), "{told:?}");
+    };
+    local("Activate", format!(r#"{{"volume":"{id}"}}"#));
+    events.until("active by a local call", |line| active(line) == Some(true));
+    local("Deactivate", format!(r#"{{"owner":"{id}"}}"#));
+    events.until("not active by a local call", |line| {
+        active(line) == Some(false)
+    });
+    drop(events);
     host.end();
 }

@@ -6,6 +6,7 @@
 
 pub mod convert;
 pub mod status;
+mod thin_stream;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -283,6 +284,16 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let owner: ThinOwner = field("owner", &r.into_inner().owner)?;
         let view = self.blocking(move |a| a.thin(owner)).await?;
         Ok(Response::new(convert::thin(&view)))
+    }
+
+    type WatchThinsStream = Events<pb::WatchThinsEvent>;
+
+    async fn watch_thins(
+        &self,
+        _: Request<pb::WatchThinsRequest>,
+    ) -> Answer<Self::WatchThinsStream> {
+        let events = thin_stream::watch(Arc::clone(&self.agent), self.stop.clone());
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
     }
 
     async fn list_thins(&self, r: Request<pb::ListThinsRequest>) -> Answer<pb::ListThinsResponse> {

@@ -175,6 +175,7 @@ impl Agent {
         };
         let dev = dev.map_err(ThinError::Kernel)?;
         let path = self.ensure_link(pool, row, dev)?;
+        self.thin_changed(row.owner);
         Ok(Made { dev, origin, path })
     }
 
@@ -376,6 +377,7 @@ impl Agent {
         match self.kernel.ensure_inactive(row.owner) {
             Ok(Outcome::Done) => {
                 self.image_bell.ring();
+                self.thin_changed(row.owner);
                 Ok(())
             }
             Ok(Outcome::AlreadySo) => Ok(()),

@@ -9,6 +9,7 @@ mod devices;
 mod error;
 mod forming;
 mod locks;
+mod news;
 mod open_pool;
 mod opening;
 mod pool_deletion;
@@ -97,6 +98,7 @@ pub struct Agent {
     pub host: Host,
     pub(crate) pools: Pools,
     changes: watch::Sender<u64>,
+    thin_news: news::ThinNews,
 }
 
 impl fmt::Debug for Agent {
@@ -129,6 +131,7 @@ impl Agent {
             changes: watch::Sender::new(
                 u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0),
             ),
+            thin_news: news::ThinNews::default(),
         }
     }
 

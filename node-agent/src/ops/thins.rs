@@ -202,6 +202,7 @@ impl Agent {
         } else {
             Point::ThinRecorded
         });
+        self.thin_changed(done.owner);
         match (activate, made) {
             (Some(how), None) => self.activate_row(pool, done, how, None),
             // An empty thin that was made in this call: there is nothing that the kernel could add.
@@ -327,6 +328,7 @@ impl Agent {
             self.ensure_device_over(&pool, &row, how, image)?;
         }
         hit(Point::ResizeLive);
+        self.thin_changed(owner);
         self.view(&pool, &row)
     }
 
@@ -408,6 +410,7 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::DeletionRecorded);
+        self.thin_changed(owner);
         Ok(())
     }
 

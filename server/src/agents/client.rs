@@ -20,7 +20,10 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
-use super::{AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, convert, refusal};
+use super::{
+    AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, ThinReports, convert, refusal,
+    thin_news,
+};
 use crate::domain::{
     ActivateOptions, Begin, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, ThinOrder,
     ThinReport,
@@ -333,6 +336,12 @@ impl AgentPort for GrpcAgent {
         });
         let answer = self.answer(self.client()?.get_thin(call).await)?;
         convert::thin(&self.node, answer)
+    }
+
+    async fn watch_thins(&self) -> Result<ThinReports, AgentError> {
+        let call = self.request(pb::WatchThinsRequest {});
+        let events = self.answer(self.client()?.watch_thins(call).await)?;
+        Ok(thin_news::news(self.node.clone(), events))
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {

@@ -123,7 +123,7 @@ pub(super) fn create_snapshot(
     }
 }
 
-fn parse<T: FromStr>(node: &str, field: &str, text: &str) -> Result<T, AgentError>
+pub(super) fn parse<T: FromStr>(node: &str, field: &str, text: &str) -> Result<T, AgentError>
 where
     T::Err: std::fmt::Display,
 {

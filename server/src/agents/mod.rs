@@ -8,6 +8,7 @@ pub mod client;
 mod convert;
 pub mod fake;
 mod refusal;
+mod thin_news;
 
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use crate::domain::{
     ActivateOptions, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, Progress, Refusal,
     ThinOrder, ThinReport,
 };
+
+pub use thin_news::{ThinNews, ThinReports};
 
 /// Why an agent did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +149,8 @@ pub trait AgentPort: Send + Sync {
     ) -> Result<(), AgentError>;
     /// One thin.
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError>;
+    /// Every thin of the node now, and each again when it changes, whoever changes it.
+    async fn watch_thins(&self) -> Result<ThinReports, AgentError>;
     /// Every thin of the node.
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError>;
 }

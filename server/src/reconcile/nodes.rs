@@ -1,4 +1,5 @@
-//! Listening to nodes: one stream of pool reports a node, opened again whenever it ends.
+//! Listening to nodes: a stream of pool reports and one of thins a node, opened again whenever
+//! one ends.
 //!
 //! An open stream is what "reachable" means. Each report goes to memory for placement, and to the
 //! pools' records where a watcher would care.
@@ -63,6 +64,7 @@ async fn keep(service: Arc<Service>, node: NodeId, waits: Waits) {
         }
         tracing::warn!(%node, why, ?wait, "no stream from its agent");
         service.live.away(node, &why);
+        service.live_thins.away(node);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(waits.most / 2); // a node that is back should be seen soon
     }
@@ -76,13 +78,26 @@ enum Ended {
 async fn follow(service: &Service, node: NodeId) -> Ended {
     let opened = async {
         let agent = service.agent_of(node).await?;
-        Ok::<_, ServiceError>(agent.watch_pools().await?)
+        let thins = agent.watch_thins().await?;
+        Ok::<_, ServiceError>((agent.watch_pools().await?, thins))
     };
-    let mut reports = match opened.await {
-        Ok(reports) => reports,
+    let (mut reports, mut thins) = match opened.await {
+        Ok(streams) => streams,
         Err(error) => return Ended::NeverOpened(error.to_string()),
     };
-    while let Some(next) = reports.next().await {
+    loop {
+        let next = tokio::select! {
+            next = reports.next() => next,
+            news = thins.next() => match news {
+                Some(Ok(news)) => {
+                    service.live_thins.take(node, news);
+                    continue;
+                }
+                Some(Err(error)) => return Ended::Broke(error.to_string()),
+                None => break,
+            },
+        };
+        let Some(next) = next else { break };
         let pools = match next {
             Ok(pools) => pools,
             Err(error) => return Ended::Broke(error.to_string()),

@@ -9,6 +9,7 @@ pub mod error;
 mod image_deletion;
 mod images;
 mod live;
+mod live_thins;
 mod locks;
 mod lost_images;
 mod nodes;
@@ -32,6 +33,7 @@ use goldleaf_types::{Labels, NodeId, PoolId, ThinOwner};
 pub use error::ServiceError;
 pub use images::{CreateImage, ImageView};
 pub use live::{Live, Reach};
+pub use live_thins::LiveThins;
 pub use locks::{Held, Locks, Op};
 pub use nodes::NodeView;
 pub use pending::{Begun, Pending, Unfinished};
@@ -98,6 +100,8 @@ pub struct Service {
     pub pending: Pending,
     /// What nodes say now.
     pub live: Live,
+    /// What nodes say of their thins.
+    pub live_thins: LiveThins,
     /// How far imports have come.
     pub board: Board,
     agents: Arc<dyn Agents>,
@@ -112,6 +116,7 @@ impl Service {
             records: Records::new(store),
             pending: Pending::default(),
             live: Live::default(),
+            live_thins: LiveThins::default(),
             board: Board::default(),
             agents,
             locks: Locks::default(),

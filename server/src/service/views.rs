@@ -260,7 +260,7 @@ pub(super) fn add_conditions(record: &mut impl OnThin, seen: &Seen) {
 }
 
 impl Seen {
-    fn report(self) -> Option<ThinReport> {
+    pub(super) fn report(self) -> Option<ThinReport> {
         match self {
             Self::There(report) => Some(*report),
             Self::Missing { .. } | Self::Away(_) => None,

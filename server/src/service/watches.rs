@@ -3,12 +3,12 @@
 //! Called by `grpc`. One task a watcher, which ends with it. A token counts the changes of its
 //! transaction that were told, so going on neither skips nor repeats one; a watcher that was away
 //! for longer than the store remembers is told so. What changes in memory only (progress, whether
-//! a node answers, how full a pool is) comes as the record again, with the token of before.
+//! a node answers, how full a pool is, what is active) comes as the record again, with the token of before.
 
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use goldleaf_types::Labels;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
@@ -61,21 +61,25 @@ type Bumps<Id> = BoxStream<'static, Id>;
 struct Left;
 
 impl Service {
-    /// Volumes as their records change; what is live is not in a record.
+    /// Volumes as they change: their records, and what their nodes say of them, so also what a local
+    /// caller activated.
     #[must_use]
     pub fn watch_volumes(self: &Arc<Self>, watch: Watch) -> Events<VolumeView> {
-        self.watch(watch, stream::pending().boxed(), |_, volume: Volume| {
-            VolumeView {
-                volume,
-                report: None,
-            }
-        })
+        self.watch(
+            watch,
+            bumps(self.live_thins.volume_changes()),
+            |service, volume: Volume| service.glance_at_volume(volume),
+        )
     }
 
-    /// Snapshots as they change.
+    /// Snapshots as they change, what their nodes say of them included.
     #[must_use]
     pub fn watch_snapshots(self: &Arc<Self>, watch: Watch) -> Events<Snapshot> {
-        self.watch(watch, stream::pending().boxed(), |_, snapshot| snapshot)
+        self.watch(
+            watch,
+            bumps(self.live_thins.snapshot_changes()),
+            |service, snapshot: Snapshot| service.glance_at_snapshot(snapshot),
+        )
     }
 
     /// Images as they change, progress included.

@@ -6,6 +6,7 @@
 
 mod calls;
 pub mod life;
+mod lines;
 mod process;
 mod wreck;
 
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
 pub use calls::{blank, over};
+pub use lines::Lines;
 pub use process::{Process, program};
 
 use crate::support::kernel_under_test;

@@ -434,3 +434,15 @@ async fn an_import_has_steps_and_an_end_or_broke_off() {
         "{steps:?}"
     );
 }
+
+#[tokio::test]
+async fn the_first_messages_of_a_stream_of_thins_are_one_piece_of_news() {
+    use futures::StreamExt;
+    let (_small, agent, _serving) = rig().await;
+    let told: Vec<_> = agent.watch_thins().await.unwrap().collect().await;
+    let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
+    let counts = |n: &super::super::ThinNews| (n.there.len(), n.gone.len(), n.whole);
+    let counted: Vec<_> = told.iter().map(counts).collect();
+    assert_eq!(counted, [(2, 0, true), (0, 1, false)]);
+    assert_eq!(told[1].gone, [told[0].there[0].owner]);
+}

@@ -7,7 +7,9 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::host::{Done, Host};
 use super::{Cut, FakeNode, Verb};
-use crate::agents::{AgentError, AgentPort, Import, ImportStep, PoolReports};
+use crate::agents::{
+    AgentError, AgentPort, Import, ImportStep, PoolReports, ThinNews, ThinReports,
+};
 use crate::domain::{
     ActivateOptions, Check, ImageAsked, ImageReport, Pool, PoolReport, Progress, ThinOrder,
     ThinReport,
@@ -119,6 +121,25 @@ impl AgentPort for FakeAgent {
             let report = agent.look(Host::pools);
             let ended = report.is_err();
             Some((report, (!ended).then_some((agent, news))))
+        });
+        Ok(reports.boxed())
+    }
+
+    /// Tells of everything at each change; a real agent tells less.
+    async fn watch_thins(&self) -> Result<ThinReports, AgentError> {
+        self.look(|_| Ok(()))?;
+        let agent = self.clone();
+        let news = WatchStream::new(self.node.news.subscribe());
+        let reports = stream::unfold(Some((agent, news)), |open| async move {
+            let (agent, mut news) = open?;
+            news.next().await?;
+            let told = agent.look(Host::thins).map(|there| ThinNews {
+                there,
+                gone: Vec::new(),
+                whole: true,
+            });
+            let ended = told.is_err();
+            Some((told, (!ended).then_some((agent, news))))
         });
         Ok(reports.boxed())
     }

@@ -52,6 +52,7 @@ fn not_asked<T>() -> Answer<T> {
 #[tonic::async_trait]
 impl NodeAgent for SmallAgent {
     type WatchPoolsStream = Events<pb::ListAgentPoolsResponse>;
+    type WatchThinsStream = Events<pb::WatchThinsEvent>;
     type ImportImageStream = Events<pb::ImportImageEvent>;
 
     async fn get_node(&self, _: Request<pb::GetNodeRequest>) -> Answer<pb::AgentNode> {
@@ -102,6 +103,23 @@ impl NodeAgent for SmallAgent {
         _: Request<pb::WatchPoolsRequest>,
     ) -> Answer<Self::WatchPoolsStream> {
         not_asked()
+    }
+    async fn watch_thins(
+        &self,
+        _: Request<pb::WatchThinsRequest>,
+    ) -> Answer<Self::WatchThinsStream> {
+        let (one, other) = (good_thin(), good_thin());
+        let part = |thins, gone, complete| pb::WatchThinsEvent {
+            thins,
+            gone,
+            complete,
+        };
+        let events = [
+            part(vec![one], vec![], false),
+            part(vec![other.clone()], vec![], true),
+            part(vec![], vec![other.owner], false),
+        ];
+        Ok(Response::new(Box::pin(stream::iter(events.map(Ok)))))
     }
     async fn import_image(
         &self,
