@@ -21,6 +21,9 @@ impl Interceptor for Identified {
     }
 }
 
+/// Findings of a thousand nodes that are all away.
+const LARGEST_ANSWER: usize = 64 << 20;
+
 type Service = InterceptedService<Channel, Identified>;
 
 /// A client of every service.
@@ -71,6 +74,12 @@ impl Client {
     /// Volumes and snapshots.
     pub fn volumes(&self) -> api::volume_service_client::VolumeServiceClient<Service> {
         api::volume_service_client::VolumeServiceClient::new(self.service.clone())
+    }
+
+    /// The doctor.
+    pub fn doctor(&self) -> api::doctor_service_client::DoctorServiceClient<Service> {
+        api::doctor_service_client::DoctorServiceClient::new(self.service.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// Nodes.

@@ -48,6 +48,21 @@ pub enum Failure {
     /// A node's host lacks something; the table above says what.
     #[error("error: the host lacks what is marked above\n  do as REMEDY says and look again")]
     Lacking,
+    /// The doctor found something; the table above says what.
+    #[error("error: {0} finding(s)\n  do as REMEDY says, or: goldleaf doctor mend ID")]
+    Findings(usize),
+    /// Something was not mended.
+    #[error("error: {0} finding(s) could not be mended\n  PROBLEM above says why")]
+    NotMended(usize),
+    /// A file cannot be written.
+    #[error("error: cannot write {path}: {source}\n  name a file that does not exist yet")]
+    Unwritable {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// An image did not become ready.
     #[error("error: image {name}: {why}")]
     ImageFailed {
@@ -164,7 +179,12 @@ impl Failure {
             Self::Refused(refusal) => refusal.broke() || may_pass(refusal.status.code()),
             Self::NobodyReads => return 0,
             Self::LabelTwice(_) => return 2,
-            Self::Output(_) | Self::Lacking | Self::ImageFailed { .. } => false,
+            Self::Output(_)
+            | Self::Lacking
+            | Self::Findings(_)
+            | Self::NotMended(_)
+            | Self::Unwritable { .. }
+            | Self::ImageFailed { .. } => false,
         };
         if passing { 3 } else { 1 }
     }

@@ -2,6 +2,8 @@
 //!
 //! Called by `commands` with what came back. Only `print` writes; everything else makes text.
 
+mod doctor;
+
 use std::io::{ErrorKind, Write};
 use std::sync::LazyLock;
 
@@ -51,6 +53,15 @@ pub fn many<T: Printable>(output: Output, items: &[T]) -> Result<(), Failure> {
 /// As [`one`].
 pub fn event<T: Printable>(output: Output, kind: i32, item: &T) -> Result<(), Failure> {
     print(&event_text(output, kind, item)?)
+}
+
+/// A list as the wire's JSON.
+///
+/// # Errors
+///
+/// [`Failure::Output`].
+pub fn document<T: Printable>(items: &[T]) -> Result<String, Failure> {
+    many_text(Output::Json, items)
 }
 
 fn one_text<T: Printable>(output: Output, item: &T) -> Result<String, Failure> {

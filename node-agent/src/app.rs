@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
 use goldleaf_rpc::Calls;
-use goldleaf_rpc::stop::{patience, until_told};
+use goldleaf_rpc::stop::{Signals, patience, until_told};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +79,11 @@ pub async fn run(args: Args) -> Result<()> {
         };
         tasks.spawn(registration::keep(told, stop.clone()));
     }
-    tasks.spawn(until_told(stop.clone()));
+    // Caught before anybody is told that we are ready: who then stops us at once is obeyed.
+    tasks.spawn(until_told(
+        Signals::catch().context("signals cannot be caught")?,
+        stop.clone(),
+    ));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     serve(&agent, tcp, unix, stop.clone()).await?;
     stop.cancel();

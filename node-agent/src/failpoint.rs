@@ -52,6 +52,7 @@ points! {
     DeletionWished => "agent/delete/after-wish",
     DeletionDone => "agent/delete/after-effect",
     DeletionRecorded => "agent/delete/after-fact",
+    OwnerlessDeleted => "agent/mend/after-deletion",
 }
 
 /// Dies here if the environment says so.

@@ -76,6 +76,21 @@ impl Links {
         Ok(())
     }
 
+    /// Every link there is, of whatever pool.
+    #[must_use]
+    pub fn all(&self) -> Vec<PathBuf> {
+        let entries = |folder: &Path| {
+            let listed = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            listed.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let folders = entries(&self.root);
+        folders
+            .iter()
+            .flat_map(|folder| entries(folder))
+            .filter(|path| path.is_symlink())
+            .collect()
+    }
+
     /// Removes every link of a pool, which is about to close or just opened.
     ///
     /// # Errors

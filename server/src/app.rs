@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use goldleaf_proto::v1::doctor_service_server::DoctorServiceServer;
 use goldleaf_proto::v1::image_service_server::ImageServiceServer;
 use goldleaf_proto::v1::node_service_server::NodeServiceServer;
 use goldleaf_proto::v1::pool_service_server::PoolServiceServer;
 use goldleaf_proto::v1::volume_service_server::VolumeServiceServer;
 use goldleaf_rpc::Calls;
-use goldleaf_rpc::stop::{patience, until_told};
+use goldleaf_rpc::stop::{Signals, patience, until_told};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,7 +58,11 @@ pub async fn run(args: Args) -> Result<()> {
         Waits::default(),
         stop.clone(),
     ));
-    tasks.spawn(until_told(stop.clone()));
+    // Caught before anybody is told that we are ready: who then stops us at once is obeyed.
+    tasks.spawn(until_told(
+        Signals::catch().context("signals cannot be caught")?,
+        stop.clone(),
+    ));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
     let served = serve(service, tcp, stop.clone()).await;
     stop.cancel();
@@ -105,6 +110,7 @@ pub async fn serve_as(
     health.set_serving::<PoolServiceServer<Api>>().await;
     health.set_serving::<ImageServiceServer<Api>>().await;
     health.set_serving::<NodeServiceServer<Api>>().await;
+    health.set_serving::<DoctorServiceServer<Api>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
@@ -116,7 +122,8 @@ pub async fn serve_as(
         .add_service(VolumeServiceServer::new(api.clone()))
         .add_service(PoolServiceServer::new(api.clone()))
         .add_service(ImageServiceServer::new(api.clone()))
-        .add_service(NodeServiceServer::new(api))
+        .add_service(NodeServiceServer::new(api.clone()))
+        .add_service(DoctorServiceServer::new(api))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -3,6 +3,7 @@
 //! One type for each noun and each of its verbs; `values` reads sizes, labels and digests. Every
 //! command shows examples with `--help`, which a test demands.
 
+mod doctor;
 mod marks;
 mod values;
 mod wait;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use doctor::{Doctor, Verb as DoctorVerb};
 pub use marks::Update;
 use values::{duration, file_and_size, key_value, server, sha256, size};
 pub use wait::{WaitedTarget, Waiting};
@@ -110,6 +112,14 @@ pub enum Command {
   goldleaf node preflight"
     )]
     Node(Node),
+    /// Looks whether everything is as it should be, and says what to do where it is not. Exit code 1
+    /// if anything is wrong.
+    #[command(after_help = "Examples:
+  goldleaf doctor
+  goldleaf doctor host1 -o json
+  goldleaf doctor mend host1/UnknownThin/pool-0193.../17
+  goldleaf doctor bundle goldleaf-support.tar.gz")]
+    Doctor(Doctor),
     /// Prints a completion script for a shell.
     #[command(after_help = "Examples:
   source <(goldleaf completion bash)

@@ -1,5 +1,6 @@
 //! One file per noun. Each command is: convert, call, print.
 
+mod doctor;
 mod image;
 mod node;
 mod pool;
@@ -39,6 +40,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::Volume(command) => volume::run(&call, command).await,
         Command::Snapshot(command) => snapshot::run(&call, command).await,
         Command::Node(command) => node::run(&call, command).await,
+        Command::Doctor(command) => doctor::run(&call, command).await,
         Command::Completion { .. } => Ok(()),
     }
 }

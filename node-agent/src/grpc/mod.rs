@@ -5,6 +5,7 @@
 //! that goes away does not stop one that has begun.
 
 pub mod convert;
+mod convert_doctor;
 pub mod status;
 mod thin_stream;
 
@@ -96,6 +97,21 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
             .await
             .map_err(|e| status::panicked(&e))?;
         Ok(Response::new(preflight::response(&checks)))
+    }
+
+    async fn examine(
+        &self,
+        _: Request<pb::AgentExamineRequest>,
+    ) -> Answer<pb::AgentExamineResponse> {
+        let found = self.blocking(|a| Ok::<_, Status>(a.examine())).await?;
+        Ok(Response::new(convert_doctor::findings(&found)))
+    }
+
+    async fn mend(&self, r: Request<pb::AgentMendRequest>) -> Answer<pb::AgentMendResponse> {
+        let (store, body) = caller(r)?;
+        let mend = move |a: &Agent| Ok::<_, Status>(a.mend(store, &body.findings, body.apply));
+        let results = self.blocking(mend).await?;
+        Ok(Response::new(convert_doctor::results(results)))
     }
 
     async fn create_pool(&self, r: Request<pb::AgentCreatePoolRequest>) -> Answer<pb::AgentPool> {

@@ -288,6 +288,21 @@ impl Kernel for DmKernel {
         Ok(self.ours()?.into_iter().filter_map(digest).collect())
     }
 
+    fn devices(&self) -> Result<Vec<(Owned, DevNumber)>, KernelError> {
+        let listed = self
+            .control
+            .list()
+            .map_err(KernelError::dm("list devices"))?;
+        Ok(listed
+            .into_iter()
+            .filter_map(|l| Some((Owned::from_uuid(&l.uuid?)?, l.dev)))
+            .collect())
+    }
+
+    fn ensure_no_probe(&self, pool: PoolId) -> Result<(), KernelError> {
+        thin::ensure_no_probe(&self.control, pool)
+    }
+
     fn node(&self, dev: DevNumber) -> Result<PathBuf, KernelError> {
         nodes::ensure(dev).map_err(KernelError::io("make a device's node"))
     }
@@ -296,12 +311,8 @@ impl Kernel for DmKernel {
 impl DmKernel {
     /// Every device of ours.
     fn ours(&self) -> Result<Vec<Owned>, KernelError> {
-        let listed = self
-            .control
-            .list()
-            .map_err(KernelError::dm("list devices"))?;
-        let uuids = listed.into_iter().filter_map(|l| l.uuid);
-        Ok(uuids.filter_map(|uuid| Owned::from_uuid(&uuid)).collect())
+        let devices = self.devices()?;
+        Ok(devices.into_iter().map(|(owned, _)| owned).collect())
     }
 }
 

@@ -9,7 +9,9 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use goldleaf_dm::{DevNumber, NoSpacePolicy, PoolMessage, PoolMode, PoolStatus, WorkingPool};
+use goldleaf_dm::{
+    DevNumber, NoSpacePolicy, Owned, PoolMessage, PoolMode, PoolStatus, WorkingPool,
+};
 use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
 use super::{
@@ -363,6 +365,23 @@ impl Kernel for FakeKernel {
 
     fn live_images(&self) -> Result<Vec<Digest>, KernelError> {
         Ok(self.world().images.keys().copied().collect())
+    }
+
+    fn devices(&self) -> Result<Vec<(Owned, DevNumber)>, KernelError> {
+        let world = self.world();
+        let number = |minor| DevNumber { major: 252, minor };
+        let pools = world.pools.iter().filter(|(_, pool)| pool.live);
+        let pools = pools.map(|(id, _)| (Owned::Pool(*id), number(0)));
+        let thins = world.live.iter().map(|(owner, spec)| {
+            let minor = spec.thin.get();
+            (Owned::Thin(*owner), DevNumber { major: 254, minor })
+        });
+        let images = world.images.iter().map(|(d, dev)| (Owned::Image(*d), *dev));
+        Ok(pools.chain(thins).chain(images).collect())
+    }
+
+    fn ensure_no_probe(&self, _: PoolId) -> Result<(), KernelError> {
+        Ok(())
     }
 
     fn node(&self, _: DevNumber) -> Result<PathBuf, KernelError> {

@@ -14,7 +14,7 @@ mod thin;
 use std::fs::File;
 use std::path::PathBuf;
 
-use goldleaf_dm::{DevNumber, DmError, LoopDevice, PoolMessage, PoolStatus};
+use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 /// What an `ensure_*` verb found.
@@ -355,6 +355,20 @@ pub trait Kernel: Send + Sync + 'static {
     ///
     /// When the kernel does not say.
     fn live_images(&self) -> Result<Vec<Digest>, KernelError>;
+
+    /// Every device of ours, with its number.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    fn devices(&self) -> Result<Vec<(Owned, DevNumber)>, KernelError>;
+
+    /// Leaves no look into a thin of the pool: a crash may have cut one short.
+    ///
+    /// # Errors
+    ///
+    /// When a removal fails.
+    fn ensure_no_probe(&self, pool: PoolId) -> Result<(), KernelError>;
 
     /// Path of a live device's node.
     ///

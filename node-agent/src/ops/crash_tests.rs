@@ -256,6 +256,24 @@ pub(super) fn snap(owner: ThinOwner, source: ThinOwner, active: bool) -> CreateS
     }
 }
 
+/// A thin without an owner turns up, is quarantined and deleted. Again, it is gone already.
+fn mend_ownerless(rig: &Rig) -> Result<String, String> {
+    let strange = goldleaf_types::ThinId::new(4711).unwrap();
+    let pool = rig.agent.pools.open(POOL).ok_or("the pool is not open")?;
+    if pool.record().quarantined.is_empty() {
+        let mut world = rig.kernel.world();
+        world.pools.get_mut(&POOL).unwrap().thins.insert(strange, 3);
+    }
+    for code in ["UnknownThin", "QuarantinedThin"] {
+        let key = format!("{code}/{POOL}/{strange}");
+        let mended = rig.agent.mend(Some(STORE), &[key], true).remove(0).outcome;
+        if let super::doctor::Outcome::Failed(what, why) = mended {
+            return Err(format!("{what}: {why}"));
+        }
+    }
+    Ok(format!("left {:?}", pool.record().quarantined))
+}
+
 /// A whole life, every operation in it.
 fn life() -> Vec<Step> {
     let create = |what, n, image, active| {
@@ -302,6 +320,7 @@ fn life() -> Vec<Step> {
         delete_step("delete the second snapshot", snapshot(22)),
         delete_step("delete the clone", volume(13)),
         delete_step("delete the blank volume", volume(11)),
+        ("delete a thin that nobody owns", Box::new(mend_ownerless)),
         pool_step("close the pool", |rig| {
             rig.agent.close_pool(POOL, Some(STORE))
         }),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use goldleaf_dm::{DevNumber, PoolMessage, PoolStatus};
+use goldleaf_dm::{DevNumber, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{Digest, Incarnation, PoolId, ThinId, ThinOwner};
 
 use super::crash_tests::{Rig, volume};
@@ -64,6 +64,8 @@ impl Kernel for Freezing {
         ensure_image(image: &ImageSpec<'_>) -> DevNumber;
         ensure_no_image(digest: Digest) -> Outcome;
         live_images() -> Vec<Digest>;
+        devices() -> Vec<(Owned, DevNumber)>;
+        ensure_no_probe(pool: PoolId) -> ();
         node(dev: DevNumber) -> PathBuf;
     }
 }

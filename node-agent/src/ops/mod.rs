@@ -6,6 +6,7 @@
 
 mod activation;
 mod devices;
+pub mod doctor;
 mod error;
 mod forming;
 mod locks;
@@ -22,6 +23,8 @@ mod view;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod doctor_tests;
 #[cfg(test)]
 mod frozen_tests;
 #[cfg(test)]

@@ -62,7 +62,11 @@ impl Agent {
         }
     }
 
-    fn sweep_row(&self, pool: &Arc<OpenPool>, owner: ThinOwner) -> Result<(), ThinError> {
+    pub(super) fn sweep_row(
+        &self,
+        pool: &Arc<OpenPool>,
+        owner: ThinOwner,
+    ) -> Result<(), ThinError> {
         let parent = pool.catalogue.find(owner).and_then(|row| row.parent);
         let keys: Vec<_> = std::iter::once(owner).chain(parent).collect();
         let _held = pool.locks.take(&keys);

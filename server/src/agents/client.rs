@@ -21,12 +21,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::{
-    AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, ThinReports, convert, refusal,
-    thin_news,
+    AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, ThinReports, convert,
+    convert_doctor, refusal, thin_news,
 };
 use crate::domain::{
-    ActivateOptions, Begin, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, ThinOrder,
-    ThinReport,
+    ActivateOptions, Begin, Check, Finding, ImageAsked, ImageReport, Mended, Node, Pool,
+    PoolReport, ThinOrder, ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -173,6 +173,21 @@ impl AgentPort for GrpcAgent {
         let call = self.thin_call(pb::AgentPreflightRequest {});
         let answer = self.answer(self.client()?.preflight(call).await)?;
         Ok(convert::checks(answer))
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, AgentError> {
+        // Metadata is read, and an image that looks changed: as long as a pool's own calls.
+        let call = self.within(self.timeouts.pool, pb::AgentExamineRequest {});
+        let answer = self.answer(self.client()?.examine(call).await)?;
+        convert_doctor::findings(&self.node, answer)
+    }
+
+    async fn mend(&self, keys: &[String], apply: bool) -> Result<Vec<Mended>, AgentError> {
+        let findings = keys.to_vec();
+        let request = pb::AgentMendRequest { findings, apply };
+        let call = self.within(self.timeouts.pool, request);
+        let answer = self.answer(self.client()?.mend(call).await)?;
+        convert_doctor::mended(&self.node, answer)
     }
 
     async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError> {

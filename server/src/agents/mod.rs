@@ -6,6 +6,7 @@
 
 pub mod client;
 mod convert;
+mod convert_doctor;
 pub mod fake;
 mod refusal;
 mod thin_news;
@@ -17,8 +18,8 @@ use futures::stream::BoxStream;
 use goldleaf_types::{Digest, PoolId, ThinOwner, VolumeId, VolumeSize};
 
 use crate::domain::{
-    ActivateOptions, Check, ImageAsked, ImageReport, Node, Pool, PoolReport, Progress, Refusal,
-    ThinOrder, ThinReport,
+    ActivateOptions, Check, Finding, ImageAsked, ImageReport, Mended, Node, Pool, PoolReport,
+    Progress, Refusal, ThinOrder, ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -95,6 +96,11 @@ pub type PoolReports = BoxStream<'static, Result<Vec<PoolReport>, AgentError>>;
 pub trait AgentPort: Send + Sync {
     /// What the host lacks.
     async fn preflight(&self) -> Result<Vec<Check>, AgentError>;
+
+    /// What is not as it should be on the node.
+    async fn examine(&self) -> Result<Vec<Finding>, AgentError>;
+    /// Mends findings by the node's names of them, if `apply`; else says what it would do.
+    async fn mend(&self, keys: &[String], apply: bool) -> Result<Vec<Mended>, AgentError>;
 
     /// Makes a pool.
     async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError>;

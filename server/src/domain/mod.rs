@@ -4,6 +4,7 @@
 //! repeated request asks for the same thing, and which pool a volume goes to.
 
 mod common;
+mod doctor;
 mod image;
 mod marks;
 mod node;
@@ -15,6 +16,7 @@ mod snapshot;
 mod volume;
 
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
+pub use doctor::{Finding, MendOutcome, Mended, Severity};
 pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
 pub use marks::{First, Marks, Remark};
 pub use node::{Check, Node, NodeAsked};

@@ -7,6 +7,7 @@
 pub mod answers;
 pub mod convert;
 mod convert_update;
+mod doctor;
 mod images;
 mod nodes;
 mod pools;

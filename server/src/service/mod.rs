@@ -5,6 +5,7 @@
 //! durable record), and only then an answer. A crash or a lost caller between any two leaves a
 //! record in an unfinished phase, and that record says what is to be done.
 
+mod doctor;
 pub mod error;
 mod image_deletion;
 mod images;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use goldleaf_types::{Labels, NodeId, PoolId, ThinOwner};
 
+pub use doctor::Examination;
 pub use error::ServiceError;
 pub use images::{CreateImage, ImageView};
 pub use live::{Live, Reach};

@@ -168,6 +168,8 @@ pub const LOGGED: &[&str] = &[
     "an image's content changed",
     "takes no change",
     "is a file outside the pool folder",
+    "mending",
+    "nobody owns",
 ];
 
 /// The steps, in order. The image `golden` is there before.
@@ -246,6 +248,10 @@ pub const LIFE: &[Step] = &[
     ("delete the blank one", |h| {
         h.delete_volume("b").map(|()| "gone".into())
     }),
+    (
+        "delete a thin that nobody owns",
+        super::doctor::mend_ownerless,
+    ),
     ("see that the pool holds nothing", holds_nothing),
     ("close the pool", |h| {
         h.close_pool(api::ClosePoolRequest {

@@ -5,6 +5,7 @@
 //! kernel; a test that fails leaves nothing either, unless `KEEP=1`.
 
 mod calls;
+mod doctor;
 pub mod life;
 mod lines;
 mod process;
@@ -19,8 +20,12 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
 pub use calls::{blank, over};
+pub use doctor::plant_ownerless_thin;
 pub use lines::Lines;
 pub use process::{Process, program};
+
+/// The node's name.
+pub const NODE: &str = "n1";
 
 use crate::support::kernel_under_test;
 
@@ -130,7 +135,7 @@ impl Host {
             format!("--state-dir={}", self.dir.join("agent").display()),
             format!("--image-source={}", self.dir.join("import").display()),
             format!("--device-dir={}", self.dir.join("dev").display()),
-            "--node-name=n1".to_owned(),
+            format!("--node-name={NODE}"),
             "--host-id=a host of the tests".to_owned(),
         ]
     }
@@ -142,7 +147,7 @@ impl Host {
     /// When it does not within a minute.
     pub fn await_node(&self) {
         self.soon("the node is reachable", || {
-            let node = self.node("n1").ok()?;
+            let node = self.node(NODE).ok()?;
             node.conditions
                 .iter()
                 .any(|c| c.r#type == "Reachable" && c.status)

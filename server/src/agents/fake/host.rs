@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use goldleaf_types::{Bytes, Digest, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Name, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use super::refuse::{
@@ -14,8 +14,8 @@ use super::refuse::{
 use super::{Cut, Verb};
 use crate::agents::AgentError;
 use crate::domain::{
-    ActivateOptions, Activation, Begin, Condition, First, Holder, ImageAsked, ImageReport,
-    ImageSource, Phase, Pool, PoolMode, PoolReport, PoolUsage, ThinOrder, ThinReport,
+    ActivateOptions, Activation, Begin, Condition, Finding, First, Holder, ImageAsked, ImageReport,
+    ImageSource, Phase, Pool, PoolMode, PoolReport, PoolUsage, Severity, ThinOrder, ThinReport,
 };
 
 /// A pool of the host.
@@ -249,6 +249,21 @@ impl Host {
             conditions: Vec::new(),
             usage,
         })
+    }
+
+    /// Lost data, which is all that can be wrong with this host.
+    pub(super) fn examine(&self, node: &Name) -> Vec<Finding> {
+        let lost = self.thins.iter().filter(|(_, thin)| thin.missing);
+        lost.map(|(owner, _)| Finding {
+            node: node.clone(),
+            severity: Severity::Error,
+            code: "LostThin".into(),
+            subject: owner.to_string(),
+            reason: "its thin is gone".into(),
+            remedy: "restore it from a backup".into(),
+            mend: String::new(),
+        })
+        .collect()
     }
 
     pub(super) fn pools(&self) -> Result<Vec<PoolReport>, AgentError> {

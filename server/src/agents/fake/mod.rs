@@ -192,6 +192,26 @@ impl FakeNode {
         self.changed();
     }
 
+    /// Forgets a thin, as a pool does that was put back to an older state.
+    pub fn forget_thin(&self, owner: ThinOwner) {
+        self.host().thins.remove(&owner);
+        self.changed();
+    }
+
+    /// Gives the node a thin that nobody ordered, after another one; its owner.
+    ///
+    /// # Panics
+    ///
+    /// When the node has no thin.
+    pub fn copy_thin(&self) -> ThinOwner {
+        let owner = ThinOwner::from(VolumeId::mint());
+        let mut host = self.host();
+        let mut thin = host.thins.values().next().expect("a thin").clone();
+        thin.order.owner = owner;
+        host.thins.insert(owner, thin);
+        owner
+    }
+
     /// What the kernel says of a pool from now on.
     pub fn set_pool(&self, pool: PoolId, mode: PoolMode, used: Bytes, total: Bytes) {
         if let Some(pool) = self.host().pools.get_mut(&pool) {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use goldleaf_types::{Bytes, Digest, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Name, PoolId, ThinOwner, VolumeId, VolumeSize};
 use tokio_stream::wrappers::WatchStream;
 
 use super::host::{Done, Host};
@@ -11,8 +11,8 @@ use crate::agents::{
     AgentError, AgentPort, Import, ImportStep, PoolReports, ThinNews, ThinReports,
 };
 use crate::domain::{
-    ActivateOptions, Check, ImageAsked, ImageReport, Pool, PoolReport, Progress, ThinOrder,
-    ThinReport,
+    ActivateOptions, Check, Finding, ImageAsked, ImageReport, MendOutcome, Mended, Pool,
+    PoolReport, Progress, ThinOrder, ThinReport,
 };
 
 /// The agent of one node.
@@ -88,6 +88,21 @@ impl AgentPort for FakeAgent {
             remedy: String::new(),
         };
         self.look(|_| Ok(vec![check]))
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, AgentError> {
+        let name: Name = self.name.parse().map_err(|_| self.away("it has no name"))?;
+        self.look(|host| Ok(host.examine(&name)))
+    }
+
+    async fn mend(&self, keys: &[String], apply: bool) -> Result<Vec<Mended>, AgentError> {
+        let results = keys.iter().map(|key| Mended {
+            finding: key.clone(),
+            outcome: MendOutcome::NotFound,
+            action: format!("apply: {apply}"),
+            problem: String::new(),
+        });
+        self.look(|_| Ok(results.collect()))
     }
 
     async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError> {

@@ -64,6 +64,35 @@ impl NodeAgent for SmallAgent {
     ) -> Answer<api::PreflightResponse> {
         not_asked()
     }
+    async fn examine(
+        &self,
+        _: Request<pb::AgentExamineRequest>,
+    ) -> Answer<pb::AgentExamineResponse> {
+        let finding = |severity: i32| api::Finding {
+            id: "LostThin/x".into(),
+            severity,
+            code: "LostThin".into(),
+            subject: "x".into(),
+            ..Default::default()
+        };
+        Ok(Response::new(pb::AgentExamineResponse {
+            findings: vec![finding(api::Severity::Error.into())],
+        }))
+    }
+    async fn mend(&self, r: Request<pb::AgentMendRequest>) -> Answer<pb::AgentMendResponse> {
+        let asked = r.into_inner();
+        let result = |finding| api::Mended {
+            finding,
+            outcome: match asked.apply {
+                true => api::MendOutcome::Done.into(),
+                false => api::MendOutcome::WouldDo.into(),
+            },
+            ..Default::default()
+        };
+        Ok(Response::new(pb::AgentMendResponse {
+            results: asked.findings.into_iter().map(result).collect(),
+        }))
+    }
     async fn create_pool(&self, r: Request<pb::AgentCreatePoolRequest>) -> Answer<pb::AgentPool> {
         let body = r.into_inner();
         let id = body.id.clone();

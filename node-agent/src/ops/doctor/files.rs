@@ -1,0 +1,157 @@
+//! Images, loop devices and links against rows and devices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use goldleaf_dm::loopdev;
+use goldleaf_types::Digest;
+
+use super::{Code, Finding, Remedy, Severity};
+use crate::images::{ImageError, Place};
+use crate::ops::Agent;
+use crate::telemetry::Chain;
+
+impl Agent {
+    pub(super) fn examine_images(&self) -> Vec<Finding> {
+        let mut needed: BTreeMap<Digest, usize> = BTreeMap::new();
+        for pool in self.pools.all_open() {
+            for image in pool.catalogue.all().iter().filter_map(|row| row.image) {
+                *needed.entry(image.digest).or_default() += 1;
+            }
+        }
+        let here: BTreeSet<Digest> = self.images.list().iter().map(|r| r.digest).collect();
+        let all: BTreeSet<Digest> = here.iter().chain(needed.keys()).copied().collect();
+        all.into_iter()
+            .filter_map(|digest| self.image(digest, needed.get(&digest).copied().unwrap_or(0)))
+            .collect()
+    }
+
+    fn image(&self, digest: Digest, users: usize) -> Option<Finding> {
+        let (code, reason) = match self.images.check(&digest) {
+            Ok(_) => return None,
+            Err(ImageError::Missing { .. }) => (
+                Code::ImageMissing,
+                format!("{users} volumes and snapshots of this host need it, and it is not here"),
+            ),
+            Err(error) => (
+                Code::ImageChanged,
+                format!(
+                    "{}; {users} volumes and snapshots of this host need it",
+                    Chain(&error)
+                ),
+            ),
+        };
+        Some(Finding {
+            code,
+            severity: if users > 0 {
+                Severity::Error
+            } else {
+                Severity::Warning
+            },
+            subject: digest.to_string(),
+            reason,
+            advice: "bring the same content here again: goldleaf image create, from the source it \
+                     came from; volumes over it are not activated until then"
+                .into(),
+            remedy: None,
+        })
+    }
+
+    /// Loop devices over the files of pools and images that no device uses.
+    pub(super) fn examine_loops(&self) -> Vec<Finding> {
+        // A loop that was just attached has no user yet: nobody makes one meanwhile.
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = self.image_use.write();
+        let mut files: Vec<PathBuf> = self
+            .images
+            .list()
+            .into_iter()
+            .filter_map(|record| match record.place {
+                Place::File(path) => Some(path),
+                Place::Device(_) => None,
+            })
+            .collect();
+        if let Ok(entries) = std::fs::read_dir(&self.pools.rules.pool_dir) {
+            files.extend(entries.flatten().map(|entry| entry.path()));
+        }
+        let mut found = Vec::new();
+        for path in files {
+            let Ok(meta) = std::fs::metadata(&path) else {
+                continue;
+            };
+            let loops = loopdev::find_by_backing(meta.dev(), meta.ino()).unwrap_or_default();
+            for (device, _) in loops.iter().filter(|(device, _)| !held(device)) {
+                found.push(Finding {
+                    code: Code::StrayLoop,
+                    severity: Severity::Warning,
+                    subject: device.path().display().to_string(),
+                    reason: format!("it lies over {} and nothing uses it", path.display()),
+                    advice: "mend this finding to detach it".into(),
+                    remedy: Some(Remedy::DetachLoop(device.path().to_owned())),
+                });
+            }
+        }
+        found
+    }
+
+    /// Links against live volumes.
+    pub(super) fn examine_links(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
+        for pool in self.pools.all_open() {
+            for row in pool.catalogue.all() {
+                let _held = pool.locks.take(&[row.owner]);
+                let Some(row) = pool.catalogue.find(row.owner) else {
+                    continue;
+                };
+                let path = self.links.path(&pool.name, &row.name);
+                let Ok(Some(live)) = self.kernel.find_live(row.owner) else {
+                    continue;
+                };
+                wanted.insert(path.clone());
+                let Ok(node) = self.kernel.node(live.dev) else {
+                    continue;
+                };
+                // One that nobody wants loses its link first.
+                if row.holder.is_some() && std::fs::read_link(&path).ok().as_ref() != Some(&node) {
+                    found.push(Finding {
+                        code: Code::WrongLink,
+                        severity: Severity::Warning,
+                        subject: row.owner.to_string(),
+                        reason: format!("{} does not lead to {}", path.display(), node.display()),
+                        advice: "mend this finding to put the link right".into(),
+                        remedy: Some(Remedy::Settle(pool.id, row.owner)),
+                    });
+                }
+            }
+        }
+        for link in self.links.all() {
+            if !wanted.contains(&link) && link.symlink_metadata().is_ok() {
+                found.push(Finding {
+                    code: Code::StrayLink,
+                    severity: Severity::Notice,
+                    subject: link.display().to_string(),
+                    reason: "no live volume has this link".into(),
+                    advice: "mend this finding to remove it".into(),
+                    remedy: Some(Remedy::RemoveLink(link)),
+                });
+            }
+        }
+        found
+    }
+}
+
+/// Whether another device lies over a loop device.
+fn held(device: &goldleaf_dm::LoopDevice) -> bool {
+    let name = device.path().file_name().unwrap_or_default();
+    let holders = std::path::Path::new("/sys/class/block")
+        .join(name)
+        .join("holders");
+    // A directory that cannot be read says nothing, so nothing is said.
+    std::fs::read_dir(holders).map_or(true, |mut entries| entries.next().is_some())
+}
