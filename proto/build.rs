@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .open_files([
             "goldleaf/v1/common.proto",
             "goldleaf/v1/role.proto",
+            "goldleaf/v1/group.proto",
             "goldleaf/v1/volume.proto",
             "goldleaf/v1/pool.proto",
             "goldleaf/v1/image.proto",

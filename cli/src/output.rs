@@ -37,6 +37,41 @@ pub fn one<T: Printable>(output: Output, item: &T) -> Result<(), Failure> {
     print(&one_text(output, item)?)
 }
 
+/// Prints what one thing takes in its pool.
+///
+/// # Errors
+///
+/// As [`one`].
+pub fn usage<T: Printable>(
+    output: Output,
+    item: &T,
+    usage: Option<api::ThinUsage>,
+) -> Result<(), Failure> {
+    match (output, usage) {
+        (Output::Table, Some(usage)) => print(&usage_table(item.name(), usage)),
+        (Output::Table | Output::Json | Output::Yaml | Output::Name, _) => one(output, item),
+    }
+}
+
+fn usage_table(name: &str, usage: api::ThinUsage) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(["NAME", "PROVISIONED", "OWNED", "EXCLUSIVE", "SHARED"]);
+    let figures = [
+        usage.provisioned_bytes,
+        usage.owned_bytes,
+        usage.exclusive_bytes,
+        usage.shared_bytes,
+    ];
+    table.add_row(std::iter::once(name.to_owned()).chain(figures.map(bytes)));
+    table
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
+}
+
 /// Prints a list.
 ///
 /// # Errors
@@ -243,6 +278,25 @@ impl Printable for api::Snapshot {
             state(self.phase, &self.conditions),
             bytes(self.size_bytes),
             self.source.clone(),
+            self.id.clone(),
+        ]
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Printable for api::GroupSnapshot {
+    const MESSAGE: &'static str = "goldleaf.v1.GroupSnapshot";
+    const COLUMNS: &'static [&'static str] = &["NAME", "PHASE", "SNAPSHOTS", "ID"];
+
+    fn row(&self) -> Vec<String> {
+        let names: Vec<_> = self.members.iter().map(|m| m.name.as_str()).collect();
+        vec![
+            self.name.clone(),
+            state(self.phase, &self.conditions),
+            names.join(", "),
             self.id.clone(),
         ]
     }

@@ -14,14 +14,14 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use goldleaf_server::agents::fake::{Cut, Verb};
-use goldleaf_server::domain::{ActivateOptions, Image, Phase, Snapshot};
+use goldleaf_server::domain::{ActivateOptions, GroupSnapshot, Image, Phase, Snapshot};
 use goldleaf_server::failpoint::{Died, Point, dying_at};
 use goldleaf_server::service::{
     ImageView, PoolView, Service, ServiceError, Unfinished, VolumeView,
 };
 use support::{
-    GIB, NODE, Rig, active, clone_of, digest, image, named, pool, registration, size, snapshot_of,
-    target, thin,
+    GIB, NODE, Rig, active, clone_of, digest, group_of, image, named, pool, registration, size,
+    snapshot_of, target, thin,
 };
 
 type Seen = Result<String, String>;
@@ -72,6 +72,11 @@ fn of_volume(view: VolumeView) -> String {
 
 fn of_snapshot(s: Snapshot) -> String {
     format!("{} {:?} {} {:?}", s.name, s.phase, s.size.bytes(), s.image)
+}
+
+fn of_group(g: GroupSnapshot) -> String {
+    let names: Vec<_> = g.members.iter().map(|m| m.name.as_str()).collect();
+    format!("{} {:?} {names:?}", g.name, g.phase)
 }
 
 fn of_pool(view: PoolView) -> String {
@@ -156,6 +161,15 @@ fn life() -> Vec<Step> {
         step("snapshot the snapshot", of_snapshot, |s| async move {
             s.create_snapshot(snapshot_of("s2", "snapshot/s1")).await
         }),
+        step("freeze both at one instant", of_group, |s| async move {
+            s.create_group(group_of("both", ["vm1", "blank"])).await
+        }),
+        step("delete one of the group", gone, |s| async move {
+            s.delete_snapshot(target("both.vm1")).await
+        }),
+        step("delete the group", gone, |s| async move {
+            s.delete_group(target("both")).await
+        }),
         step("clone the snapshot, larger", of_volume, |s| async move {
             s.clone_thin(clone_of("vm2", "snapshot/s1", 2 * GIB)).await
         }),
@@ -233,6 +247,11 @@ fn lossy() -> Vec<Step> {
         "refused: a snapshot of lost data",
         of_snapshot,
         |s| async move { s.create_snapshot(snapshot_of("s3", "volume/blank")).await },
+    ));
+    steps.push(step(
+        "refused: a group with lost data",
+        of_group,
+        |s| async move { s.create_group(group_of("both", ["vm1", "blank"])).await },
     ));
     steps.push(step(
         "refused: a clone of lost data",

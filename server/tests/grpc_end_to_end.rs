@@ -164,6 +164,7 @@ async fn one_image_becomes_a_volume_over_the_wire_and_the_same_call_the_same_vol
     let gone = volumes
         .get(api::GetRequest {
             target: "vm1".into(),
+            ..Default::default()
         })
         .await
         .unwrap_err();

@@ -133,6 +133,7 @@ impl Rig {
     async fn volume(&self, name: &str) -> Option<api::Volume> {
         let wanted = Request::new(api::GetRequest {
             target: name.into(),
+            ..Default::default()
         });
         let volume = VolumeService::get(&self.api, wanted).await.ok()?;
         Some(volume.into_inner())

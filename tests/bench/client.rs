@@ -270,6 +270,7 @@ async fn setup(server: &str, image: PathBuf, device: PathBuf) -> anyhow::Result<
     let made = images
         .get(GetRequest {
             target: NAME.into(),
+            ..Default::default()
         })
         .await?
         .into_inner();

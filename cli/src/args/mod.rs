@@ -8,6 +8,8 @@ mod marks;
 mod values;
 mod wait;
 
+mod life;
+
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -15,6 +17,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use doctor::{Doctor, Verb as DoctorVerb};
 pub use marks::Update;
 use values::{duration, file_and_size, key_value, server, sha256, size};
+
+pub use life::{Group, Look};
 pub use wait::{WaitedTarget, Waiting};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
@@ -103,6 +107,15 @@ pub enum Command {
   goldleaf snapshot create before-upgrade --source volume/vm1
   goldleaf snapshot list")]
     Snapshot(Snapshot),
+    /// Groups: snapshots of several volumes at one instant.
+    #[command(
+        subcommand,
+        visible_alias = "groups",
+        after_help = "Examples:
+  goldleaf group create nightly --volume db --volume log
+  goldleaf group list"
+    )]
+    Group(Group),
     /// Nodes: hosts with an agent.
     #[command(
         subcommand,
@@ -358,9 +371,10 @@ pub enum Volume {
   goldleaf volume create vm1 --size 20G --image debian-12 --activate
   goldleaf volume create scratch --size 100G --pool fast --wait --timeout 10m")]
     Create(VolumeCreate),
-    /// Makes a volume that begins as a volume or snapshot, without copying.
+    /// Makes a volume that begins as a volume, snapshot or image, without copying.
     #[command(after_help = "Examples:
   goldleaf volume clone vm2 --source volume/vm1 --activate
+  goldleaf volume clone vm3 --source image/debian-12 --size 40G --activate
   goldleaf volume clone old --source snapshot/before-upgrade --size 40G")]
     Clone(VolumeClone),
     /// Grows a volume.
@@ -393,9 +407,10 @@ pub enum Volume {
   goldleaf volume list -l team=web -o json")]
     List(Selection),
     /// Shows one volume.
-    #[command(after_help = "Example:
-  goldleaf volume get vm1 -o yaml")]
-    Get(Target),
+    #[command(after_help = "Examples:
+  goldleaf volume get vm1 -o yaml
+  goldleaf volume get vm1 --usage")]
+    Get(Look),
     /// Prints volumes as they change.
     #[command(after_help = "Examples:
   goldleaf volume watch
@@ -439,12 +454,15 @@ pub struct VolumeCreate {
 pub struct VolumeClone {
     /// Its name.
     pub name: String,
-    /// What it begins as: an id, volume/NAME or snapshot/NAME.
+    /// What it begins as: an id, volume/NAME, snapshot/NAME or image/NAME.
     #[arg(long)]
     pub source: String,
     /// Its size, if larger than the source's.
     #[arg(long, value_parser = size, default_value = "0", hide_default_value = true)]
     pub size: u64,
+    /// The pool for the clone of an image; placement chooses unless said.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub pool: String,
     /// Make its device too.
     #[arg(long)]
     pub activate: bool,
@@ -503,9 +521,10 @@ pub enum Snapshot {
   goldleaf snapshot list -l team=web -o json")]
     List(Selection),
     /// Shows one snapshot.
-    #[command(after_help = "Example:
-  goldleaf snapshot get before-upgrade -o yaml")]
-    Get(Target),
+    #[command(after_help = "Examples:
+  goldleaf snapshot get before-upgrade -o yaml
+  goldleaf snapshot get before-upgrade --usage")]
+    Get(Look),
     /// Changes labels and deletion protection.
     #[command(after_help = "Examples:
   goldleaf snapshot update before-upgrade --label team=db --unlabel old

@@ -7,6 +7,8 @@ mod pool;
 mod snapshot;
 mod volume;
 
+mod group;
+
 use std::collections::HashMap;
 use std::future::Future;
 
@@ -39,6 +41,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::Image(command) => image::run(&call, command).await,
         Command::Volume(command) => volume::run(&call, command).await,
         Command::Snapshot(command) => snapshot::run(&call, command).await,
+        Command::Group(command) => group::run(&call, command).await,
         Command::Node(command) => node::run(&call, command).await,
         Command::Doctor(command) => doctor::run(&call, command).await,
         Command::Completion { .. } => Ok(()),
@@ -101,7 +104,17 @@ impl Call {
 }
 
 fn get(target: String) -> api::GetRequest {
-    api::GetRequest { target }
+    api::GetRequest {
+        target,
+        usage: false,
+    }
+}
+
+fn counted(target: String) -> api::GetRequest {
+    api::GetRequest {
+        target,
+        usage: true,
+    }
 }
 
 fn delete(removal: Removal) -> api::DeleteRequest {

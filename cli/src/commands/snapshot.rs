@@ -2,7 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 
-use super::{Call, all, delete, get, labels, update, watch};
+use super::{Call, all, counted, delete, get, labels, update, watch};
 use crate::args::Snapshot;
 use crate::failure::Failure;
 use crate::output;
@@ -31,7 +31,12 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
             .await?;
             output::many(call.global.output, &items)
         }
-        Snapshot::Get(t) => call.show(volumes.get_snapshot(get(t.target))).await,
+        Snapshot::Get(look) if look.usage => {
+            let request = counted(look.target);
+            let snapshot = call.answer(volumes.get_snapshot(request)).await?;
+            output::usage(call.global.output, &snapshot, snapshot.usage)
+        }
+        Snapshot::Get(look) => call.show(volumes.get_snapshot(get(look.target))).await,
         Snapshot::Update(wanted) => call.show(volumes.update_snapshot(update(wanted)?)).await,
         Snapshot::Delete(t) => {
             call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t)))

@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 
-use super::{Call, all, delete, distinct, get, labels, update, watch};
+use super::{Call, all, counted, delete, distinct, get, labels, update, watch};
 use crate::args::{Volume, VolumeClone, VolumeCreate};
 use crate::failure::Failure;
 use crate::output;
@@ -61,7 +61,11 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
             .await?;
             output::many(call.global.output, &items)
         }
-        Volume::Get(t) => call.show(volumes.get(get(t.target))).await,
+        Volume::Get(look) if look.usage => {
+            let volume = call.answer(volumes.get(counted(look.target))).await?;
+            output::usage(call.global.output, &volume, volume.usage)
+        }
+        Volume::Get(look) => call.show(volumes.get(get(look.target))).await,
         Volume::Watch(selection) => {
             call.follow(volumes.watch(watch(selection)?), |e| (e.kind, e.volume))
                 .await
@@ -92,6 +96,7 @@ fn create(wanted: VolumeCreate) -> Result<api::CreateThinRequest, Failure> {
 
 fn clone(wanted: VolumeClone) -> Result<api::CloneRequest, Failure> {
     Ok(api::CloneRequest {
+        pool: wanted.pool,
         name: wanted.name,
         source: wanted.source,
         size_bytes: wanted.size,

@@ -7,6 +7,7 @@ use super::shapes::{BadRow, decode_pool, decode_thin, encode_pool, encode_thin};
 use super::*;
 
 const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
+const THIN_V1_GROWN: &str = include_str!("../../tests/golden/thin-v1-grown.json");
 const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
 const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
 const REGION_V1: &str = include_str!("../../tests/golden/region-header-v1.hex");
@@ -42,6 +43,15 @@ fn thin() -> ThinRecord {
         epoch: 3,
         sealed: false,
         read_only: true,
+        group: None,
+    }
+}
+
+/// A row with everything that was added to version 1 since.
+fn grown_thin() -> ThinRecord {
+    ThinRecord {
+        group: Some(goldleaf_types::GroupId::from_bytes([0x66; 16])),
+        ..thin()
     }
 }
 
@@ -110,6 +120,10 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
         String::from_utf8(encode_thin(&thin()).unwrap()).unwrap(),
         THIN_V1.trim_end()
     );
+    let grown = THIN_V1_GROWN.trim_end();
+    assert_eq!(decode_thin(grown.as_bytes()).unwrap(), grown_thin());
+    let written = encode_thin(&grown_thin()).unwrap();
+    assert_eq!(String::from_utf8(written).unwrap(), grown);
     assert_eq!(decode_pool(POOL_V1.trim_end().as_bytes()).unwrap(), pool());
     assert_eq!(
         String::from_utf8(encode_pool(&pool()).unwrap()).unwrap(),

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, Incarnation, Labels, Name, PoolId, ThinId, ThinOwner, VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, Incarnation, Labels, Name, PoolId, ThinId, ThinOwner,
+    VolumeSize,
 };
 
 use super::error::CatalogueError;
@@ -82,6 +83,8 @@ pub struct ThinRecord {
     pub sealed: bool,
     /// Activated for reading only.
     pub read_only: bool,
+    /// The group that it was frozen with, if with one.
+    pub group: Option<GroupId>,
 }
 
 impl ThinRecord {

@@ -5,7 +5,8 @@
 //! is read half. Golden files of every version are in `tests/golden`.
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, Incarnation, Labels, Name, PoolId, ThinId, ThinOwner, VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, Incarnation, Labels, Name, PoolId, ThinId, ThinOwner,
+    VolumeSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,9 @@ struct ThinV1 {
     phase: PhaseV1,
     epoch: u64,
     sealed: bool,
+    // Since 0.2; left out when there is none, so that older versions read such rows too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<GroupId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +148,7 @@ pub(super) fn encode_thin(record: &ThinRecord) -> Result<Vec<u8>, serde_json::Er
         },
         epoch: r.epoch,
         sealed: r.sealed,
+        group: r.group,
     }))
 }
 
@@ -180,6 +185,7 @@ pub(super) fn decode_thin(bytes: &[u8]) -> Result<ThinRecord, BadRow> {
         },
         epoch: r.epoch,
         sealed: r.sealed,
+        group: r.group,
     })
 }
 

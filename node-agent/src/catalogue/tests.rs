@@ -40,6 +40,7 @@ pub(super) fn row(owner: ThinOwner, thin: ThinId) -> ThinRecord {
         epoch: 1,
         sealed: false,
         read_only: false,
+        group: None,
     }
 }
 

@@ -290,6 +290,7 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
         parameters: row.request.clone(),
         created: Some(timestamp(row.created)),
         epoch: row.epoch,
+        usage: None,
     }
 }
 

@@ -7,6 +7,8 @@
 pub mod convert;
 mod convert_doctor;
 pub mod status;
+
+mod convert_life;
 mod thin_stream;
 
 use std::pin::Pin;
@@ -24,7 +26,7 @@ use tracing::Instrument;
 
 use self::convert::{field, optional};
 use crate::images::{ImportProgress, ImportRequest};
-use crate::ops::{Agent, CreatePool, CreateSnapshot, CreateThin, Look};
+use crate::ops::{Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, Look};
 use crate::preflight;
 
 /// The service.
@@ -256,6 +258,19 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         Ok(Response::new(convert::thin(&view)))
     }
 
+    async fn create_group_snapshot(
+        &self,
+        r: Request<pb::AgentCreateGroupSnapshotRequest>,
+    ) -> Answer<pb::AgentThinGroup> {
+        let (store, body) = caller(r)?;
+        let wanted = CreateGroup::try_from(body)?;
+        let views = self
+            .blocking(move |a| a.create_group(store, wanted))
+            .await?;
+        let thins = views.iter().map(convert::thin).collect();
+        Ok(Response::new(pb::AgentThinGroup { thins }))
+    }
+
     async fn resize(&self, r: Request<pb::AgentResizeRequest>) -> Answer<pb::AgentThin> {
         let (store, body) = caller(r)?;
         let (volume, size, epoch) = convert::resize(&body)?;
@@ -297,7 +312,12 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     }
 
     async fn get_thin(&self, r: Request<pb::AgentThinRequest>) -> Answer<pb::AgentThin> {
-        let owner: ThinOwner = field("owner", &r.into_inner().owner)?;
+        let body = r.into_inner();
+        let owner: ThinOwner = field("owner", &body.owner)?;
+        if body.usage {
+            let (view, usage) = self.blocking(move |a| a.thin_with_usage(owner)).await?;
+            return Ok(Response::new(convert_life::thin_with_usage(&view, usage)));
+        }
         let view = self.blocking(move |a| a.thin(owner)).await?;
         Ok(Response::new(convert::thin(&view)))
     }

@@ -171,6 +171,7 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
         KernelError::OtherTable { .. } => (Code::FailedPrecondition, "OTHER_TABLE"),
         KernelError::Busy { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
         KernelError::WrongSize { .. } => (Code::FailedPrecondition, "WRONG_SIZE"),
+        KernelError::TooSlow { .. } => (Code::FailedPrecondition, "TOO_SLOW"),
         KernelError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         KernelError::Metadata { .. } => (Code::FailedPrecondition, "METADATA_UNREADABLE"),
     }

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use goldleaf_dm::{
     Commit, Control, DevNumber, Device, DmError, Flush, Owned, PoolMessage, PoolStatus, Removal,
@@ -15,8 +16,8 @@ use goldleaf_dm::{
 use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 use super::{
-    Attached, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec,
-    origin, pool, thin,
+    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec,
+    ThinSpec, ThinUse, group, metadata, origin, pool, thin,
 };
 
 /// Device-mapper of this host.
@@ -213,6 +214,14 @@ impl Kernel for DmKernel {
         pool::known_thins(&self.control, pool)
     }
 
+    fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
+        let _turn = self
+            .metadata_turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        metadata::usage(&self.control, pool)
+    }
+
     fn ensure_thin(
         &self,
         pool: PoolId,
@@ -230,6 +239,15 @@ impl Kernel for DmKernel {
         live: Option<ThinOwner>,
     ) -> Result<Outcome, KernelError> {
         thin::ensure_snapshot(&self.control, pool, thin, source, live)
+    }
+
+    fn create_group(
+        &self,
+        pool: PoolId,
+        members: &[GroupMember],
+        limit: Duration,
+    ) -> Result<(), KernelError> {
+        group::create(&self.control, pool, members, limit)
     }
 
     fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError> {

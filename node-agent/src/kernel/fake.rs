@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use goldleaf_dm::{
     DevNumber, NoSpacePolicy, Owned, PoolMessage, PoolMode, PoolStatus, WorkingPool,
@@ -15,8 +16,10 @@ use goldleaf_dm::{
 use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
 use super::{
-    Attached, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec,
+    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec,
+    ThinSpec, ThinUse,
 };
+use crate::failpoint::{Point, hit};
 
 /// What one pool's metadata has.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +57,8 @@ pub struct World {
     pub images: BTreeMap<Digest, DevNumber>,
     /// Devices that somebody holds open.
     pub opened: BTreeMap<ThinOwner, u32>,
+    /// Whether the next group takes too long.
+    pub too_slow: bool,
     /// Whether somebody uses every disk.
     pub disks_used: bool,
     devices: u32,
@@ -220,6 +225,16 @@ impl Kernel for FakeKernel {
             .collect())
     }
 
+    fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
+        let known = self.known_thins(pool)?;
+        let alone = |known: KnownThin| ThinUse {
+            thin: known.thin,
+            mapped_blocks: known.mapped_blocks,
+            exclusive_blocks: known.mapped_blocks,
+        };
+        Ok(known.into_iter().map(alone).collect())
+    }
+
     fn ensure_thin(
         &self,
         pool: PoolId,
@@ -255,10 +270,45 @@ impl Kernel for FakeKernel {
             .thins
             .get(&source)
             .ok_or(KernelError::ThinMissing { pool, thin: source })?;
-        match found.thins.insert(thin, blocks) {
-            None => Ok(Outcome::Done),
-            Some(_) => Ok(Outcome::AlreadySo),
+        if found.thins.contains_key(&thin) {
+            return Ok(Outcome::AlreadySo);
         }
+        found.thins.insert(thin, blocks);
+        Ok(Outcome::Done)
+    }
+
+    fn create_group(
+        &self,
+        pool: PoolId,
+        members: &[GroupMember],
+        limit: Duration,
+    ) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.world().too_slow) {
+            return Err(KernelError::TooSlow { limit });
+        }
+        hit(Point::GroupSuspended);
+        let mut made = Vec::new();
+        for member in members {
+            let (thin, source) = (member.thin, member.source);
+            match self.ensure_snapshot(pool, thin, source, member.live) {
+                Ok(Outcome::Done) => made.push(thin),
+                other => {
+                    let mut world = self.world();
+                    let thins = &mut world.writable(pool)?.thins;
+                    made.iter().for_each(|thin| {
+                        thins.remove(thin);
+                    });
+                    let mapped_blocks = 0;
+                    return other.and(Err(KernelError::ForeignThin {
+                        pool,
+                        thin,
+                        mapped_blocks,
+                    }));
+                }
+            }
+            hit(Point::GroupBegun);
+        }
+        Ok(())
     }
 
     fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError> {

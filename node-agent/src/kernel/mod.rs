@@ -11,8 +11,12 @@ mod origin;
 mod pool;
 mod thin;
 
+mod group;
+mod metadata;
+
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
@@ -113,6 +117,28 @@ pub struct KnownThin {
     pub mapped_blocks: u64,
 }
 
+/// What a thin takes in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThinUse {
+    /// Its number.
+    pub thin: ThinId,
+    /// Blocks it maps.
+    pub mapped_blocks: u64,
+    /// Blocks that no other thin maps.
+    pub exclusive_blocks: u64,
+}
+
+/// One of several snapshots that are to be of one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Its number.
+    pub thin: ThinId,
+    /// The thin it is to be a snapshot of.
+    pub source: ThinId,
+    /// Whose device that is, when it is live.
+    pub live: Option<ThinOwner>,
+}
+
 /// Why the kernel did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -188,6 +214,15 @@ pub enum KernelError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// Volumes would have been suspended for too long.
+    #[error(
+        "the volumes could not be frozen together within {limit:?}, and run again: ask when they \
+         write less, or with a longer deadline"
+    )]
+    TooSlow {
+        /// How long was allowed.
+        limit: Duration,
     },
     /// A tool that reads the metadata failed.
     #[error("cannot read the metadata of pool {pool}: {why}")]
@@ -274,6 +309,13 @@ pub trait Kernel: Send + Sync + 'static {
     /// [`KernelError::Metadata`] when it cannot be read.
     fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError>;
 
+    /// What every thin of the pool takes, in order. Walks all mappings of the pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::known_thins`].
+    fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError>;
+
     /// Leaves `thin` present and empty.
     ///
     /// # Errors
@@ -299,6 +341,20 @@ pub trait Kernel: Send + Sync + 'static {
         source: ThinId,
         live: Option<ThinOwner>,
     ) -> Result<Outcome, KernelError>;
+
+    /// Leaves each member's thin present, all as their sources were at one instant, or none of
+    /// them. No device stays suspended longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::TooSlow`] when that passed; [`KernelError::ForeignThin`] for a thin that was
+    /// there already.
+    fn create_group(
+        &self,
+        pool: PoolId,
+        members: &[GroupMember],
+        limit: Duration,
+    ) -> Result<(), KernelError>;
 
     /// Leaves `thin` absent.
     ///

@@ -243,6 +243,19 @@ fn pool_step(
     )
 }
 
+/// Snapshots of the blank volume and of the one over the image.
+pub(super) fn group_of_two() -> CreateGroup {
+    CreateGroup {
+        group: goldleaf_types::GroupId::from_bytes([3; 16]),
+        pool: POOL,
+        members: vec![
+            snap(snapshot(31), volume(11), false),
+            snap(snapshot(32), volume(12), false),
+        ],
+        limit: std::time::Duration::from_secs(5),
+    }
+}
+
 pub(super) fn snap(owner: ThinOwner, source: ThinOwner, active: bool) -> CreateSnapshot {
     CreateSnapshot {
         owner,
@@ -304,6 +317,17 @@ fn life() -> Vec<Step> {
             snapshot(21),
             true,
         ),
+        (
+            "freeze two at one instant",
+            Box::new(|rig| {
+                let views = rig.agent.create_group(Some(STORE), group_of_two());
+                let views = views.map_err(|e| e.to_string())?;
+                // Numbers may differ: a group that was cut short is begun anew.
+                Ok(views.into_iter().map(seen).collect::<Vec<_>>().join("; "))
+            }),
+        ),
+        delete_step("delete one of the group", snapshot(31)),
+        delete_step("delete the other", snapshot(32)),
         thin_step("grow the volume", |rig| {
             rig.agent.resize(
                 Some(STORE),

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use goldleaf_dm::{DevNumber, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{Digest, Incarnation, PoolId, ThinId, ThinOwner};
@@ -16,7 +17,8 @@ use super::*;
 use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
-    Attached, ImageSpec, KernelError, KnownThin, LiveThin, Outcome, PoolSpec, ThinSpec,
+    Attached, GroupMember, ImageSpec, KernelError, KnownThin, LiveThin, Outcome, PoolSpec,
+    ThinSpec, ThinUse,
 };
 
 /// The fake kernel, with some devices suspended.
@@ -54,10 +56,12 @@ impl Kernel for Freezing {
         pool_status(pool: PoolId) -> PoolStatus;
         pool_message(pool: PoolId, message: &PoolMessage) -> ();
         known_thins(pool: PoolId) -> Vec<KnownThin>;
+        thin_usage(pool: PoolId) -> Vec<ThinUse>;
         ensure_thin(pool: PoolId, thin: ThinId, owner: ThinOwner) -> Outcome;
         ensure_snapshot(
             pool: PoolId, thin: ThinId, source: ThinId, live: Option<ThinOwner>
         ) -> Outcome;
+        create_group(pool: PoolId, members: &[GroupMember], limit: Duration) -> ();
         ensure_no_thin(pool: PoolId, thin: ThinId) -> Outcome;
         ensure_inactive(owner: ThinOwner) -> Outcome;
         live_owners() -> Vec<ThinOwner>;

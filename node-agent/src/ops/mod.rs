@@ -9,6 +9,7 @@ mod devices;
 pub mod doctor;
 mod error;
 mod forming;
+mod groups;
 mod locks;
 mod news;
 mod open_pool;
@@ -19,6 +20,7 @@ mod scan;
 mod snapshots;
 mod sweep;
 mod thins;
+mod usage;
 mod view;
 
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod crash_tests;
 mod doctor_tests;
 #[cfg(test)]
 mod frozen_tests;
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod image_tests;
 #[cfg(test)]
@@ -47,11 +51,13 @@ use crate::links::Links;
 
 pub use devices::DeviceRules;
 pub use error::{ImageOpError, PoolError, ThinError};
+pub use groups::CreateGroup;
 pub use open_pool::{Doubt, OpenPool};
 pub use pools::{CreatePool, DeviceRequest, Pools};
 pub use scan::Look;
 pub use snapshots::CreateSnapshot;
 pub use thins::{Activation, CreateThin};
+pub use usage::Usage;
 pub use view::{PoolState, PoolView, ThinView};
 
 /// A hint that there is something to sweep. The record says what.

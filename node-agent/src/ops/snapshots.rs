@@ -158,7 +158,7 @@ fn snapshot_size(request: &CreateSnapshot, source: &ThinRecord) -> Result<Volume
 }
 
 /// A snapshot or clone that is there: the one that is asked for, or a conflict.
-fn same_snapshot_or_conflict(
+pub(super) fn same_snapshot_or_conflict(
     row: ThinRecord,
     request: &CreateSnapshot,
 ) -> Result<ThinRecord, ThinError> {

@@ -69,6 +69,9 @@ impl Agent {
     ) -> Result<(), ThinError> {
         let parent = pool.catalogue.find(owner).and_then(|row| row.parent);
         let keys: Vec<_> = std::iter::once(owner).chain(parent).collect();
+        if let Some(group) = super::groups::unfinished(pool, owner) {
+            return self.sweep_group(pool, group);
+        }
         let _held = pool.locks.take(&keys);
         let Some(row) = pool.catalogue.find(owner) else {
             return Ok(());

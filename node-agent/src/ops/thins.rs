@@ -260,7 +260,11 @@ impl Agent {
             .map_err(ThinError::Kernel)
     }
 
-    fn renumber(&self, pool: &OpenPool, row: ThinRecord) -> Result<ThinRecord, ThinError> {
+    pub(super) fn renumber(
+        &self,
+        pool: &OpenPool,
+        row: ThinRecord,
+    ) -> Result<ThinRecord, ThinError> {
         write(pool, move |rows| {
             let mut record = rows.pool();
             record.quarantined.push(row.thin.get());
@@ -495,6 +499,7 @@ pub(super) fn fresh_row(
         phase: Phase::Creating,
         epoch: request.epoch,
         sealed: false,
+        group: None,
     })
 }
 

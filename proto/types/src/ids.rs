@@ -91,6 +91,8 @@ id!(/// A volume: what a user owns. Owns exactly one thin.
     VolumeId, "volume", "vol-");
 id!(/// A snapshot: a volume frozen at a time. Owns one thin, never written.
     SnapshotId, "snapshot", "snap-");
+id!(/// Snapshots of several volumes, taken at one instant.
+    GroupId, "group", "group-");
 id!(/// An image's record in the control plane. The content is named by its digest.
     ImageId, "image", "img-");
 id!(/// A pool: one dm thin-pool on one node. Stands in the label of each of its devices.

@@ -10,6 +10,8 @@ mod names;
 mod sizes;
 
 pub use digest::{BadDigest, Digest};
-pub use ids::{BadId, ImageId, Incarnation, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId};
+pub use ids::{
+    BadId, GroupId, ImageId, Incarnation, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId,
+};
 pub use names::{BadName, Labels, Name};
 pub use sizes::{BadSize, BlockSize, Bytes, SECTOR, Sectors, ThinId, VolumeSize};

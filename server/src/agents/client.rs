@@ -287,6 +287,12 @@ impl AgentPort for GrpcAgent {
         convert::thin(&self.node, answer)
     }
 
+    async fn create_group(&self, group: &crate::domain::GroupSnapshot) -> Result<(), AgentError> {
+        let call = self.thin_call(convert::create_group(group));
+        self.answer(self.client()?.create_group_snapshot(call).await)?;
+        Ok(())
+    }
+
     async fn resize(
         &self,
         volume: VolumeId,
@@ -322,7 +328,7 @@ impl AgentPort for GrpcAgent {
         let call = self.thin_call(pb::AgentThinRequest {
             owner,
             epoch,
-            pool: String::new(),
+            ..Default::default()
         });
         let answer = self.answer(self.client()?.deactivate(call).await)?;
         convert::thin(&self.node, answer)
@@ -338,6 +344,7 @@ impl AgentPort for GrpcAgent {
             owner: owner.to_string(),
             epoch,
             pool: pool.to_string(),
+            ..Default::default()
         });
         self.answer(self.client()?.delete_thin(call).await)?;
         Ok(())
@@ -346,8 +353,7 @@ impl AgentPort for GrpcAgent {
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
         let call = self.thin_call(pb::AgentThinRequest {
             owner: owner.to_string(),
-            epoch: 0,
-            pool: String::new(),
+            ..Default::default()
         });
         let answer = self.answer(self.client()?.get_thin(call).await)?;
         convert::thin(&self.node, answer)
@@ -357,6 +363,18 @@ impl AgentPort for GrpcAgent {
         let call = self.request(pb::WatchThinsRequest {});
         let events = self.answer(self.client()?.watch_thins(call).await)?;
         Ok(thin_news::news(self.node.clone(), events))
+    }
+
+    async fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
+        // As long as what makes a pool: it walks one.
+        let request = pb::AgentThinRequest {
+            owner: owner.to_string(),
+            usage: true,
+            ..Default::default()
+        };
+        let call = self.within(self.timeouts.pool, request);
+        let answer = self.answer(self.client()?.get_thin(call).await)?;
+        convert::thin(&self.node, answer)
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {

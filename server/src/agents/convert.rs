@@ -13,9 +13,9 @@ use goldleaf_types::{Bytes, Digest, Labels, ThinOwner};
 use super::refusal::bad_answer;
 use super::{AgentError, ImportStep};
 use crate::domain::{
-    ActivateOptions, Activation, Check, Condition, Holder, ImageAsked, ImageFormat, ImageReport,
-    ImageSource, Phase, Pool, PoolDevice, PoolMode, PoolReport, PoolUsage, Progress, ThinOrder,
-    ThinReport, WhenFull,
+    ActivateOptions, Activation, Check, Condition, GroupMember, GroupSnapshot, Holder, ImageAsked,
+    ImageFormat, ImageReport, ImageSource, Phase, Pool, PoolDevice, PoolMode, PoolReport,
+    PoolUsage, Progress, ThinOrder, ThinReport, ThinUsage, WhenFull,
 };
 use crate::store::rows::Parameters;
 
@@ -120,6 +120,23 @@ pub(super) fn create_snapshot(
         parameters: parameters(order),
         epoch: order.epoch,
         activate: options.map(activate),
+    }
+}
+
+/// Snapshots of one instant to make.
+pub(super) fn create_group(group: &GroupSnapshot) -> pb::AgentCreateGroupSnapshotRequest {
+    let member = |member: &GroupMember| {
+        let order = group.snapshot(member).order();
+        pb::AgentCreateSnapshotRequest {
+            size_bytes: 0, // its source's, whatever that is
+            ..create_snapshot(&order, member.source.into(), None)
+        }
+    };
+    pb::AgentCreateGroupSnapshotRequest {
+        group: group.id.to_string(),
+        pool: group.pool.to_string(),
+        members: group.members.iter().map(member).collect(),
+        deadline_ms: group.deadline_ms,
     }
 }
 
@@ -286,6 +303,11 @@ pub(super) fn thin(node: &str, answer: pb::AgentThin) -> Result<ThinReport, Agen
         image: optional(node, "thin.image_digest", &answer.image_digest)?,
         activation: activation(node, answer.activation)?,
         owned: answer.owned_bytes.map(Bytes),
+        usage: answer.usage.map(|usage| ThinUsage {
+            provisioned: Bytes(usage.provisioned_bytes),
+            owned: Bytes(usage.owned_bytes),
+            exclusive: Bytes(usage.exclusive_bytes),
+        }),
         conditions: conditions(node, answer.conditions)?,
     })
 }

@@ -130,6 +130,8 @@ pub trait AgentPort: Send + Sync {
         order: &ThinOrder,
         activate: Option<ActivateOptions>,
     ) -> Result<ThinReport, AgentError>;
+    /// Makes a group's snapshots, all or none.
+    async fn create_group(&self, group: &crate::domain::GroupSnapshot) -> Result<(), AgentError>;
     /// Grows a volume.
     async fn resize(
         &self,
@@ -157,6 +159,8 @@ pub trait AgentPort: Send + Sync {
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError>;
     /// Every thin of the node now, and each again when it changes, whoever changes it.
     async fn watch_thins(&self) -> Result<ThinReports, AgentError>;
+    /// One thin with what it takes in its pool, which is counted now.
+    async fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError>;
     /// Every thin of the node.
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError>;
 }

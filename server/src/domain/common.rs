@@ -118,6 +118,8 @@ pub enum SourceRef {
     Volume(Ref<VolumeId>),
     /// A snapshot.
     Snapshot(Ref<SnapshotId>),
+    /// An image, which only a clone can begin as.
+    Image(ImageRef),
 }
 
 impl FromStr for SourceRef {
@@ -129,6 +131,12 @@ impl FromStr for SourceRef {
             Ok(ThinOwner::Snapshot(id)) => return Ok(Self::Snapshot(Ref::Id(id))),
             Err(_) => {}
         }
+        if let Ok(digest) = text.parse() {
+            return Ok(Self::Image(ImageRef::Digest(digest)));
+        }
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Image(ImageRef::Record(Ref::Id(id))));
+        }
         let by_name = |name: &str| {
             name.parse()
                 .map(Ref::Name)
@@ -139,6 +147,9 @@ impl FromStr for SourceRef {
             Some(("snapshot", name)) => Ok(Self::Snapshot(Ref::Name(
                 name.parse().map_err(|_| BadReference::of(text))?,
             ))),
+            Some(("image", name)) => Ok(Self::Image(ImageRef::Record(Ref::Name(
+                name.parse().map_err(|_| BadReference::of(text))?,
+            )))),
             Some(_) | None => Err(BadReference::of(text)),
         }
     }
@@ -182,7 +193,14 @@ mod tests {
             "snapshot/s1".parse(),
             Ok(SourceRef::Snapshot(Ref::Name(_)))
         ));
-        for bad in ["", "vm1", "image/x", "volume/", "volume/a/b"] {
+        let image = ImageId::mint();
+        for (text, wanted) in [
+            (image.to_string(), ImageRef::Record(Ref::Id(image))),
+            ("image/x".into(), "x".parse().unwrap()),
+        ] {
+            assert_eq!(text.parse(), Ok(SourceRef::Image(wanted)));
+        }
+        for bad in ["", "vm1", "pool/x", "image/", "volume/", "volume/a/b"] {
             assert!(bad.parse::<SourceRef>().is_err(), "{bad:?} passed");
         }
     }

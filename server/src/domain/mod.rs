@@ -15,6 +15,8 @@ mod role;
 mod snapshot;
 mod volume;
 
+mod group;
+
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
 pub use doctor::{Finding, MendOutcome, Mended, Severity};
 pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
@@ -26,5 +28,8 @@ pub use refusal::Refusal;
 pub use role::{Caller, Role};
 pub use snapshot::Snapshot;
 pub use volume::{
-    ActivateOptions, Activation, Begin, Holder, ThinOrder, ThinReport, Volume, VolumeAsked,
+    ActivateOptions, Activation, Begin, Holder, ThinOrder, ThinReport, ThinUsage, Volume,
+    VolumeAsked,
 };
+
+pub use group::{GroupMember, GroupSnapshot};

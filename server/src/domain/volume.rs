@@ -171,6 +171,19 @@ pub struct ThinReport {
     pub activation: Option<Activation>,
     /// Bytes the pool keeps for it; only known while active.
     pub owned: Option<Bytes>,
+    /// What it takes in its pool; only when that was asked for.
+    pub usage: Option<ThinUsage>,
     /// What its node finds worth knowing.
     pub conditions: Vec<Condition>,
+}
+
+/// What a thin takes in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThinUsage {
+    /// Size of its device.
+    pub provisioned: Bytes,
+    /// What it maps.
+    pub owned: Bytes,
+    /// What nothing else maps.
+    pub exclusive: Bytes,
 }

@@ -8,8 +8,8 @@ use goldleaf_proto::v1 as api;
 use goldleaf_types::{Digest, Labels};
 
 use crate::domain::{
-    Activation, Begin, Check, Condition, Holder, Phase, PoolMode, PoolReport, PoolUsage, Snapshot,
-    ThinReport, Volume, WhenFull,
+    Activation, Begin, Check, Condition, GroupMember, GroupSnapshot, Holder, Phase, PoolMode,
+    PoolReport, PoolUsage, Snapshot, ThinReport, ThinUsage, Volume, WhenFull,
 };
 use crate::service::{Event, ImageView, NodeView, PoolView, VolumeView};
 
@@ -102,6 +102,22 @@ pub fn volume(view: &VolumeView) -> api::Volume {
             .map(|bytes| bytes.0),
         epoch: v.epoch,
         deletion_protection: v.marks.deletion_protection,
+        usage: view
+            .report
+            .as_ref()
+            .and_then(|r| r.usage)
+            .map(usage_of_thin),
+    }
+}
+
+/// What a thin takes, for the wire.
+#[must_use]
+pub fn usage_of_thin(usage: ThinUsage) -> api::ThinUsage {
+    api::ThinUsage {
+        provisioned_bytes: usage.provisioned.0,
+        owned_bytes: usage.owned.0,
+        exclusive_bytes: usage.exclusive.0,
+        shared_bytes: usage.owned.0.saturating_sub(usage.exclusive.0),
     }
 }
 
@@ -133,6 +149,29 @@ pub fn snapshot(s: &Snapshot) -> api::Snapshot {
         image_digest: digest(s.image),
         source: s.source.to_string(),
         deletion_protection: s.marks.deletion_protection,
+        usage: None,
+    }
+}
+
+/// A group for the wire.
+#[must_use]
+pub fn group(g: &GroupSnapshot) -> api::GroupSnapshot {
+    let member = |member: &GroupMember| api::GroupMember {
+        snapshot: member.snapshot.to_string(),
+        name: member.name.to_string(),
+        source: member.source.to_string(),
+    };
+    api::GroupSnapshot {
+        id: g.id.to_string(),
+        name: g.name.to_string(),
+        labels: labels(&g.labels),
+        revision: g.revision,
+        phase: phase(g.phase),
+        conditions: conditions(&g.conditions),
+        created: Some(timestamp(g.created)),
+        pool: g.pool.to_string(),
+        node: g.node.to_string(),
+        members: g.members.iter().map(member).collect(),
     }
 }
 

@@ -28,7 +28,7 @@ const LARGEST_PAGE: u32 = 1000;
 const LONGEST_PATH: usize = 4096;
 
 /// A new thing's name: no id of anything, so that a reference is never ambiguous.
-fn name(text: &str) -> Result<Name, BadField> {
+pub(super) fn name(text: &str) -> Result<Name, BadField> {
     let name = field("name", text)?;
     if looks_like_an_id(text) {
         return Err(bad(
@@ -113,6 +113,10 @@ impl TryFrom<api::CloneRequest> for CloneThin {
             size: (r.size_bytes != 0)
                 .then(|| size("size_bytes", r.size_bytes))
                 .transpose()?,
+            placement: Placement {
+                pool: optional("pool", &r.pool)?,
+                ..Placement::default()
+            },
             labels: labels("labels", r.labels)?,
             deletion_protection: r.deletion_protection,
             activate: activate(r.activate)?,

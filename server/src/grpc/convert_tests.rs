@@ -85,7 +85,8 @@ fn every_wrong_field_of_a_clone_or_snapshot_is_named() {
             ("name", |r| r.name = ".x".into()),
             ("source", |r| r.source.clear()),
             ("source", |r| r.source = "vm1".into()),
-            ("source", |r| r.source = "image/x".into()),
+            ("source", |r| r.source = "pool/x".into()),
+            ("pool", |r| r.pool = "a/b".into()),
             ("size_bytes", |r| r.size_bytes = 1),
             ("labels", |r| r.labels = many_labels()),
             ("activate.holder", |r| {

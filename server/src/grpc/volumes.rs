@@ -7,7 +7,9 @@ use tonic::{Request, Response, Status};
 use super::convert::{self, field};
 use super::{Answer, Api, EventStream, answers, convert_update};
 use crate::domain::Ref;
-use crate::service::{Clone as CloneThin, CreateSnapshot, CreateThin, Event, VolumeView};
+use crate::service::{
+    Clone as CloneThin, CreateGroup, CreateSnapshot, CreateThin, Event, VolumeView,
+};
 
 fn volume_event(event: Event<VolumeView>) -> api::VolumeEvent {
     let gone = |id| api::Volume {
@@ -118,8 +120,13 @@ impl VolumeService for Api {
     }
 
     async fn get(&self, r: Request<api::GetRequest>) -> Answer<api::Volume> {
-        let what = field("target", &r.into_inner().target)?;
-        let view = self.service.get_volume(&what).await?;
+        let body = r.into_inner();
+        let what = field("target", &body.target)?;
+        let view = if body.usage {
+            self.service.volume_usage(&what).await?
+        } else {
+            self.service.get_volume(&what).await?
+        };
         Ok(Response::new(answers::volume(&view)))
     }
 
@@ -157,9 +164,17 @@ impl VolumeService for Api {
     }
 
     async fn get_snapshot(&self, r: Request<api::GetRequest>) -> Answer<api::Snapshot> {
-        let what = field("target", &r.into_inner().target)?;
-        let snapshot = self.service.get_snapshot(&what).await?;
-        Ok(Response::new(answers::snapshot(&snapshot)))
+        let body = r.into_inner();
+        let what = field("target", &body.target)?;
+        let (snapshot, usage) = if body.usage {
+            self.service.snapshot_usage(&what).await?
+        } else {
+            (self.service.get_snapshot(&what).await?, None)
+        };
+        Ok(Response::new(api::Snapshot {
+            usage: usage.map(answers::usage_of_thin),
+            ..answers::snapshot(&snapshot)
+        }))
     }
 
     async fn list_snapshots(
@@ -205,5 +220,53 @@ impl VolumeService for Api {
             .service
             .watch_snapshots(convert::watch(r.into_inner())?);
         Ok(Response::new(self.stream(events, snapshot_event)))
+    }
+
+    async fn create_group_snapshot(
+        &self,
+        r: Request<api::CreateGroupSnapshotRequest>,
+    ) -> Answer<api::GroupSnapshot> {
+        let body = r.into_inner();
+        let wait = body.wait;
+        let wanted = CreateGroup::try_from(body)?;
+        let group = self
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.create_group(wanted).await }
+            })
+            .await?;
+        Ok(Response::new(answers::group(&group)))
+    }
+
+    async fn get_group_snapshot(&self, r: Request<api::GetRequest>) -> Answer<api::GroupSnapshot> {
+        let what = field("target", &r.into_inner().target)?;
+        let group = self.service.get_group(&what).await?;
+        Ok(Response::new(answers::group(&group)))
+    }
+
+    async fn list_group_snapshots(
+        &self,
+        r: Request<api::ListRequest>,
+    ) -> Answer<api::ListGroupSnapshotsResponse> {
+        let listing = convert::listing(r.into_inner())?;
+        let listed = self.service.list_groups(&listing).await?;
+        Ok(Response::new(api::ListGroupSnapshotsResponse {
+            groups: listed.items.iter().map(answers::group).collect(),
+            next_page_token: listed.next,
+        }))
+    }
+
+    async fn delete_group_snapshot(
+        &self,
+        r: Request<api::DeleteRequest>,
+    ) -> Answer<api::DeleteResponse> {
+        let body = r.into_inner();
+        let target = convert::target(&body)?;
+        self.change(body.wait, move |service| {
+            let target = target.clone();
+            async move { service.delete_group(target).await }
+        })
+        .await?;
+        Ok(Response::new(api::DeleteResponse {}))
     }
 }

@@ -3,6 +3,7 @@
 //! Started by `app`. [`recovery`] fills the set of unfinished things once at start; after that the
 //! bell says when, the set which, and only the store what. There is no other way of recovery.
 
+mod groups;
 mod images;
 mod nodes;
 mod pools;
@@ -28,6 +29,7 @@ pub use repeat::{Waits, run};
 pub async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
     let mut all = pools::unfinished(service).await?;
     all.extend(images::unfinished(service).await?);
+    all.extend(groups::unfinished(service).await?);
     all.extend(snapshots::unfinished(service).await?);
     all.extend(volumes::unfinished(service).await?);
     Ok(all)

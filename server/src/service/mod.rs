@@ -7,6 +7,7 @@
 
 mod doctor;
 pub mod error;
+mod groups;
 mod image_deletion;
 mod images;
 mod live;
@@ -22,6 +23,7 @@ mod records;
 mod snapshots;
 mod tokens;
 mod updates;
+mod usage;
 mod views;
 mod volume_changes;
 mod volumes;
@@ -33,6 +35,7 @@ use goldleaf_types::{Labels, NodeId, PoolId, ThinOwner};
 
 pub use doctor::Examination;
 pub use error::ServiceError;
+pub use groups::CreateGroup;
 pub use images::{CreateImage, ImageView};
 pub use live::{Live, Reach};
 pub use live_thins::LiveThins;
@@ -177,6 +180,7 @@ impl Service {
         match what {
             Unfinished::Volume(id) => self.finish_volume(id).await,
             Unfinished::Snapshot(id) => self.finish_snapshot(id).await,
+            Unfinished::Group(id) => self.finish_group(id).await,
             Unfinished::Pool(id) => self.finish_pool(id).await,
             Unfinished::Image(id) => self.finish_image(id).await,
         }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use goldleaf_rpc::{CallId, call};
-use goldleaf_types::{ImageId, PoolId, SnapshotId, VolumeId};
+use goldleaf_types::{GroupId, ImageId, PoolId, SnapshotId, VolumeId};
 use tokio::sync::Notify;
 
 /// One thing with a wish that is not a fact yet.
@@ -20,6 +20,8 @@ pub enum Unfinished {
     Volume(VolumeId),
     /// A snapshot to make or delete.
     Snapshot(SnapshotId),
+    /// A group of snapshots to make or delete.
+    Group(GroupId),
     /// A pool to make or delete.
     Pool(PoolId),
     /// An image to fetch or delete.
@@ -31,6 +33,7 @@ impl fmt::Display for Unfinished {
         match self {
             Self::Volume(id) => id.fmt(f),
             Self::Snapshot(id) => id.fmt(f),
+            Self::Group(id) => id.fmt(f),
             Self::Pool(id) => id.fmt(f),
             Self::Image(id) => id.fmt(f),
         }

@@ -46,7 +46,7 @@ impl Service {
     ) -> Result<Place, ServiceError> {
         let pools = self.matching(placement).await?;
         let image = match image {
-            Some(wanted) => Some(self.usable_image(wanted).await?),
+            Some(wanted) => Some(self.usable_image(wanted, "image").await?),
             None => None,
         };
         let content = image.as_ref().map(|(digest, _)| *digest);
@@ -174,10 +174,14 @@ impl Service {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// A ready image by name, id or content.
-    async fn usable_image(&self, wanted: &ImageRef) -> Result<(Digest, Image), ServiceError> {
+    /// A ready image by name, id or content; `field` is the request's.
+    pub(super) async fn usable_image(
+        &self,
+        wanted: &ImageRef,
+        field: &'static str,
+    ) -> Result<(Digest, Image), ServiceError> {
         let image = match wanted {
-            ImageRef::Record(what) => self.records.get::<Image>(what, "image").await?,
+            ImageRef::Record(what) => self.records.get::<Image>(what, field).await?,
             ImageRef::Digest(digest) => {
                 let holds = |image: &Image| image.digest == Some(*digest);
                 let ready = |image: &Image| holds(image) && image.phase == Phase::Ready;
@@ -188,7 +192,7 @@ impl Service {
                 found.ok_or_else(|| ServiceError::NotFound {
                     kind: Image::KIND,
                     what: digest.to_string(),
-                    field: "image",
+                    field,
                 })?
             }
         };

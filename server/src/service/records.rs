@@ -8,7 +8,7 @@ use std::sync::Arc;
 use goldleaf_types::{Labels, Name};
 
 use super::error::ServiceError;
-use crate::domain::{Image, Node, Pool, Ref, Snapshot, Volume};
+use crate::domain::{GroupSnapshot, Image, Node, Pool, Ref, Snapshot, Volume};
 use crate::store::rows::{self, BadRow, Row};
 use crate::store::{Expect, Range, Revision, Store, Txn, Write};
 
@@ -55,7 +55,7 @@ macro_rules! revised {
     )*};
 }
 
-revised!(Volume, Snapshot, Image, Pool, Node);
+revised!(Volume, Snapshot, GroupSnapshot, Image, Pool, Node);
 
 /// One part of a list.
 #[derive(Clone, Debug)]

@@ -55,6 +55,8 @@ pub struct Clone {
     pub size: Option<VolumeSize>,
     /// The parameters as they were given.
     pub asked: VolumeAsked,
+    /// Where it may go: anywhere over an image, to its source's pool over a thin.
+    pub placement: Placement,
     /// Its labels.
     pub labels: Labels,
     /// Whether it is protected from deletion.
@@ -131,20 +133,15 @@ impl Service {
             name: &wanted.name,
             asked: &wanted.asked,
             first: first(&wanted.labels, wanted.deletion_protection),
-            placement: &Placement::default(),
+            placement: &wanted.placement,
             activate: wanted.activate,
         };
         for _ in 0..DECISIONS {
             if let Some(volume) = self.records.by_name::<Volume>(&wanted.name).await? {
                 return self.repeat(volume, &common).await;
             }
-            let source = self.source(&wanted.source).await?;
-            let size = wanted.size.unwrap_or(source.size);
-            if size < source.size {
-                return Err(smaller(size.bytes(), source.size.bytes()));
-            }
-            let expect = vec![source.unchanged.clone()];
-            match self.wish(cloned(&wanted, &source, size), expect).await {
+            let (volume, expect) = self.begun_as(&wanted).await?;
+            match self.wish(volume, expect).await {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
                 Ok((volume, _held, begun)) => {
@@ -158,6 +155,64 @@ impl Service {
             wanted.name.as_str(),
             "being decided on by others too",
         ))
+    }
+
+    /// The record of a clone to be, and what it rests on.
+    async fn begun_as(&self, wanted: &Clone) -> Result<(Volume, Vec<Expect>), ServiceError> {
+        if let SourceRef::Image(image) = &wanted.source {
+            return self.begun_as_image(wanted, image).await;
+        }
+        let source = self.source(&wanted.source).await?;
+        let size = wanted.size.unwrap_or(source.size);
+        if size < source.size {
+            return Err(smaller(size.bytes(), source.size.bytes()));
+        }
+        let at = (source.pool, source.node);
+        if let Some(field) = self.misplaced(&wanted.placement, at).await? {
+            let problem = "is not where the source is, and a clone shares its source's pool: \
+                           leave it out"
+                .into();
+            return Err(ServiceError::BadField { field, problem });
+        }
+        let expect = vec![source.unchanged.clone()];
+        Ok((cloned(wanted, &source, size), expect))
+    }
+
+    /// As a volume over the image, which the clone shows whole.
+    async fn begun_as_image(
+        &self,
+        wanted: &Clone,
+        image: &ImageRef,
+    ) -> Result<(Volume, Vec<Expect>), ServiceError> {
+        let (_, found) = self.usable_image(image, "source").await?;
+        let whole = VolumeSize::new(found.size.0).map_err(|e| ServiceError::OutOfRange {
+            field: "source",
+            problem: format!("the image's size cannot be a volume's: {e}"),
+        })?;
+        let size = wanted.size.unwrap_or(whole);
+        if size < whole {
+            return Err(ServiceError::OutOfRange {
+                field: "size_bytes",
+                problem: format!(
+                    "{} B is less than the image's {} B: a clone shows all of its source; \
+                     CreateThin makes a volume that shows the beginning",
+                    size.bytes().0,
+                    whole.bytes().0
+                ),
+            });
+        }
+        let place = self.place(&wanted.placement, Some(image)).await?;
+        let thin = CreateThin {
+            name: wanted.name.clone(),
+            size,
+            image: Some(image.clone()),
+            asked: wanted.asked.clone(),
+            placement: wanted.placement.clone(),
+            labels: wanted.labels.clone(),
+            deletion_protection: wanted.deletion_protection,
+            activate: wanted.activate,
+        };
+        Ok(placed(&thin, place))
     }
 
     /// The thin that a request wants to begin as.
@@ -190,6 +245,10 @@ impl Service {
                     unchanged: unchanged(&snapshot),
                 })
             }
+            SourceRef::Image(_) => Err(ServiceError::BadField {
+                field: "source",
+                problem: "an image never changes, so there is nothing to freeze: clone it".into(),
+            }),
         }
     }
 

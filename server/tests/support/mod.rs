@@ -14,8 +14,8 @@ use goldleaf_server::domain::{
 };
 use goldleaf_server::reconcile;
 use goldleaf_server::service::{
-    Clone as CloneThin, CreateImage, CreatePool, CreateSnapshot, CreateThin, Listing, Placement,
-    Service, ServiceError, Target,
+    Clone as CloneThin, CreateGroup, CreateImage, CreatePool, CreateSnapshot, CreateThin, Listing,
+    Placement, Service, ServiceError, Target,
 };
 use goldleaf_server::store::embedded::EmbeddedStore;
 use goldleaf_types::{BlockSize, Bytes, Digest, Labels, NodeId, ThinOwner, VolumeSize};
@@ -266,6 +266,7 @@ pub fn clone_of(name: &str, source: &str, size: u64) -> CloneThin {
             image: String::new(),
             source: source.into(),
         },
+        placement: Placement::default(),
         labels: Labels::default(),
         deletion_protection: false,
         activate: None,
@@ -279,6 +280,16 @@ pub fn snapshot_of(name: &str, source: &str) -> CreateSnapshot {
         asked: source.into(),
         labels: Labels::default(),
         deletion_protection: false,
+    }
+}
+
+pub fn group_of<const N: usize>(name: &str, volumes: [&str; N]) -> CreateGroup {
+    CreateGroup {
+        name: name.parse().unwrap(),
+        volumes: volumes.iter().map(|name| named(name)).collect(),
+        asked: volumes.map(str::to_owned).into(),
+        labels: Labels::default(),
+        deadline_ms: 5000,
     }
 }
 

@@ -38,6 +38,7 @@ pub fn over(name: &str, size_bytes: u64, image: &str) -> api::CreateThinRequest 
 fn target(target: &str) -> api::GetRequest {
     api::GetRequest {
         target: target.into(),
+        ..Default::default()
     }
 }
 
@@ -85,6 +86,10 @@ calls! {
     list_volumes(api::ListRequest) -> api::ListVolumesResponse, VolumeServiceClient.list;
     /// Takes a snapshot.
     create_snapshot(api::CreateSnapshotRequest) -> api::Snapshot, VolumeServiceClient.create_snapshot;
+    /// Takes snapshots at one instant.
+    create_group(api::CreateGroupSnapshotRequest) -> api::GroupSnapshot, VolumeServiceClient.create_group_snapshot;
+    /// Lists groups.
+    list_groups(api::ListRequest) -> api::ListGroupSnapshotsResponse, VolumeServiceClient.list_group_snapshots;
     /// Lists snapshots.
     list_snapshots(api::ListRequest) -> api::ListSnapshotsResponse, VolumeServiceClient.list_snapshots;
 }
@@ -141,6 +146,28 @@ impl Host {
         self.runtime
             .block_on(client.get(target(name)))
             .map(tonic::Response::into_inner)
+    }
+
+    /// One volume with what it takes.
+    pub fn volume_usage(&self, name: &str) -> Answer<api::ThinUsage> {
+        let mut client = self.volumes();
+        let request = api::GetRequest {
+            usage: true,
+            ..target(name)
+        };
+        let answer = self.runtime.block_on(client.get(request))?;
+        Ok(answer.into_inner().usage.expect("its usage"))
+    }
+
+    /// One snapshot with what it takes.
+    pub fn snapshot_usage(&self, name: &str) -> Answer<api::ThinUsage> {
+        let mut client = self.volumes();
+        let request = api::GetRequest {
+            usage: true,
+            ..target(name)
+        };
+        let answer = self.runtime.block_on(client.get_snapshot(request))?;
+        Ok(answer.into_inner().usage.expect("its usage"))
     }
 
     /// One pool.
@@ -230,6 +257,23 @@ impl Host {
             .map(drop)
     }
 
+    /// Takes snapshots of volumes at one instant.
+    pub fn group(&self, name: &str, volumes: &[&str]) -> Answer<api::GroupSnapshot> {
+        self.create_group(api::CreateGroupSnapshotRequest {
+            name: name.into(),
+            volumes: volumes.iter().map(|&name| name.to_owned()).collect(),
+            ..Default::default()
+        })
+    }
+
+    /// Deletes a group.
+    pub fn delete_group(&self, name: &str) -> Answer<()> {
+        let mut client = self.volumes();
+        self.runtime
+            .block_on(client.delete_group_snapshot(deletion(name)))
+            .map(drop)
+    }
+
     /// Deletes a pool.
     pub fn delete_pool(&self, name: &str) -> Answer<()> {
         let mut client = self.pools();
@@ -277,6 +321,10 @@ impl Host {
             }),
             filter: None,
         };
+        let groups = self.list_groups(all.clone()).expect("a list of groups");
+        for group in groups.groups {
+            fine(&group.name, self.delete_group(&group.name));
+        }
         for snapshot in self
             .list_snapshots(all.clone())
             .expect("a list of snapshots")

@@ -38,6 +38,11 @@ fn snapshot(s: api::Snapshot) -> String {
     )
 }
 
+fn group_of(g: api::GroupSnapshot) -> String {
+    let names: Vec<_> = g.members.iter().map(|m| m.name.as_str()).collect();
+    format!("{} phase {} of {names:?}", g.name, g.phase)
+}
+
 fn pool(p: api::Pool) -> String {
     let mode = p.usage.as_ref().map(|u| u.mode);
     format!("{} phase {} mode {mode:?}", p.name, p.phase)
@@ -136,7 +141,11 @@ fn snapshot_of_a_read_only_pool(h: &Host) -> Result<String, Status> {
     let table = dmsetup(&["table", &name]).trim().to_owned();
     swap(&table.replace(" 1 error_if_no_space", " 2 error_if_no_space read_only"));
     let answer = h.snapshot("none", "volume/v");
+    let group = h.group("none", &["v", "b"]);
     swap(&table);
+    refused(group.map(group_of), Code::FailedPrecondition, || {
+        h.delete_group("none")
+    })?;
     refused(answer.map(snapshot), Code::FailedPrecondition, || {
         h.delete_snapshot("none")
     })
@@ -226,6 +235,15 @@ pub const LIFE: &[Step] = &[
     }),
     ("clone the snapshot, larger and active", |h| {
         h.active_clone("c", "snapshot/s2", 6 * MIB).map(volume)
+    }),
+    ("freeze two at one instant", |h| {
+        h.group("g", &["v", "b"]).map(group_of)
+    }),
+    ("delete one of the group", |h| {
+        h.delete_snapshot("g.v").map(|()| "gone".into())
+    }),
+    ("delete the group", |h| {
+        h.delete_group("g").map(|()| "gone".into())
     }),
     ("grow the volume", |h| h.resize("v", 8 * MIB).map(volume)),
     ("deactivate the blank one", |h| {

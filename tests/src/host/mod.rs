@@ -176,6 +176,12 @@ impl Host {
         }
     }
 
+    /// Lets time pass.
+    pub fn pause(&self, time: Duration) {
+        self.runtime
+            .block_on(async { tokio::time::sleep(time).await });
+    }
+
     /// What both logged.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -58,7 +58,7 @@ pub(super) struct Host {
 pub(super) type Done<T> = Result<(T, bool), AgentError>;
 
 impl Host {
-    fn open_pool_of(&self, id: PoolId) -> Result<&FakePool, AgentError> {
+    pub(super) fn open_pool_of(&self, id: PoolId) -> Result<&FakePool, AgentError> {
         self.pools.get(&id).filter(|pool| pool.open).ok_or_else(|| {
             precondition(
                 "POOL_NOT_OPEN",
@@ -67,7 +67,7 @@ impl Host {
         })
     }
 
-    fn writable(&self, id: PoolId) -> Result<(), AgentError> {
+    pub(super) fn writable(&self, id: PoolId) -> Result<(), AgentError> {
         match self.open_pool_of(id)?.mode {
             PoolMode::ReadWrite | PoolMode::OutOfDataSpace | PoolMode::Unknown => Ok(()),
             PoolMode::ReadOnly | PoolMode::Failed => Err(precondition(
@@ -103,7 +103,7 @@ impl Host {
     }
 
     /// A thin of an open pool.
-    fn find(&self, owner: ThinOwner) -> Result<&FakeThin, AgentError> {
+    pub(super) fn find(&self, owner: ThinOwner) -> Result<&FakeThin, AgentError> {
         self.thins
             .get(&owner)
             .filter(|thin| self.open_pool_of(thin.order.pool).is_ok())
@@ -358,7 +358,7 @@ impl Host {
     }
 
     /// The image of a thin that begins as `source`, if it may.
-    fn check_source(
+    pub(super) fn check_source(
         &self,
         order: &ThinOrder,
         source: ThinOwner,
@@ -488,6 +488,7 @@ impl Host {
                 read_only: live.read_only,
             }),
             owned: thin.live.map(|_| Bytes(0)),
+            usage: None,
             conditions: conditions.into_iter().collect(),
         })
     }

@@ -6,6 +6,7 @@
 //! Clones are the same agents: a server that is "killed" and made anew meets the same nodes.
 
 mod host;
+mod life;
 mod port;
 mod refuse;
 #[cfg(test)]
@@ -38,6 +39,8 @@ pub enum Verb {
     DeleteImage,
     /// Makes a thin.
     CreateThin,
+    /// Several snapshots at once.
+    CreateGroup,
     /// Grows a volume.
     Resize,
     /// Makes a device.

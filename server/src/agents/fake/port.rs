@@ -204,6 +204,10 @@ impl AgentPort for FakeAgent {
         self.change(Verb::CreateThin, |host| host.create_thin(order, activate))
     }
 
+    async fn create_group(&self, group: &crate::domain::GroupSnapshot) -> Result<(), AgentError> {
+        self.change(Verb::CreateGroup, |host| host.create_group(group))
+    }
+
     async fn resize(
         &self,
         volume: VolumeId,
@@ -239,6 +243,10 @@ impl AgentPort for FakeAgent {
 
     async fn thin(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
         self.look(|host| host.thin(owner))
+    }
+
+    async fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
+        self.look(|host| host.thin_usage(owner))
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {

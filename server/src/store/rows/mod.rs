@@ -5,6 +5,7 @@
 //! does not hold its revision: that is the store's, filled in when it is read. A row that cannot
 //! be read whole is refused by name; nothing of it is guessed.
 
+mod groups;
 mod parameters;
 mod parts;
 mod shapes;

@@ -43,7 +43,7 @@ pub(super) fn read<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Ba
     serde_json::from_slice(bytes).map_err(shape)
 }
 
-fn write<T: Serialize>(row: &T) -> Vec<u8> {
+pub(super) fn write<T: Serialize>(row: &T) -> Vec<u8> {
     serde_json::to_vec(row).expect("numbers, texts, lists and maps of texts have a JSON form")
 }
 

@@ -187,6 +187,12 @@ impl NodeAgent for SmallAgent {
         self.script().snapshot = Some(r.get_ref().clone());
         self.thin(r.metadata().clone())
     }
+    async fn create_group_snapshot(
+        &self,
+        _: Request<pb::AgentCreateGroupSnapshotRequest>,
+    ) -> Answer<pb::AgentThinGroup> {
+        not_asked()
+    }
     async fn resize(&self, _: Request<pb::AgentResizeRequest>) -> Answer<pb::AgentThin> {
         not_asked()
     }

@@ -1,0 +1,60 @@
+//! What happens to a volume or snapshot after it was made: a part of the command line.
+
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::values::{duration, key_value};
+use super::{Removal, Selection, Target, Waiting};
+
+/// One volume or snapshot to look at.
+#[derive(Debug, ClapArgs)]
+pub struct Look {
+    /// Its name or id.
+    pub target: String,
+    /// Count what it takes in its pool: of its own, and shared. A walk over the whole pool's
+    /// mappings, about a second for each million.
+    #[arg(long)]
+    pub usage: bool,
+}
+
+/// What to do with groups.
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    /// Freezes several volumes of one pool at one instant.
+    #[command(after_help = "Examples:
+  goldleaf group create nightly --volume db --volume log
+  goldleaf group create nightly --volume db --volume log --deadline 500ms")]
+    Create(GroupCreate),
+    /// Lists groups.
+    #[command(after_help = "Example:
+  goldleaf group list -o json")]
+    List(Selection),
+    /// Shows one group and its snapshots.
+    #[command(after_help = "Example:
+  goldleaf group get nightly -o yaml")]
+    Get(Target),
+    /// Deletes a group and every snapshot of it.
+    #[command(after_help = "Example:
+  goldleaf group delete nightly")]
+    Delete(Removal),
+}
+
+/// Snapshots to be, all of one instant.
+#[derive(Debug, ClapArgs)]
+pub struct GroupCreate {
+    /// The group's name; each snapshot is called so, a dot, and the volume's name.
+    pub name: String,
+    /// A volume to freeze, by name or id; may be given again.
+    #[arg(long = "volume", required = true)]
+    pub volumes: Vec<String>,
+    /// How long writers may be made to wait, at most a minute.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub deadline: Duration,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+    /// A label of the group and of each snapshot; may be given again.
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+}

@@ -1,0 +1,46 @@
+//! The fake host's rules for what happens to a thin after it was made.
+
+use goldleaf_types::{Bytes, ThinOwner};
+
+use super::host::{Done, Host};
+use super::refuse::precondition;
+use crate::agents::AgentError;
+use crate::domain::{GroupSnapshot, PoolMode, ThinReport, ThinUsage};
+
+/// What every fake thin maps.
+const MAPPED: Bytes = Bytes(3 << 16);
+
+impl Host {
+    /// All of a group's snapshots, or none.
+    pub(super) fn create_group(&mut self, group: &GroupSnapshot) -> Done<()> {
+        self.writable(group.pool)?;
+        if self.open_pool_of(group.pool)?.mode == PoolMode::OutOfDataSpace {
+            let message = format!("pool {} is out of data space", group.pool);
+            return Err(precondition("POOL_READ_ONLY", message));
+        }
+        let orders = group.members.iter().map(|m| group.snapshot(m).order());
+        let orders: Vec<_> = orders.collect();
+        for (member, order) in group.members.iter().zip(&orders) {
+            self.check_source(order, member.source.into())?;
+        }
+        let mut changed = false;
+        for order in &orders {
+            changed |= self.create_thin(order, None)?.1;
+        }
+        Ok(((), changed))
+    }
+
+    /// Each thin maps the same, of which a block is another's too.
+    pub(super) fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
+        self.writable(self.find(owner)?.order.pool)?;
+        let report = self.thin(owner)?;
+        Ok(ThinReport {
+            usage: Some(ThinUsage {
+                provisioned: report.size,
+                owned: MAPPED,
+                exclusive: Bytes(MAPPED.0 - (1 << 16)),
+            }),
+            ..report
+        })
+    }
+}
