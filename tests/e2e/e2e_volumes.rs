@@ -313,3 +313,14 @@ fn activation_over_a_wrong_missing_or_shrunk_origin_is_refused() {
         host.end_after(&["an image's content changed"]);
     }
 }
+
+#[test]
+fn a_snapshot_that_goes_leaves_the_device_of_the_volume_of_its_name() {
+    let host = rig("namesakes");
+    let volume = host.create_thin(over("same", 8 * MIB, "golden")).unwrap();
+    host.snapshot("same", "volume/same").unwrap();
+    host.delete_snapshot("same").unwrap();
+    let path = volume.activation.unwrap().device_path;
+    node(&path).assert_reads(untouched);
+    host.end();
+}

@@ -368,12 +368,15 @@ impl Agent {
         pool: &OpenPool,
         row: &ThinRecord,
     ) -> Result<(), ThinError> {
-        self.links
-            .ensure_none(&pool.name, &row.name)
-            .map_err(|source| ThinError::Link {
-                owner: row.owner,
-                source,
-            })?;
+        // A snapshot has no link; the one of its name is a volume's.
+        if let ThinOwner::Volume(_) = row.owner {
+            self.links
+                .ensure_none(&pool.name, &row.name)
+                .map_err(|source| ThinError::Link {
+                    owner: row.owner,
+                    source,
+                })?;
+        }
         match self.kernel.ensure_inactive(row.owner) {
             Ok(Outcome::Done) => {
                 self.image_bell.ring();
