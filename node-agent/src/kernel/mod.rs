@@ -7,6 +7,7 @@
 pub mod dm;
 #[cfg(test)]
 pub mod fake;
+mod held_root;
 mod origin;
 mod pool;
 mod thin;

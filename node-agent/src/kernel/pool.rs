@@ -18,6 +18,7 @@ use goldleaf_types::{PoolId, ThinId};
 use rustix::fs::OFlags;
 
 use super::dm::{ensure_none as no_device, ensure_table, ensure_table_over, find, grow, total};
+use super::held_root;
 use super::{Attached, KernelError, KnownThin, Outcome, PoolSpec, Stretch};
 use crate::sys::run::run;
 
@@ -56,6 +57,9 @@ pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, Kern
     };
     let (owned, what) = (Owned::Pool(spec.id), "make a pool");
     let found = find(control, owned)?;
+    if found.as_ref().is_none_or(|f| !f.device.has_active_table) {
+        held_root::settle(spec.id, metadata)?;
+    }
     let live = found.as_ref().and_then(|f| f.targets.as_deref());
     if live == Some(&table(!spec.read_only).targets) {
         if spec.read_only {
