@@ -90,7 +90,7 @@ fn is_kernel_name(name: &str) -> bool {
 
 /// Why a test binary cannot run with a kernel.
 fn not_here(name: &str, kernel: &str) -> Option<&'static str> {
-    let cuts_power = name == "reboot" && kernel == "host";
+    let cuts_power = matches!(name, "reboot" | "powercut") && kernel == "host";
     cuts_power
         .then_some("it cuts the kernel's power, and this machine's own is not cut: KERNEL=uml")
 }
@@ -134,9 +134,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_power_cut_is_skipped_and_only_on_this_machines_own_kernel() {
+    fn only_power_cuts_are_skipped_and_only_on_this_machines_own_kernel() {
         for (name, kernel, skipped) in [
             ("reboot", "host", true),
+            ("powercut", "host", true),
             ("reboot", "uml", false),
             ("reboot", "qemu", false),
             ("e2e_volumes", "host", false),

@@ -75,11 +75,22 @@ impl Host {
     /// When its folder cannot be made.
     #[must_use]
     pub fn idle(test: &str) -> Self {
+        let dir = format!("/dev/shm/gl-{}-{test}", std::process::id());
+        Self::on(Path::new(&dir))
+    }
+
+    /// A host in this folder, with whatever is in it, on which nothing runs yet.
+    ///
+    /// # Panics
+    ///
+    /// When the folder cannot be made.
+    #[must_use]
+    pub fn on(dir: &Path) -> Self {
         drop(kernel_under_test());
-        let dir = PathBuf::from(format!("/dev/shm/gl-{}-{test}", std::process::id()));
-        std::fs::create_dir_all(dir.join("import")).expect("a folder on tmpfs");
+        let dir = dir.to_owned();
+        std::fs::create_dir_all(dir.join("import")).expect("a folder");
         let runtime = Runtime::new().expect("a runtime");
-        let server_port = free_port();
+        let [server_port, agent_port] = free_ports();
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{server_port}"));
         let endpoint = endpoint.expect("an address").timeout(SOON);
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
@@ -87,7 +98,7 @@ impl Host {
             dir,
             runtime,
             server_port,
-            agent_port: free_port(),
+            agent_port,
             channel,
             server: None,
             agent: None,
@@ -319,8 +330,9 @@ impl Drop for Host {
     }
 }
 
-/// A port that nobody has now.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("its number").port()
+/// Two ports that nobody has now.
+fn free_ports() -> [u16; 2] {
+    // Both at once: a port that is given back may be the next that is given.
+    let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    listeners.map(|listener| listener.local_addr().expect("its number").port())
 }

@@ -8,12 +8,14 @@ mod leftovers;
 mod node;
 mod pattern;
 mod pool;
+mod region;
 mod scratch;
 mod verity;
 
 pub use node::Node;
 pub use pattern::Pattern;
 pub use pool::{Pool, PoolPlan};
+pub use region::{check_metadata, held_root, metadata_region};
 pub use scratch::{Mounted, Scratch};
 pub use verity::HashTree;
 

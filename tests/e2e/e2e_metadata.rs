@@ -1,0 +1,75 @@
+//! A pool's metadata as a power cut may leave it, opened again through the public API alone.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use goldleaf_proto::v1 as api;
+use goldleaf_tests::host::{Host, over};
+use goldleaf_tests::model::{self, GOLDEN, IMAGE, golden_bytes};
+use goldleaf_tests::support::{Pattern, check_metadata, held_root, metadata_region};
+
+const MIB: u64 = 1 << 20;
+
+/// Names a root in the superblock, as the kernel does before it counts the root's blocks.
+fn name_root(device: &Path, root: u64) {
+    let [at, _] = metadata_region(device).unwrap().unwrap();
+    let file = File::options().read(true).write(true).open(device).unwrap();
+    let mut block = [0; 4096];
+    file.read_exact_at(&mut block, at).unwrap();
+    block[56..64].copy_from_slice(&root.to_le_bytes());
+    let sum = !crc32c::crc32c(&block[4..]) ^ 160_774;
+    block[..4].copy_from_slice(&sum.to_le_bytes());
+    file.write_all_at(&block, at).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_metadata_snapshot_that_a_power_cut_left_half_made_is_undone_and_frees_nothing_in_use() {
+    let host = Host::start("held-root");
+    host.image("golden", &golden_bytes());
+    host.pool("p", 256 * MIB);
+    host.create_thin(over("v", 2 * MIB, "golden")).unwrap();
+    let written = Pattern(9).bytes(0, 65_536);
+    model::device(&host, "volume/v").write(MIB, &written);
+    host.deactivate("v").unwrap();
+    let (close, open) = (
+        api::ClosePoolRequest {
+            pool: "p".into(),
+            wait: true,
+        },
+        api::OpenPoolRequest {
+            pool: "p".into(),
+            wait: true,
+        },
+    );
+    host.close_pool(close.clone()).unwrap();
+    let device = host.dir().join("agent/pools/p.pool");
+    assert_eq!(check_metadata(&device).unwrap(), None);
+    for root in [2, 3000] {
+        name_root(&device, root);
+        assert_eq!(held_root(&device).unwrap(), root);
+        assert!(check_metadata(&device).unwrap().is_some(), "root {root}");
+        let pool = host.open_pool(open.clone()).unwrap();
+        assert!(pool.conditions.iter().all(|c| c.status), "{pool:?}");
+        // Work that would reuse what was freed wrongly.
+        host.create_thin(over("w", 2 * MIB, "golden")).unwrap();
+        let other = model::device(&host, "volume/w");
+        other.write(0, &Pattern(10).bytes(0, 65_536));
+        host.deactivate("w").unwrap();
+        host.delete_volume("w").unwrap();
+        host.activate("v").unwrap();
+        let node = model::device(&host, "volume/v");
+        assert_eq!(node.read(MIB, written.len()), written);
+        let image = usize::try_from(IMAGE).unwrap().min(65_536);
+        assert_eq!(node.read(0, image), GOLDEN.bytes(0, image));
+        host.deactivate("v").unwrap();
+        host.close_pool(close.clone()).unwrap();
+        assert_eq!(check_metadata(&device).unwrap(), None, "root {root}");
+        assert_eq!(held_root(&device).unwrap(), 0);
+    }
+    host.open_pool(open).unwrap();
+    host.end_after(&["a power cut left a metadata snapshot half made"]);
+}
