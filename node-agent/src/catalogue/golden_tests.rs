@@ -1,7 +1,9 @@
 //! Every disk format ever written, read from files that never change. A test that fails here says
 //! that existing pools would not open: add a new version instead.
 
-use goldleaf_types::{BlockSize, Bytes, Digest, Labels, PoolId, Sectors, VolumeId, VolumeSize};
+use goldleaf_types::{
+    BlockSize, Bytes, Digest, Labels, PoolId, Sectors, ThinId, VolumeId, VolumeSize,
+};
 
 use super::shapes::{BadRow, decode_pool, decode_thin, encode_pool, encode_thin};
 use super::*;

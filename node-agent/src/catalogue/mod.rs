@@ -32,7 +32,7 @@ use std::sync::mpsc::{Sender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
-use goldleaf_types::{PoolId, ThinId, ThinOwner};
+use goldleaf_types::{PoolId, ThinOwner};
 
 pub use blank::foreign_signature;
 pub use error::{CatalogueError, WriteError};
@@ -135,14 +135,6 @@ impl Catalogue {
             .thins
             .get(&owner)
             .map(|stored| stored.record.clone())
-    }
-
-    /// The row that has this thin.
-    #[must_use]
-    pub fn find_thin(&self, thin: ThinId) -> Option<ThinRecord> {
-        let state = self.state();
-        let owner = state.ids.get(&thin)?;
-        state.thins.get(owner).map(|stored| stored.record.clone())
     }
 
     /// Every row, in order of owner.

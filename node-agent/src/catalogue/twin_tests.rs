@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use goldleaf_types::VolumeId;
+use goldleaf_types::{ThinId, VolumeId};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 

@@ -234,8 +234,10 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         &self,
         r: Request<pb::AgentImageRequest>,
     ) -> Answer<pb::AgentDeleteResponse> {
-        let digest: Digest = field("digest", &r.into_inner().digest)?;
-        self.blocking(move |a| a.delete_image(digest)).await?;
+        let (store, body) = caller(r)?;
+        let digest: Digest = field("digest", &body.digest)?;
+        self.blocking(move |a| a.delete_image(store, digest))
+            .await?;
         Ok(Response::new(pb::AgentDeleteResponse {}))
     }
 

@@ -50,6 +50,7 @@ impl From<ThinError> for Status {
             ThinError::Needed { .. } => (Code::Aborted, "SOURCE_OF_UNFINISHED"),
             ThinError::Active(_) => (Code::FailedPrecondition, "ACTIVE"),
             ThinError::InUse { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
+            ThinError::Deleted(_) => (Code::FailedPrecondition, "WAS_DELETED"),
             ThinError::StaleEpoch { .. } => (Code::FailedPrecondition, "STALE_EPOCH"),
             ThinError::Sealed(_) => (Code::FailedPrecondition, "SEALED"),
             ThinError::DataMissing(_) => (Code::FailedPrecondition, "DATA_MISSING"),
@@ -74,6 +75,7 @@ impl From<ThinError> for Status {
             | ThinError::Needed { .. }
             | ThinError::Active(_)
             | ThinError::InUse { .. }
+            | ThinError::Deleted(_)
             | ThinError::StaleEpoch { .. }
             | ThinError::Sealed(_)
             | ThinError::DataMissing(_)
@@ -136,7 +138,7 @@ impl From<ImageOpError> for Status {
     fn from(e: ImageOpError) -> Self {
         let (code, reason) = match &e {
             ImageOpError::Needed { .. } => (Code::FailedPrecondition, "IMAGE_NEEDED"),
-            ImageOpError::OtherSize { .. } => (Code::FailedPrecondition, "IMAGE_CHANGED"),
+            ImageOpError::NotAdmitted(_) => (Code::FailedPrecondition, "OTHER_INCARNATION"),
             ImageOpError::Image(cause) => image_code(cause),
             ImageOpError::PoolNotOpen { .. } => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
             ImageOpError::Kernel(cause) => kernel_code(cause),
@@ -169,6 +171,7 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
         KernelError::ForeignThin { .. } => (Code::FailedPrecondition, "FOREIGN_THIN"),
         KernelError::ThinMissing { .. } => (Code::FailedPrecondition, "DATA_MISSING"),
         KernelError::OtherTable { .. } => (Code::FailedPrecondition, "OTHER_TABLE"),
+        KernelError::OtherContent { .. } => (Code::FailedPrecondition, "OTHER_CONTENT"),
         KernelError::Busy { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
         KernelError::WrongSize { .. } => (Code::FailedPrecondition, "WRONG_SIZE"),
         KernelError::TooSlow { .. } => (Code::FailedPrecondition, "TOO_SLOW"),

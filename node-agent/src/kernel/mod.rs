@@ -189,6 +189,16 @@ pub enum KernelError {
         /// What its table says.
         found: String,
     },
+    /// An image's device is live over another file than the one that was compared.
+    #[error(
+        "the device of image {digest} lies over another file than the one that is recorded: the \
+         file was replaced while volumes are active over the old one; deactivate those volumes \
+         first, then activate them again"
+    )]
+    OtherContent {
+        /// Which image.
+        digest: Digest,
+    },
     /// Somebody holds the device open.
     #[error("{what} is held open by {openers} other user(s)")]
     Busy {

@@ -20,7 +20,8 @@ use super::{ImageSpec, KernelError};
 ///
 /// # Errors
 ///
-/// [`KernelError::OtherTable`] when it is live over something else.
+/// [`KernelError::OtherContent`] when it is live over another file or device,
+/// [`KernelError::OtherTable`] when it is not of our making.
 pub(super) fn find(
     control: &Control,
     image: &ImageSpec<'_>,
@@ -44,14 +45,15 @@ pub(super) fn find(
         ) if *len == length(image.size) && found.device.read_only => Some(*dev),
         Some(_) | None => None,
     };
-    if !below
-        .map(|dev| lies_over(dev, image))
-        .transpose()?
-        .unwrap_or(false)
-    {
+    let Some(below) = below else {
         return Err(KernelError::OtherTable {
             what: format!("image {}", image.digest),
             found: found.text,
+        });
+    };
+    if !lies_over(below, image)? {
+        return Err(KernelError::OtherContent {
+            digest: image.digest,
         });
     }
     settle(control, owned, &found.device)?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLockReadGuard};
 
 use goldleaf_dm::DevNumber;
-use goldleaf_types::{Digest, PoolId, ThinOwner};
+use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
 
 use super::Agent;
 use super::error::{ImageOpError, ThinError};
@@ -397,8 +397,16 @@ impl Agent {
     /// # Errors
     ///
     /// [`ImageOpError::Needed`] while any thin of this node has it for its origin: the last copy
-    /// that a volume needs is never deleted. [`ImageOpError::PoolNotOpen`] when that cannot be told.
-    pub fn delete_image(&self, digest: Digest) -> Result<(), ImageOpError> {
+    /// that a volume needs is never deleted. [`ImageOpError::PoolNotOpen`] when that cannot be told,
+    /// [`ImageOpError::NotAdmitted`] for another store than that of the pools here.
+    pub fn delete_image(
+        &self,
+        caller: Option<Incarnation>,
+        digest: Digest,
+    ) -> Result<(), ImageOpError> {
+        for pool in self.pools.all_open() {
+            pool.admit(caller).map_err(ImageOpError::NotAdmitted)?;
+        }
         // Before the lock: looking at every device takes a while.
         let ours = self.own_pools();
         let _alone = self.image_use.write();

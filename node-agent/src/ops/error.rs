@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use goldleaf_types::{Bytes, Digest, Incarnation, PoolId, ThinOwner};
+use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
 
 use crate::catalogue::{CatalogueError, LabelError, LayoutError};
 use crate::images::ImageError;
@@ -60,6 +60,9 @@ pub enum ThinError {
         /// How many.
         openers: u32,
     },
+    /// It was deleted; a creation that comes later is a late one.
+    #[error("{0} was deleted and is not made again: ask for a new one")]
+    Deleted(ThinOwner),
     /// A newer owner of the volume exists.
     #[error("{owner} is at epoch {now} and the call comes from epoch {asked}")]
     StaleEpoch {
@@ -280,14 +283,7 @@ pub enum ImageOpError {
     /// The kernel said no.
     #[error("{0}")]
     Kernel(#[source] KernelError),
-    /// The image is bigger than was said.
-    #[error("image {digest} has {found} and {recorded} were recorded")]
-    OtherSize {
-        /// Which.
-        digest: Digest,
-        /// What it has.
-        found: Bytes,
-        /// What the volume's row says.
-        recorded: Bytes,
-    },
+    /// The caller's store is not the one that owns this node's pools.
+    #[error("{0}")]
+    NotAdmitted(#[source] ThinError),
 }

@@ -132,7 +132,9 @@ fn an_activation_that_hashes_its_image_holds_up_nobody() {
     drop(alone);
     drop(hash);
     assert_eq!(activation.recv_timeout(AT_MOST), Ok(true));
-    assert_eq!(creation.recv_timeout(AT_MOST), Ok(true));
+    // Its volume was given up while it waited: it makes nothing.
+    assert_eq!(creation.recv_timeout(AT_MOST), Ok(false));
+    assert_eq!(record(&rig, volume(14)), None);
     sweep.recv_timeout(AT_MOST).unwrap();
 }
 
@@ -161,7 +163,7 @@ fn law_no_image_is_deleted_while_a_pool_of_this_host_is_closed() {
     let rig = rig();
     rig.agent.deactivate(volume(12), 1).unwrap();
     rig.agent.close_pool(POOL, Some(STORE)).unwrap();
-    let refused = rig.agent.delete_image(rig.digest);
+    let refused = rig.agent.delete_image(Some(STORE), rig.digest);
     assert!(
         matches!(
             refused,
@@ -176,7 +178,7 @@ fn law_no_image_is_deleted_while_a_pool_of_this_host_is_closed() {
             .delete_thin(Some(STORE), volume(n), None, 1)
             .unwrap();
     }
-    rig.agent.delete_image(rig.digest).unwrap();
+    rig.agent.delete_image(Some(STORE), rig.digest).unwrap();
     assert!(rig.agent.images.list().is_empty());
 }
 
@@ -217,4 +219,50 @@ fn a_refused_deactivation_takes_its_wish_back_and_leaves_the_link() {
     rig.kernel.world().opened.clear();
     rig.agent.deactivate(volume(12), 1).unwrap();
     assert!(!link.is_symlink() && record(&rig, volume(12)).unwrap().holder.is_none());
+}
+
+#[test]
+fn an_image_is_deleted_for_the_store_of_the_pools_alone() {
+    let rig = rig();
+    for n in [11, 12] {
+        rig.agent.deactivate(volume(n), 0).unwrap();
+        rig.agent
+            .delete_thin(Some(STORE), volume(n), None, 0)
+            .unwrap();
+    }
+    for other in [None, Some(Incarnation::from_bytes([9; 16]))] {
+        let refused = rig.agent.delete_image(other, rig.digest).unwrap_err();
+        assert!(matches!(refused, ImageOpError::NotAdmitted(_)), "{refused}");
+    }
+    assert_eq!(rig.agent.images.list().len(), 1, "nothing was deleted");
+    rig.agent.delete_image(Some(STORE), rig.digest).unwrap();
+    assert!(rig.agent.images.list().is_empty());
+}
+
+#[test]
+fn a_creation_that_comes_after_its_deletion_makes_nothing() {
+    let rig = rig();
+    // Given up before it was ever made here: its creation is still under way.
+    let pool = Some(POOL);
+    rig.agent
+        .delete_thin(Some(STORE), volume(13), pool, 0)
+        .unwrap();
+    let late = rig.thin(volume(13), true, false);
+    let refused = rig.agent.create_thin(Some(STORE), late).unwrap_err();
+    assert!(matches!(refused, ThinError::Deleted(_)), "{refused}");
+    // Made and deleted.
+    rig.agent
+        .delete_thin(Some(STORE), volume(11), None, 0)
+        .unwrap();
+    let late = rig.thin(volume(11), true, false);
+    let refused = rig.agent.create_thin(Some(STORE), late).unwrap_err();
+    assert!(matches!(refused, ThinError::Deleted(_)), "{refused}");
+    let gone = snapshot(14);
+    rig.agent.delete_thin(Some(STORE), gone, None, 0).unwrap();
+    let late = snap(gone, volume(12), false);
+    let refused = rig.agent.create_snapshot(Some(STORE), late).unwrap_err();
+    assert!(matches!(refused, ThinError::Deleted(_)), "{refused}");
+    for owner in [volume(11), volume(13), gone] {
+        assert_eq!(record(&rig, owner), None);
+    }
 }

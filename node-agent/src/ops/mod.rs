@@ -5,6 +5,7 @@
 //! "Blocks" does ioctls or commits and belongs on a blocking thread.
 
 mod activation;
+mod deleted;
 mod devices;
 pub mod doctor;
 mod error;
@@ -108,6 +109,7 @@ pub struct Agent {
     pub(crate) pools: Pools,
     changes: watch::Sender<u64>,
     thin_news: news::ThinNews,
+    deleted: deleted::Deleted,
 }
 
 impl fmt::Debug for Agent {
@@ -141,6 +143,7 @@ impl Agent {
                 u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0),
             ),
             thin_news: news::ThinNews::default(),
+            deleted: deleted::Deleted::default(),
         }
     }
 

@@ -303,5 +303,5 @@ fn lost_data_is_no_longer_told_of_when_its_row_is_deleted() {
     assert_eq!(lost(&rig), [volume(11)]);
     rig.agent.delete_thin(STORE, volume(11), None, 1).unwrap();
     assert_eq!(lost(&rig), []);
-    create(&rig, 11, true).unwrap();
+    create(&rig, 12, true).unwrap();
 }

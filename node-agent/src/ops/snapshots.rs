@@ -80,6 +80,7 @@ impl Agent {
         usable(&pool, &source)?;
         let size = snapshot_size(&request, &source)?;
         if pool.catalogue.find(request.owner).is_none() {
+            self.not_deleted(request.owner)?;
             pool.check_room(&*self.kernel)?;
         }
         let compared = self.image_of_live(&source, request.activate, image)?;

@@ -256,7 +256,7 @@ fn law_an_image_under_a_snapshot_alone_is_not_deleted() {
     rig.agent
         .delete_thin(Some(STORE), volume(11), None, 1)
         .unwrap();
-    let refused = rig.agent.delete_image(rig.digest);
+    let refused = rig.agent.delete_image(Some(STORE), rig.digest);
     assert!(
         matches!(refused, Err(ImageOpError::Needed { count: 1, .. })),
         "{refused:?}"
@@ -264,7 +264,7 @@ fn law_an_image_under_a_snapshot_alone_is_not_deleted() {
     rig.agent
         .delete_thin(Some(STORE), snapshot(21), None, 1)
         .unwrap();
-    rig.agent.delete_image(rig.digest).unwrap();
+    rig.agent.delete_image(Some(STORE), rig.digest).unwrap();
     let refused = create(&rig, 12, true, false);
     assert!(
         matches!(refused, Err(ThinError::ImageMissing(_))),

@@ -89,6 +89,7 @@ impl Agent {
         let _held = pool.locks.take(&[request.owner]);
         let mut used = None;
         if pool.catalogue.find(request.owner).is_none() {
+            self.not_deleted(request.owner)?;
             if self.find_row(request.owner).is_ok() {
                 return Err(ThinError::Conflict {
                     owner: request.owner,
@@ -354,12 +355,16 @@ impl Agent {
             Some(id) => self.pools.open(id).ok_or(ThinError::NoPool(id))?,
             None => match self.find_row(owner) {
                 Ok((pool, _)) => pool,
-                Err(_) => return Ok(()),
+                Err(_) => {
+                    self.deleted.add(owner);
+                    return Ok(());
+                }
             },
         };
         pool.admit(caller)?;
         let _held = pool.locks.take(&[owner]);
         let Some(row) = pool.catalogue.find(owner) else {
+            self.deleted.add(owner);
             return Ok(());
         };
         check_epoch(&row, epoch)?;
@@ -414,7 +419,16 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::DeletionRecorded);
+        self.deleted.add(owner);
         self.thin_changed(owner);
+        Ok(())
+    }
+
+    /// Refuses to make what was deleted. The caller holds the owner's lock and found no row.
+    pub(super) fn not_deleted(&self, owner: ThinOwner) -> Result<(), ThinError> {
+        if self.deleted.has(owner) {
+            return Err(ThinError::Deleted(owner));
+        }
         Ok(())
     }
 
