@@ -5,27 +5,47 @@ use std::str::FromStr;
 
 /// Runs Goldleaf's CSI driver.
 ///
-/// Serves the Container Storage Interface on a unix socket that root alone can use.
+/// Serves the Container Storage Interface on a unix socket that root alone can use. It keeps
+/// nothing: it can be stopped and replaced at any moment.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
     name = "goldleaf-csi",
     version,
     after_help = "Examples:
-  goldleaf-csi
-  goldleaf-csi --endpoint unix:///var/lib/kubelet/plugins/csi.goldleaf.dev/csi.sock --log json"
+  goldleaf-csi controller --server http://127.0.0.1:4700"
 )]
 pub struct Args {
     /// Where to serve: unix:// and an absolute path.
     #[arg(
         long,
         env = "CSI_ENDPOINT",
-        default_value = "unix:///run/goldleaf/csi.sock"
+        default_value = "unix:///run/goldleaf/csi.sock",
+        global = true
     )]
     pub endpoint: Endpoint,
 
-    /// How to write the log. Levels come from RUST_LOG.
-    #[arg(long, env = "GOLDLEAF_LOG", value_enum, default_value_t = LogFormat::Text)]
+    /// How to write the log. Levels come from RUST_LOG; `debug` shows requests, without secrets.
+    #[arg(long, env = "GOLDLEAF_LOG", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log: LogFormat,
+
+    /// What to serve.
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// What a driver process serves.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Role {
+    /// Volumes and snapshots, once in a cluster, over the control plane.
+    Controller(ControllerArgs),
+}
+
+/// How the controller is set up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ControllerArgs {
+    /// The control plane's address.
+    #[arg(long, env = "GOLDLEAF_SERVER", default_value = "http://127.0.0.1:4700")]
+    pub server: tonic::transport::Endpoint,
 }
 
 /// How a log is written.

@@ -2,12 +2,19 @@
 //!
 //! It keeps nothing: each call is converted, passed on and answered, so it can be stopped and
 //! replaced at any moment. Rooms: `args` (the command line), `app` (serving and stopping),
-//! `socket` (whose socket it is), `identity` (who we are), `telemetry` (logs). It serves the
-//! Identity service; capabilities are announced only for what is served.
+//! `socket` (whose socket it is), `identity` (who we are), `controller` (volumes and snapshots, over
+//! the control plane), `convert` (the wire of CSI), `status` (errors to codes), `scrub` (requests in
+//! the log without secrets), `run` (other programs), `telemetry` (logs). Capabilities are announced
+//! only for what is served.
 #![forbid(unsafe_code)]
 
 pub mod app;
 pub mod args;
+pub mod controller;
+pub mod convert;
 pub mod identity;
+pub mod run;
+pub mod scrub;
 pub mod socket;
+pub mod status;
 pub mod telemetry;

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Parser;
 use csi_proto::v1 as csi;
 use csi_proto::v1::identity_client::IdentityClient;
 use goldleaf_csi::app;
-use goldleaf_csi::args::Endpoint;
+use goldleaf_csi::args::Args;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint as Address};
@@ -44,16 +45,14 @@ impl Driver {
     }
 }
 
-fn endpoint(socket: &Path) -> Endpoint {
-    format!("unix://{}", socket.display()).parse().unwrap()
-}
-
 fn serve(socket: &Path) -> (CancellationToken, JoinHandle<anyhow::Result<()>>) {
-    let (stop, endpoint) = (CancellationToken::new(), endpoint(socket));
+    let stop = CancellationToken::new();
+    let endpoint = format!("--endpoint=unix://{}", socket.display());
+    let args = Args::parse_from(["goldleaf-csi", "controller", &endpoint]);
     let told = stop.clone().cancelled_owned();
     (
         stop,
-        tokio::spawn(async move { app::serve(&endpoint, told).await }),
+        tokio::spawn(async move { app::serve(&args, told).await }),
     )
 }
 
@@ -103,7 +102,23 @@ async fn the_driver_says_who_it_is_and_announces_only_what_it_serves() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(can.capabilities, []);
+    use csi::plugin_capability::{Type, service};
+    let services: Vec<_> = can
+        .capabilities
+        .iter()
+        .filter_map(|c| match &c.r#type {
+            Some(Type::Service(service)) => Some(service.r#type()),
+            Some(Type::VolumeExpansion(_)) | None => None,
+        })
+        .collect();
+    assert_eq!(
+        services,
+        [
+            service::Type::ControllerService,
+            service::Type::VolumeAccessibilityConstraints,
+            service::Type::SnapshotAccessibilityConstraints,
+        ]
+    );
     let ready = client
         .probe(csi::ProbeRequest {})
         .await
@@ -196,6 +211,7 @@ async fn the_binary_stops_on_sigterm_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("run").join("csi.sock");
     let mut driver = tokio::process::Command::new(env!("CARGO_BIN_EXE_goldleaf-csi"))
+        .arg("controller")
         .env("CSI_ENDPOINT", format!("unix://{}", socket.display()))
         .stderr(std::process::Stdio::null())
         .kill_on_drop(true)

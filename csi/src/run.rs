@@ -1,0 +1,93 @@
+//! Other programs: the one place that starts them.
+//!
+//! Called by `node` for what the field's own tools do: `blkid` says what a device holds, `mkfs`,
+//! `resize2fs` and `xfs_growfs` make and grow file systems. A program gets no input, a C locale and a
+//! time limit; it is killed and reaped when it takes longer or when nobody waits for it any more.
+
+use std::ffi::OsStr;
+use std::io;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// How long a program may take. Making a file system on a thin writes little, whatever its size.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Where tools are besides the driver's own PATH.
+const TOOL_FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a program gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not be started; most often it is not installed.
+    #[error("{program} could not be started: is it installed?")]
+    Start {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long and was killed.
+    #[error("{program} did not end within {LIMIT:?} and was killed")]
+    Timeout {
+        /// Which.
+        program: &'static str,
+    },
+}
+
+/// Runs a program to its end. What its exit status means is for the caller to say.
+///
+/// # Errors
+///
+/// [`RunError`]; a program that ends with a failure is no error here.
+pub async fn run<A: AsRef<OsStr>>(program: &'static str, args: &[A]) -> Result<Output, RunError> {
+    let path = match std::env::var("PATH") {
+        Ok(own) if !own.is_empty() => format!("{own}:{TOOL_FOLDERS}"),
+        Ok(_) | Err(_) => TOOL_FOLDERS.to_owned(),
+    };
+    let ended = Command::new(program)
+        .args(args)
+        .env("PATH", path)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(LIMIT, ended).await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(source)) => Err(RunError::Start { program, source }),
+        Err(_) => Err(RunError::Timeout { program }),
+    }
+}
+
+/// The end of what a program said, for people: its errors, or else its words.
+#[must_use]
+pub fn said(output: &Output) -> String {
+    let text = if output.stderr.trim_ascii().is_empty() {
+        &output.stdout
+    } else {
+        &output.stderr
+    };
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(4)..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_answers_and_one_that_is_missing_is_named() {
+        let output = run("echo", &["so"]).await.unwrap();
+        assert!(output.status.success());
+        assert_eq!(said(&output), "so");
+        let missing = run::<&str>("no-such-program", &[]).await.unwrap_err();
+        assert!(missing.to_string().contains("no-such-program"), "{missing}");
+    }
+}
