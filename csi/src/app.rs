@@ -1,20 +1,29 @@
-//! Serves until told to stop, lets running calls finish, and takes its socket away.
+//! Serves until told to stop, lets running calls finish, and takes its sockets away.
 //!
 //! Called by `main`, and by the tests with a stop of their own.
 
 use std::future::Future;
 
 use anyhow::{Context, Result};
+use csi_proto::pluginregistration::registration_server::RegistrationServer;
 use csi_proto::v1::controller_server::ControllerServer;
 use csi_proto::v1::identity_server::IdentityServer;
+use csi_proto::v1::node_server::NodeServer;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Router;
+use tonic::transport::{Endpoint, Server};
 
-use crate::args::{Args, Role};
+use crate::args::{Args, Command, NodeArgs, Role};
 use crate::controller::ControllerApi;
 use crate::controller::control_plane::ControlPlane;
+use crate::health::{self, Below};
 use crate::identity::{DRIVER_NAME, IdentityApi};
+use crate::node::NodeApi;
+use crate::node::agent::LocalAgent;
+use crate::registration::RegistrationApi;
 use crate::socket::Socket;
 
 /// Runs the driver until SIGTERM or SIGINT.
@@ -37,24 +46,103 @@ pub async fn run(args: Args) -> Result<()> {
 ///
 /// As [`run`].
 pub async fn serve(args: &Args, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-    let endpoint = args.endpoint.path();
-    let (_socket, listener) = Socket::take(endpoint).await?;
-    tracing::info!(driver = DRIVER_NAME, version = env!("CARGO_PKG_VERSION"),
-        csi = csi_proto::SPEC_VERSION, socket = %endpoint.display(), "CSI driver");
-    let server = Server::builder()
-        .trace_fn(|request| tracing::info_span!("call", path = request.uri().path()));
-    let identity = IdentityServer::new(IdentityApi);
-    let incoming = UnixListenerStream::new(listener);
-    match &args.role {
-        Role::Controller(controller) => {
-            let control_plane = ControlPlane::at(controller.server.clone());
-            let api = ControllerApi::new(control_plane);
-            let router = { server }.add_service(identity);
-            let router = router.add_service(ControllerServer::new(api));
-            router.serve_with_incoming_shutdown(incoming, stop).await
-        }
+    let Command::Serve(role) = &args.command else {
+        anyhow::bail!("nothing to serve: say `controller` or `node`");
+    };
+    let ended = CancellationToken::new();
+    let end = ended.clone();
+    tokio::spawn(async move {
+        stop.await;
+        end.cancel();
+    });
+    let (_socket, listener) = Socket::take(args.endpoint.path()).await?;
+    let (router, below) = services(role)?;
+    let refused = CancellationToken::new();
+    let _registration = match role {
+        Role::Node(node) => register(args, node, &ended, &refused).await?,
+        Role::Controller(_) => None,
+    };
+    if let Some(listen) = args.health_listen {
+        let tcp = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot serve health on {listen}"))?;
+        let pages = axum::serve(tcp, health::pages(below));
+        tokio::spawn(
+            pages
+                .with_graceful_shutdown(ended.clone().cancelled_owned())
+                .into_future(),
+        );
     }
-    .context("the gRPC server failed")?;
+    tracing::info!(driver = DRIVER_NAME, version = env!("CARGO_PKG_VERSION"),
+        csi = csi_proto::SPEC_VERSION, socket = %args.endpoint.path().display(), "CSI driver");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
+    let either = either(ended.clone(), refused.clone());
+    router
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), either)
+        .await
+        .context("the gRPC server failed")?;
+    ended.cancel();
+    anyhow::ensure!(
+        !refused.is_cancelled(),
+        "kubelet refused this driver; see above"
+    );
     tracing::info!("stopped");
     Ok(())
+}
+
+async fn either(one: CancellationToken, other: CancellationToken) {
+    tokio::select! { () = one.cancelled() => {} () = other.cancelled() => {} }
+}
+
+/// The services of this process's role, and what they work over.
+fn services(role: &Role) -> Result<(Router, Below)> {
+    let server = Server::builder()
+        .trace_fn(|request| tracing::info_span!("call", path = request.uri().path()));
+    let mut server = server;
+    let router = server.add_service(IdentityServer::new(IdentityApi));
+    match role {
+        Role::Controller(controller) => {
+            let endpoint = Endpoint::from_shared(controller.server.clone());
+            let control_plane = ControlPlane::at(endpoint.context("--server is no address")?);
+            let api = ControllerApi::new(control_plane.clone());
+            let router = router.add_service(ControllerServer::new(api));
+            Ok((router, Below::ControlPlane(control_plane)))
+        }
+        Role::Node(node) => {
+            let agent = LocalAgent::at(&node.agent_socket)?;
+            let api = NodeApi::new(agent.clone(), i64::from(node.max_volumes));
+            Ok((
+                router.add_service(NodeServer::new(api)),
+                Below::Agent(agent),
+            ))
+        }
+    }
+}
+
+/// Serves what kubelet asks of a plugin that it does not know yet, if there is a kubelet. The plugin's
+/// own socket is there already: kubelet calls it as soon as it knows of it.
+async fn register(
+    args: &Args,
+    node: &NodeArgs,
+    ended: &CancellationToken,
+    refused: &CancellationToken,
+) -> Result<Option<Socket>> {
+    let Some(folder) = &node.kubelet_registration else {
+        return Ok(None);
+    };
+    let path = folder.join(format!("{DRIVER_NAME}-reg.sock"));
+    let (socket, listener) = Socket::take(&path).await?;
+    let endpoint = node.kubelet_endpoint.clone();
+    let endpoint = endpoint.unwrap_or_else(|| args.endpoint.path().into());
+    let api = RegistrationApi::new(endpoint, refused.clone());
+    let stop = either(ended.clone(), refused.clone());
+    let served = Server::builder()
+        .add_service(RegistrationServer::new(api))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "registration is not served any more");
+        }
+    });
+    Ok(Some(socket))
 }

@@ -1,5 +1,6 @@
 //! The driver's command line, checked while it is parsed.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,7 +13,9 @@ use std::str::FromStr;
     name = "goldleaf-csi",
     version,
     after_help = "Examples:
-  goldleaf-csi controller --server http://127.0.0.1:4700"
+  goldleaf-csi controller --server http://127.0.0.1:4700
+  goldleaf-csi node --endpoint unix:///var/lib/kubelet/plugins/csi.goldleaf.dev/csi.sock \\
+      --kubelet-registration /var/lib/kubelet/plugins_registry"
 )]
 pub struct Args {
     /// Where to serve: unix:// and an absolute path.
@@ -24,13 +27,28 @@ pub struct Args {
     )]
     pub endpoint: Endpoint,
 
+    /// Where to serve health over HTTP, /livez and /readyz; absent: nowhere.
+    #[arg(long, env = "CSI_HEALTH_LISTEN", global = true)]
+    pub health_listen: Option<SocketAddr>,
+
     /// How to write the log. Levels come from RUST_LOG; `debug` shows requests, without secrets.
     #[arg(long, env = "GOLDLEAF_LOG", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log: LogFormat,
 
-    /// What to serve.
+    /// What to do.
     #[command(subcommand)]
-    pub role: Role,
+    pub command: Command,
+}
+
+/// What a driver process does.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Serves one part of CSI.
+    #[command(flatten)]
+    Serve(Role),
+    /// Lists the places at which a test can have the driver die (GOLDLEAF_FAILPOINT).
+    #[command(hide = true)]
+    Failpoints,
 }
 
 /// What a driver process serves.
@@ -38,6 +56,32 @@ pub struct Args {
 pub enum Role {
     /// Volumes and snapshots, once in a cluster, over the control plane.
     Controller(ControllerArgs),
+    /// Staging and publishing, on each node, over its agent.
+    Node(NodeArgs),
+}
+
+/// How the node plugin is set up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct NodeArgs {
+    /// The socket of this host's agent.
+    #[arg(
+        long,
+        env = "GOLDLEAF_AGENT_SOCKET",
+        default_value = "/run/goldleaf/agent.sock"
+    )]
+    pub agent_socket: PathBuf,
+
+    /// Most volumes that are published here at once; 0 leaves it to the orchestrator.
+    #[arg(long, env = "CSI_MAX_VOLUMES", default_value_t = 0)]
+    pub max_volumes: u32,
+
+    /// The folder in which kubelet looks for plugins; absent: kubelet is not told.
+    #[arg(long, env = "KUBELET_REGISTRATION")]
+    pub kubelet_registration: Option<PathBuf>,
+
+    /// The path of --endpoint as kubelet sees it, if it is another than here.
+    #[arg(long, env = "KUBELET_ENDPOINT")]
+    pub kubelet_endpoint: Option<PathBuf>,
 }
 
 /// How the controller is set up.
@@ -45,7 +89,7 @@ pub enum Role {
 pub struct ControllerArgs {
     /// The control plane's address.
     #[arg(long, env = "GOLDLEAF_SERVER", default_value = "http://127.0.0.1:4700")]
-    pub server: tonic::transport::Endpoint,
+    pub server: String,
 }
 
 /// How a log is written.

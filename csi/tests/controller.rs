@@ -666,6 +666,21 @@ async fn what_begins_as_another_says_so_and_may_be_larger() {
     let volume = driver.create(golden("v")).await.unwrap().volume_id;
     let snapshot = driver.snapshot("s", &volume).await.unwrap();
     assert!(snapshot.ready_to_use && snapshot.size_bytes == SIZE);
+    let home = places(&[&NODE.to_string()]);
+    assert_eq!(
+        snapshot.accessible_topology,
+        home.clone().unwrap().requisite
+    );
+    for (asked, fits) in [(home, true), (places(&[&OTHER_NODE.to_string()]), false)] {
+        let request = csi::CreateSnapshotRequest {
+            name: "s".into(),
+            source_volume_id: volume.clone(),
+            accessibility_requirements: asked,
+            ..Default::default()
+        };
+        let answer = driver.client.clone().create_snapshot(request).await;
+        assert_eq!(answer.is_ok(), fits, "{answer:?}");
+    }
     assert_eq!(driver.snapshot("s", &volume).await.unwrap(), snapshot);
     let image = driver
         .rig

@@ -26,7 +26,10 @@ pub struct ControlPlane(Channel);
 type Answer<T> = Result<T, CsiError>;
 
 fn target(id: &str) -> api::GetRequest {
-    api::GetRequest { target: id.into() }
+    api::GetRequest {
+        target: id.into(),
+        ..Default::default()
+    }
 }
 
 fn deletion(id: &str) -> api::DeleteRequest {

@@ -16,3 +16,12 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 pub mod v1 {
     tonic::include_proto!("csi.v1");
 }
+
+/// `pluginregistration.proto` with its comments, for tests.
+pub const KUBELET_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kubelet.fds"));
+
+/// Package `pluginregistration`: how kubelet learns of a driver on its node.
+#[allow(missing_docs, clippy::all)]
+pub mod pluginregistration {
+    tonic::include_proto!("pluginregistration");
+}

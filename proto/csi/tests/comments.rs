@@ -12,3 +12,10 @@ fn everything_of_csi_has_a_comment() {
         bare.join("\n  ")
     );
 }
+
+#[test]
+fn everything_of_kubelets_registration_has_a_comment() {
+    let set = csi_proto::KUBELET_DESCRIPTOR_SET;
+    let bare = comments::uncommented(set, "pluginregistration.");
+    assert!(bare.is_empty(), "without a comment: {bare:?}");
+}

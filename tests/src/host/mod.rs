@@ -5,6 +5,7 @@
 //! kernel; a test that fails leaves nothing either, unless `KEEP=1`.
 
 mod calls;
+pub mod csi;
 mod doctor;
 pub mod life;
 mod lines;
@@ -253,6 +254,15 @@ impl Host {
     /// When it is refused.
     pub fn image(&self, name: &str, content: &[u8]) -> api::Image {
         let path = self.import(&format!("{name}.raw"), content);
+        self.image_of(name, &path)
+    }
+
+    /// An image of a file that is where the agent may import it from.
+    ///
+    /// # Panics
+    ///
+    /// When it is refused.
+    pub fn image_of(&self, name: &str, path: &Path) -> api::Image {
         let image = self.create_image(api::CreateImageRequest {
             name: name.into(),
             source: Some(api::create_image_request::Source::File(

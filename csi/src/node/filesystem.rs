@@ -1,0 +1,262 @@
+//! File systems on volumes: found, made where nothing can be lost, grown.
+//!
+//! Called by `stage` and `mod`. A file system is made only on a device that is proved blank: it
+//! began as nothing, and the pool keeps no block for it. Making one is not one step, so marks are
+//! written first, at two places that `mkfs` leaves alone: a device without a file system and with its
+//! marks is one that a crash left half made, and is made again. The marks are gone before the first
+//! mount, so no user's data ever lies beside them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use goldleaf_proto::agent::v1 as agent;
+
+use super::device::Device;
+use super::mounts;
+use crate::convert::capability::FileSystem;
+use crate::failpoint::{Point, hit};
+use crate::run::{run, said};
+use crate::status::CsiError;
+
+/// The least device that a file system is made on, in bytes.
+const LEAST: u64 = 1 << 20;
+
+/// Length of a mark, in bytes.
+const MARK: usize = 512;
+
+/// What a device holds.
+enum Content {
+    Nothing,
+    FileSystem(FileSystem),
+    /// Something else, in words.
+    Other(String),
+}
+
+/// The file system of a volume: the one that is there, or a new one where nothing can be lost.
+pub async fn ensure(
+    device: &Device,
+    thin: &agent::AgentThin,
+    wanted: Option<FileSystem>,
+) -> Result<FileSystem, CsiError> {
+    let volume = device.volume;
+    let refuse = |why: String| Err(CsiError::Unfit(format!("volume {volume} {why}")));
+    match content(device).await? {
+        Content::FileSystem(there) => match wanted {
+            Some(wanted) if wanted != there => refuse(format!(
+                "holds {}, and {} is asked for: ask for what is there",
+                there.name(),
+                wanted.name()
+            )),
+            Some(_) | None => {
+                unmark(device)?;
+                Ok(there)
+            }
+        },
+        Content::Other(what) => refuse(format!(
+            "holds {what}, which is not mounted: use it as a block device (volumeMode: Block)"
+        )),
+        Content::Nothing if !thin.image_digest.is_empty() => refuse(
+            "began as an image in which no file system is found: use it as a block device \
+             (volumeMode: Block)"
+                .into(),
+        ),
+        Content::Nothing => {
+            let fresh = thin.owned_bytes == Some(0);
+            if !fresh && !is_marked(device)? {
+                return refuse(
+                    "has been written, and no file system is found on it: none is made over it; \
+                     use it as a block device (volumeMode: Block), or delete it"
+                        .into(),
+                );
+            }
+            let fs = wanted.unwrap_or(FileSystem::Ext4);
+            make(device, fs, fresh).await?;
+            Ok(fs)
+        }
+    }
+}
+
+async fn make(device: &Device, fs: FileSystem, fresh: bool) -> Result<(), CsiError> {
+    if device.size < LEAST {
+        let size = device.size;
+        let why = format!("{size} bytes are too few for a file system");
+        return Err(CsiError::OutOfRange(why));
+    }
+    mark(device)?;
+    hit(Point::StageMarked);
+    let path = device.path.as_os_str();
+    let arguments: &[&str] = match fs {
+        // A fresh thin reads zeroes, so nothing needs to be zeroed and no block is taken for it.
+        FileSystem::Ext4 if fresh => &[
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-E",
+            "nodiscard,assume_storage_prezeroed=1",
+        ],
+        FileSystem::Ext4 => &["-q", "-F", "-m", "0", "-E", "nodiscard"],
+        FileSystem::Xfs => &["-q", "-f", "-K"],
+    };
+    let (program, plain): (_, &[&str]) = match fs {
+        FileSystem::Ext4 => ("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", "nodiscard"]),
+        FileSystem::Xfs => ("mkfs.xfs", &["-q", "-f", "-K"]),
+    };
+    let with = |arguments: &[&str]| {
+        let arguments = arguments.iter().map(std::ffi::OsString::from);
+        arguments.chain([path.to_owned()]).collect::<Vec<_>>()
+    };
+    let mut made = run(program, &with(arguments))
+        .await
+        .map_err(CsiError::Run)?;
+    if !made.status.success() && arguments != plain {
+        // An older mke2fs does not know that a device may be zeroed already.
+        made = run(program, &with(plain)).await.map_err(CsiError::Run)?;
+    }
+    if !made.status.success() {
+        return Err(CsiError::Tool {
+            program,
+            volume: device.volume.to_string(),
+            said: said(&made),
+        });
+    }
+    hit(Point::StageMade);
+    unmark(device)?;
+    hit(Point::StageUnmarked);
+    Ok(())
+}
+
+/// Grows a mounted file system to its device.
+pub async fn grow(device: &Device, mount: &mounts::Mount) -> Result<(), CsiError> {
+    let (program, on): (_, &Path) = match FileSystem::named(&mount.fs_type) {
+        Some(FileSystem::Ext4) => ("resize2fs", &device.path),
+        Some(FileSystem::Xfs) => ("xfs_growfs", &mount.target),
+        None => return Ok(()),
+    };
+    let grown = run(program, &[on]).await.map_err(CsiError::Run)?;
+    if grown.status.success() {
+        return Ok(());
+    }
+    Err(CsiError::Tool {
+        program,
+        volume: device.volume.to_string(),
+        said: said(&grown),
+    })
+}
+
+/// What is on the device, as `blkid` finds it by reading.
+async fn content(device: &Device) -> Result<Content, CsiError> {
+    let arguments = ["-p", "-o", "export"].map(std::ffi::OsString::from);
+    let arguments: Vec<_> = arguments
+        .into_iter()
+        .chain([device.path.clone().into()])
+        .collect();
+    let output = run("blkid", &arguments).await.map_err(CsiError::Run)?;
+    match output.status.code() {
+        Some(0) => Ok(found(&String::from_utf8_lossy(&output.stdout))),
+        Some(2) => Ok(Content::Nothing),
+        Some(8) => Ok(Content::Other("several kinds of content at once".into())),
+        Some(_) | None => Err(CsiError::Tool {
+            program: "blkid",
+            volume: device.volume.to_string(),
+            said: said(&output),
+        }),
+    }
+}
+
+fn found(text: &str) -> Content {
+    let value = |key: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs.find(|(k, _)| *k == key).map(|(_, value)| value)
+    };
+    match (value("TYPE"), value("PTTYPE")) {
+        (Some(name), _) => match FileSystem::named(name) {
+            Some(fs) => Content::FileSystem(fs),
+            None => Content::Other(name.into()),
+        },
+        (None, Some(table)) => Content::Other(format!("a partition table ({table})")),
+        (None, None) => Content::Nothing,
+    }
+}
+
+/// Where the marks are: at a third and two thirds, where `mkfs` writes nothing.
+fn places(device: &Device) -> [u64; 2] {
+    let third = device.size / 3;
+    [third, 2 * third].map(|at| at - at % 4096)
+}
+
+fn mark_of(device: &Device) -> [u8; MARK] {
+    let text = format!(
+        "goldleaf: a file system is being made on {}\n",
+        device.volume
+    );
+    let mut mark = [0; MARK];
+    mark[..text.len()].copy_from_slice(text.as_bytes());
+    mark
+}
+
+fn open(device: &Device, write: bool) -> Result<File, CsiError> {
+    let opened = File::options().read(true).write(write).open(&device.path);
+    opened.map_err(CsiError::host("open", &device.path))
+}
+
+fn is_there(device: &Device, file: &File, at: u64) -> Result<bool, CsiError> {
+    let mut there = [0; MARK];
+    file.read_exact_at(&mut there, at)
+        .map_err(CsiError::host("read", &device.path))?;
+    Ok(there == mark_of(device))
+}
+
+fn is_marked(device: &Device) -> Result<bool, CsiError> {
+    let file = open(device, false)?;
+    for at in places(device) {
+        if is_there(device, &file, at)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn mark(device: &Device) -> Result<(), CsiError> {
+    let file = open(device, true)?;
+    let written = places(device)
+        .into_iter()
+        .try_for_each(|at| file.write_all_at(&mark_of(device), at))
+        .and_then(|()| file.sync_all());
+    written.map_err(CsiError::host("mark", &device.path))
+}
+
+/// Takes the marks away, where they are still there: never anything else.
+fn unmark(device: &Device) -> Result<(), CsiError> {
+    if device.read_only || device.size < LEAST || !is_marked(device)? {
+        return Ok(());
+    }
+    let file = open(device, true)?;
+    for at in places(device) {
+        if is_there(device, &file, at)? {
+            file.write_all_at(&[0; MARK], at)
+                .map_err(CsiError::host("unmark", &device.path))?;
+        }
+    }
+    file.sync_all()
+        .map_err(CsiError::host("unmark", &device.path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_a_disk_and_nothing_are_told_apart() {
+        assert!(matches!(
+            found("TYPE=xfs\nUSAGE=filesystem\n"),
+            Content::FileSystem(FileSystem::Xfs)
+        ));
+        assert!(matches!(found("PTTYPE=gpt\n"), Content::Other(what) if what.contains("gpt")));
+        assert!(
+            matches!(found("TYPE=LVM2_member\n"), Content::Other(what) if what == "LVM2_member")
+        );
+        assert!(matches!(found("DEVNAME=/dev/dm-1\n"), Content::Nothing));
+    }
+}

@@ -1,0 +1,276 @@
+//! What the node plugin shows kubelet: its registration, its health, and refusals of what it is asked
+//! wrongly, with no agent on the host.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests too
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+use csi::node_client::NodeClient;
+use csi_proto::pluginregistration as reg;
+use csi_proto::v1 as csi;
+use goldleaf_csi::app;
+use goldleaf_csi::args::Args;
+use reg::registration_client::RegistrationClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+struct Plugin {
+    folder: tempfile::TempDir,
+    health: String,
+    stop: CancellationToken,
+    served: JoinHandle<anyhow::Result<()>>,
+}
+
+async fn connected(socket: &Path) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+    for _ in 0..500 {
+        if let Ok(channel) = endpoint.connect().await {
+            return channel;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nobody serves on {}", socket.display());
+}
+
+fn plugin() -> Plugin {
+    let folder = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = free.local_addr().unwrap().to_string();
+    drop(free);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let args = Args::parse_from([
+        "goldleaf-csi",
+        "node",
+        &format!("--endpoint=unix://{}", path("csi.sock")),
+        &format!("--agent-socket={}", path("agent.sock")),
+        &format!("--kubelet-registration={}", path("registry")),
+        "--kubelet-endpoint=/var/lib/kubelet/plugins/csi.goldleaf.dev/csi.sock",
+        &format!("--health-listen={health}"),
+    ]);
+    let stop = CancellationToken::new();
+    let told = stop.clone().cancelled_owned();
+    let served = tokio::spawn(async move { app::serve(&args, told).await });
+    Plugin {
+        folder,
+        health,
+        stop,
+        served,
+    }
+}
+
+impl Plugin {
+    async fn registration(&self) -> RegistrationClient<Channel> {
+        let socket = "registry/csi.goldleaf.dev-reg.sock";
+        RegistrationClient::new(connected(&self.folder.path().join(socket)).await)
+    }
+
+    async fn page(&self, page: &str) -> String {
+        let mut stream = TcpStream::connect(&self.health).await.unwrap();
+        let request = format!("GET {page} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    async fn ended(self) -> (anyhow::Result<()>, usize) {
+        let ended = tokio::time::timeout(Duration::from_secs(20), self.served).await;
+        let sockets = ["csi.sock", "registry/csi.goldleaf.dev-reg.sock"];
+        let left = sockets
+            .iter()
+            .filter(|s| self.folder.path().join(s).exists());
+        (ended.expect("it goes on").unwrap(), left.count())
+    }
+}
+
+fn status(registered: bool) -> reg::RegistrationStatus {
+    reg::RegistrationStatus {
+        plugin_registered: registered,
+        error: if registered { "" } else { "name taken" }.into(),
+    }
+}
+
+#[tokio::test]
+async fn kubelet_learns_of_the_plugin_and_a_refusal_ends_it() {
+    let plugin = plugin();
+    let mut kubelet = plugin.registration().await;
+    let info = kubelet
+        .get_info(reg::InfoRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (
+            info.r#type.as_str(),
+            info.name.as_str(),
+            info.endpoint.as_str()
+        ),
+        (
+            "CSIPlugin",
+            "csi.goldleaf.dev",
+            "/var/lib/kubelet/plugins/csi.goldleaf.dev/csi.sock"
+        )
+    );
+    assert_eq!(info.supported_versions, ["1.0.0"]);
+    kubelet
+        .notify_registration_status(status(true))
+        .await
+        .unwrap();
+    assert!(!plugin.served.is_finished());
+    kubelet
+        .notify_registration_status(status(false))
+        .await
+        .unwrap();
+    drop(kubelet);
+    let (ended, left) = plugin.ended().await;
+    assert!(ended.unwrap_err().to_string().contains("kubelet refused"));
+    assert_eq!(left, 0, "sockets are left");
+}
+
+#[tokio::test]
+async fn health_tells_a_plugin_that_answers_from_one_that_can_work() {
+    let plugin = plugin();
+    drop(plugin.registration().await);
+    assert_eq!(plugin.page("/livez").await, "HTTP/1.0 200 OK");
+    assert_eq!(
+        plugin.page("/readyz").await,
+        "HTTP/1.0 503 Service Unavailable"
+    );
+    plugin.stop.cancel();
+    let (ended, left) = plugin.ended().await;
+    ended.unwrap();
+    assert_eq!(left, 0, "sockets are left");
+}
+
+#[tokio::test]
+async fn each_wrong_call_to_the_node_gets_the_code_that_the_specification_says() {
+    const VOLUME: &str = "vol-00000000000000000000000000000009";
+    let plugin = plugin();
+    let node = NodeClient::new(connected(&plugin.folder.path().join("csi.sock")).await);
+    let capability = |mode| {
+        Some(csi::VolumeCapability {
+            access_type: Some(csi::volume_capability::AccessType::Block(
+                csi::volume_capability::BlockVolume {},
+            )),
+            access_mode: Some(csi::volume_capability::AccessMode { mode }),
+        })
+    };
+    let stage = async |id: &str, path: &str, mode: i32| -> Result<(), Status> {
+        let request = csi::NodeStageVolumeRequest {
+            volume_id: id.into(),
+            staging_target_path: path.into(),
+            volume_capability: capability(mode),
+            ..Default::default()
+        };
+        node.clone().node_stage_volume(request).await.map(drop)
+    };
+    let publish = async |id: &str, staging: &str, target: &str| -> Result<(), Status> {
+        let request = csi::NodePublishVolumeRequest {
+            volume_id: id.into(),
+            staging_target_path: staging.into(),
+            target_path: target.into(),
+            volume_capability: capability(1),
+            ..Default::default()
+        };
+        node.clone().node_publish_volume(request).await.map(drop)
+    };
+    let unpublish = async |id: &str, target: &str| -> Result<(), Status> {
+        let request = csi::NodeUnpublishVolumeRequest {
+            volume_id: id.into(),
+            target_path: target.into(),
+        };
+        node.clone().node_unpublish_volume(request).await.map(drop)
+    };
+    let stats = async |id: &str, path: &str| -> Result<(), Status> {
+        let request = csi::NodeGetVolumeStatsRequest {
+            volume_id: id.into(),
+            volume_path: path.into(),
+            ..Default::default()
+        };
+        node.clone().node_get_volume_stats(request).await.map(drop)
+    };
+    for (what, answer, code) in [
+        (
+            "stage, no id",
+            stage("", "/s", 1).await,
+            Code::InvalidArgument,
+        ),
+        (
+            "stage, no path",
+            stage(VOLUME, "", 1).await,
+            Code::InvalidArgument,
+        ),
+        (
+            "stage, relative",
+            stage(VOLUME, "s", 1).await,
+            Code::InvalidArgument,
+        ),
+        (
+            "stage, multi-node",
+            stage(VOLUME, "/s", 5).await,
+            Code::InvalidArgument,
+        ),
+        (
+            "stage, no such id",
+            stage("x", "/s", 1).await,
+            Code::NotFound,
+        ),
+        (
+            "stage, no agent",
+            stage(VOLUME, "/s", 1).await,
+            Code::Unavailable,
+        ),
+        (
+            "publish, no id",
+            publish("", "/s", "/t").await,
+            Code::InvalidArgument,
+        ),
+        (
+            "publish, no target",
+            publish(VOLUME, "/s", "").await,
+            Code::InvalidArgument,
+        ),
+        (
+            "publish, not staged",
+            publish(VOLUME, "", "/t").await,
+            Code::FailedPrecondition,
+        ),
+        (
+            "unpublish, no id",
+            unpublish("", "/t").await,
+            Code::InvalidArgument,
+        ),
+        (
+            "unpublish, no target",
+            unpublish(VOLUME, "").await,
+            Code::InvalidArgument,
+        ),
+        (
+            "unpublish, a foreign mount",
+            unpublish(VOLUME, "/proc").await,
+            Code::FailedPrecondition,
+        ),
+        ("stats, no id", stats("", "/t").await, Code::InvalidArgument),
+        (
+            "stats, no path",
+            stats(VOLUME, "").await,
+            Code::InvalidArgument,
+        ),
+        (
+            "stats, not there",
+            stats(VOLUME, "/t").await,
+            Code::NotFound,
+        ),
+    ] {
+        let refused = answer.expect_err(what);
+        assert_eq!(refused.code(), code, "{what}: {refused:?}");
+    }
+    drop(node);
+    plugin.stop.cancel();
+    plugin.ended().await.0.unwrap();
+}

@@ -1,0 +1,430 @@
+//! The life of volumes through the CSI driver, on the real kernel: file systems and block devices,
+//! cut short at every named place, and with the control plane away.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use csi_proto::v1 as csi;
+use goldleaf_proto::v1 as api;
+use goldleaf_tests::command::output;
+use goldleaf_tests::host::csi::{Use, block, file_system};
+use goldleaf_tests::host::{Host, Process, program};
+use goldleaf_tests::support::Pattern;
+use tonic::{Code, Status};
+
+const MIB: u64 = 1 << 20;
+const GIB: i64 = 1 << 30;
+const GOLDEN: Pattern = Pattern(1);
+
+struct Rig {
+    host: Host,
+    controller: Process,
+    node: Option<Process>,
+}
+
+fn rig(test: &str) -> Rig {
+    let host = Host::start(test);
+    host.pool("p", 900 * MIB);
+    let controller = host.start_csi_controller();
+    let node = Some(host.start_csi_node(&[]));
+    Rig {
+        host,
+        controller,
+        node,
+    }
+}
+
+impl Rig {
+    fn volume(&self, name: &str, image: &str, bytes: i64, how: csi::VolumeCapability) -> Use {
+        let parameters = [("image".to_owned(), image.to_owned())];
+        let parameters = parameters
+            .into_iter()
+            .filter(|(_, image)| !image.is_empty());
+        let volume = self.host.csi_create(csi::CreateVolumeRequest {
+            name: name.into(),
+            capacity_range: Some(csi::CapacityRange {
+                required_bytes: bytes,
+                limit_bytes: 0,
+            }),
+            volume_capabilities: vec![how.clone()],
+            parameters: parameters.collect(),
+            ..Default::default()
+        });
+        let volume = volume.unwrap_or_else(|e| panic!("{e:?}\n{}", self.host.csi_logs()));
+        self.host.csi_use(&volume.volume_id, how)
+    }
+
+    fn fine<T>(&self, what: &str, answer: Result<T, Status>) -> T {
+        answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.host.csi_logs()))
+    }
+
+    fn up(&self, u: &Use) {
+        self.fine("stage", self.host.stage(u));
+        self.fine("publish", self.host.publish(u, false));
+    }
+
+    fn down(&self, u: &Use) {
+        self.fine("unpublish", self.host.unpublish(u));
+        assert!(!u.target.exists(), "the target is left");
+        self.fine("unstage", self.host.unstage(u));
+    }
+
+    fn delete(&self, u: &Use) {
+        self.fine("delete", self.host.csi_delete(&u.volume));
+    }
+
+    fn end(self) {
+        self.end_after(&[]);
+    }
+
+    fn end_after(self, expected: &[&str]) {
+        for mut process in self.node.into_iter().chain([self.controller]) {
+            assert!(process.stop().success(), "{}", self.host.csi_logs());
+        }
+        self.host.end_after(expected);
+    }
+}
+
+fn total(rig: &Rig, u: &Use) -> i64 {
+    let stats = rig.fine("stats", rig.host.stats(u));
+    stats[0].total
+}
+
+fn code<T>(answer: Result<T, Status>) -> Code {
+    answer.map(drop).unwrap_err().code()
+}
+
+#[test]
+fn file_systems_are_made_kept_grown_and_shown_for_reading() {
+    let rig = rig("csi-fs");
+    for fs in ["", "ext4", "xfs"] {
+        let u = rig.volume("v", "", GIB, file_system(fs));
+        assert_eq!(
+            code(rig.host.publish(&u, false)),
+            Code::FailedPrecondition,
+            "not staged"
+        );
+        rig.up(&u);
+        rig.up(&u); // again: nothing changes
+        std::fs::write(u.target.join("file"), fs).unwrap();
+        let before = total(&rig, &u);
+        assert!(before > GIB / 2 && before <= GIB, "{before}");
+        let grown = rig.fine("expand", rig.host.csi_expand(&u.volume, 2 * GIB));
+        assert!(grown.node_expansion_required);
+        assert_eq!(rig.fine("node expand", rig.host.node_expand(&u)), 2 * GIB);
+        let after = total(&rig, &u);
+        assert!(after > before + GIB / 2, "{before} {after}");
+        assert_eq!(
+            code(rig.host.csi_delete(&u.volume)),
+            Code::FailedPrecondition,
+            "in use"
+        );
+        rig.down(&u);
+        rig.down(&u); // again: nothing is there, and that is as good
+        rig.fine("stage", rig.host.stage(&u));
+        rig.fine("publish for reading", rig.host.publish(&u, true));
+        assert_eq!(std::fs::read_to_string(u.target.join("file")).unwrap(), fs);
+        let refused = std::fs::write(u.target.join("other"), "").unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        assert_eq!(code(rig.host.publish(&u, false)), Code::AlreadyExists);
+        rig.down(&u);
+        rig.delete(&u);
+        rig.delete(&u);
+    }
+    rig.end();
+}
+
+#[test]
+fn a_block_device_shows_the_image_takes_writes_and_grows_at_once() {
+    let rig = rig("csi-block");
+    rig.host.image("golden", &GOLDEN.bytes(0, 1 << 20));
+    let u = rig.volume("v", "golden", 64 << 20, block());
+    rig.up(&u);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&u.target)
+        .unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(
+        bytes == GOLDEN.bytes(0, 1 << 20),
+        "the image is not what is read"
+    );
+    file.write_all_at(b"mine", 4096).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    let grown = rig.fine("expand", rig.host.csi_expand(&u.volume, 128 << 20));
+    assert_eq!(grown.capacity_bytes, 128 << 20);
+    assert_eq!(total(&rig, &u), 128 << 20);
+    rig.down(&u);
+    rig.up(&u);
+    let file = File::open(&u.target).unwrap();
+    let mut mine = [0; 4];
+    file.read_exact_at(&mut mine, 4096).unwrap();
+    assert_eq!(&mine, b"mine");
+    drop(file);
+    rig.down(&u);
+    rig.delete(&u);
+    rig.end();
+}
+
+#[test]
+fn a_clone_of_a_file_system_mounts_beside_what_it_began_as_and_fills_its_larger_size() {
+    let rig = rig("csi-clones");
+    for fs in ["ext4", "xfs"] {
+        let u = rig.volume("v", "", GIB, file_system(fs));
+        rig.up(&u);
+        let file = File::create(u.target.join("file")).unwrap();
+        file.write_all_at(b"shared", 0).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        let source = csi::volume_content_source::VolumeSource {
+            volume_id: u.volume.clone(),
+        };
+        let clone = rig.host.csi_create(csi::CreateVolumeRequest {
+            name: "c".into(),
+            capacity_range: Some(csi::CapacityRange {
+                required_bytes: 2 * GIB,
+                limit_bytes: 0,
+            }),
+            volume_capabilities: vec![file_system(fs)],
+            volume_content_source: Some(csi::VolumeContentSource {
+                r#type: Some(csi::volume_content_source::Type::Volume(source)),
+            }),
+            ..Default::default()
+        });
+        let clone = rig.fine("clone", clone).volume_id;
+        let c = rig.host.csi_use(&clone, file_system(fs));
+        rig.up(&c);
+        assert_eq!(std::fs::read(c.target.join("file")).unwrap(), b"shared");
+        assert!(
+            total(&rig, &c) > total(&rig, &u) + GIB / 2,
+            "it does not fill its size"
+        );
+        for u in [&c, &u] {
+            rig.down(u);
+            rig.delete(u);
+        }
+    }
+    rig.end();
+}
+
+/// A file system is made only where nothing can be lost, and a host's own volume is left to it.
+#[test]
+fn no_file_system_is_made_over_what_somebody_may_need() {
+    let rig = rig("csi-refusals");
+    rig.host.image("disk", &GOLDEN.bytes(0, 1 << 20));
+    let u = rig.volume("image", "disk", GIB, file_system("ext4"));
+    assert_eq!(
+        code(rig.host.stage(&u)),
+        Code::FailedPrecondition,
+        "over an image"
+    );
+    rig.fine("unstage", rig.host.unstage(&u));
+    rig.delete(&u);
+
+    let raw = rig.volume("raw", "", GIB, block());
+    rig.up(&raw);
+    let file = File::options().write(true).open(&raw.target).unwrap();
+    file.write_all_at(b"somebody's", 512 << 10).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    rig.down(&raw);
+    let mounted = rig.host.csi_use(&raw.volume, file_system("ext4"));
+    let refused = rig.host.stage(&mounted).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("none is made over it"),
+        "{refused:?}"
+    );
+    rig.fine("unstage", rig.host.unstage(&mounted));
+    rig.up(&raw);
+    let mut kept = [0; 10];
+    File::open(&raw.target)
+        .unwrap()
+        .read_exact_at(&mut kept, 512 << 10)
+        .unwrap();
+    assert_eq!(&kept, b"somebody's");
+    rig.down(&raw);
+    rig.delete(&raw);
+
+    let hosts = rig.host.create_thin(api::CreateThinRequest {
+        activate: Some(api::ActivateOptions::default()),
+        ..goldleaf_tests::host::blank("hosts", 64 * MIB)
+    });
+    let hosts = rig.host.csi_use(&hosts.unwrap().id, block());
+    assert_eq!(
+        code(rig.host.stage(&hosts)),
+        Code::FailedPrecondition,
+        "the host's"
+    );
+    rig.fine("unstage", rig.host.unstage(&hosts));
+    let still = rig.host.volume("hosts").unwrap().activation.unwrap();
+    assert!(
+        still.active && still.holder() == api::Holder::Host,
+        "{still:?}"
+    );
+    rig.end();
+}
+
+#[test]
+fn a_volume_is_staged_and_published_while_the_control_plane_is_away() {
+    let mut rig = rig("csi-away");
+    let u = rig.volume("v", "", GIB, file_system("ext4"));
+    assert!(rig.host.server.take().unwrap().stop().success());
+    rig.up(&u);
+    std::fs::write(u.target.join("file"), "written alone").unwrap();
+    rig.down(&u);
+    rig.up(&u);
+    assert_eq!(
+        std::fs::read_to_string(u.target.join("file")).unwrap(),
+        "written alone"
+    );
+    rig.down(&u);
+    rig.host.start_server(&[]);
+    rig.host.await_node();
+    rig.delete(&u);
+    rig.end();
+}
+
+/// What the life of one volume is to each run, however often it is cut short.
+fn life(rig: &Rig, u: &Use, read_only: bool) -> Result<(), Status> {
+    let host = &rig.host;
+    host.stage(u)?;
+    host.publish(u, read_only)?;
+    host.unpublish(u)?;
+    host.unstage(u)
+}
+
+/// Asks again after each death until the life is whole.
+fn lived(rig: &mut Rig, u: &Use, point: &str, read_only: bool) -> bool {
+    let mut died = false;
+    let dying: &[(&str, &str)] = &[("GOLDLEAF_FAILPOINT", point)];
+    rig.node = None;
+    rig.node = Some(rig.host.start_csi_node(dying));
+    if let Err(error) = life(rig, u, read_only) {
+        assert!(
+            rig.node.as_mut().unwrap().died(),
+            "{point}: {error:?}\n{}",
+            rig.host.csi_logs()
+        );
+        died = true;
+    }
+    rig.node = None;
+    rig.node = Some(rig.host.start_csi_node(&[]));
+    died
+}
+
+fn nothing_is_left(u: &Use, when: &str) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&u.volume), "{when}: {mounts}");
+    let devices = output("dmsetup", &["ls"]).unwrap();
+    assert!(!devices.contains(&u.volume), "{when}: {devices}");
+    assert!(!u.target.exists(), "{when}: its target is left");
+}
+
+fn points(program_name: &str) -> Vec<String> {
+    let program = program(program_name).display().to_string();
+    let said = output(&program, &["failpoints"]).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+/// Kills the plugin at every named place; then what was begun is finished, or taken back alone.
+#[test]
+fn the_plugin_can_die_anywhere_and_nothing_is_left_over() {
+    let mut rig = rig("csi-crash");
+    let points = points("goldleaf-csi");
+    assert!(points.len() >= 12, "{points:?}");
+    for point in points {
+        for (how, read_only) in [(file_system("ext4"), true), (block(), false)] {
+            let is_block = how == block();
+            let u = rig.volume("v", "", GIB, how);
+            let died = lived(&mut rig, &u, &point, read_only);
+            let for_mounts = ["marks", "mkfs", "after-mount"]
+                .iter()
+                .any(|w| point.contains(w));
+            assert!(
+                died || (is_block && for_mounts),
+                "{point} was never reached"
+            );
+            // What was begun can be taken back as it is ...
+            rig.down(&u);
+            nothing_is_left(&u, &point);
+            // ... or be cut short again, and finished.
+            lived(&mut rig, &u, &point, read_only);
+            rig.fine("stage", rig.host.stage(&u));
+            rig.fine("publish", rig.host.publish(&u, read_only));
+            assert!(is_block || u.target.join("lost+found").is_dir(), "{point}");
+            rig.down(&u);
+            nothing_is_left(&u, &point);
+            rig.delete(&u);
+        }
+    }
+    rig.end();
+}
+
+/// Kills the agent between any two steps of what the plugin asks of it.
+#[test]
+fn the_agent_can_die_under_the_plugin_and_nothing_is_left_over() {
+    let mut rig = rig("csi-agent");
+    let all = points("goldleaf-node-agent");
+    let ours = all
+        .iter()
+        .filter(|p| p.contains("/activate/") || p.contains("/deactivate/"));
+    let ours: Vec<_> = ours.collect();
+    assert_eq!(ours.len(), 4, "{ours:?}");
+    for point in ours {
+        let u = rig.volume("v", "", GIB, file_system("xfs"));
+        rig.host.agent.as_mut().unwrap().kill();
+        rig.host.start_agent(&[("GOLDLEAF_FAILPOINT", point)]);
+        rig.host.await_node();
+        let error = life(&rig, &u, false).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{point}: {error:?}");
+        assert!(rig.host.agent.as_mut().unwrap().died(), "{point}");
+        rig.host.start_agent(&[]);
+        rig.host.await_node();
+        rig.up(&u);
+        std::fs::write(u.target.join("file"), "x").unwrap();
+        rig.down(&u);
+        nothing_is_left(&u, point);
+        rig.delete(&u);
+    }
+    rig.end_after(&["dying as asked"]);
+}
+
+#[test]
+fn a_workload_alone_has_its_volume_and_what_is_not_the_volume_is_never_unmounted() {
+    let rig = rig("csi-alone");
+    let mut how = file_system("ext4");
+    how.access_mode.as_mut().unwrap().mode =
+        csi::volume_capability::access_mode::Mode::SingleNodeSingleWriter.into();
+    let u = rig.volume("v", "", GIB, how);
+    rig.up(&u);
+    let second = Use {
+        target: u.target.with_file_name("second"),
+        ..u.clone()
+    };
+    assert_eq!(
+        code(rig.host.publish(&second, false)),
+        Code::FailedPrecondition
+    );
+    let other = rig.volume("w", "", GIB, file_system("ext4"));
+    rig.up(&other);
+    let wrong = Use {
+        volume: other.volume.clone(),
+        ..u.clone()
+    };
+    assert_eq!(code(rig.host.unpublish(&wrong)), Code::FailedPrecondition);
+    assert_eq!(code(rig.host.unstage(&wrong)), Code::FailedPrecondition);
+    assert_eq!(code(rig.host.stats(&wrong)), Code::NotFound);
+    assert!(Path::new(&u.target).is_dir());
+    for u in [&u, &other] {
+        rig.down(u);
+        rig.delete(u);
+    }
+    rig.end();
+}
