@@ -6,6 +6,9 @@
 //! host with Goldleaf on it; [`model`] says what volumes ought to be, and [`power`] cuts it. Nothing of this is shipped.
 #![forbid(unsafe_code)]
 
+/// What begins a line that a test wants to be kept: see [`support::say`].
+pub const FIGURE: &str = "figure: ";
+
 pub mod command;
 pub mod driver;
 pub mod host;

@@ -111,7 +111,7 @@ impl Job {
         let limit = if place.kernel == "qemu" {
             "2400"
         } else {
-            "600"
+            "1200"
         };
         let mut process = command(place.repo.join("tests/vm/run"));
         process
@@ -125,6 +125,8 @@ impl Job {
             "GOLDLEAF_BINARIES",
             "GRPCURL",
             "KEEP",
+            "GOLDLEAF_OPERATIONS",
+            "GOLDLEAF_SEED",
         ];
         for name in passed
             .into_iter()

@@ -128,6 +128,20 @@ impl Host {
         self.agent = Some(started.expect("the agent"));
     }
 
+    /// Every device goes, as with a kernel; what the pool's file holds stays.
+    ///
+    /// # Panics
+    ///
+    /// While the agent runs, or when device-mapper does not answer.
+    pub fn lose_devices(&self) {
+        assert!(self.agent.is_none(), "its agent would bring them back");
+        wreck::clear_devices(&self.dir);
+        let left = wreck::devices(&self.dir);
+        assert!(left.is_empty(), "{left:?}");
+        // Links lie on what a reboot empties.
+        let _ = std::fs::remove_dir_all(self.dir.join("dev"));
+    }
+
     /// How the control plane is started.
     #[must_use]
     pub fn server_arguments(&self) -> Vec<String> {

@@ -90,8 +90,14 @@ fn keep_those_over(dir: &Path, devices: &mut Vec<Found>) {
     devices.retain(|(_, _, dev)| below.contains(dev));
 }
 
-/// Takes everything away. Devices go in as many rounds as they lie over each other.
+/// Takes everything away.
 pub(super) fn clear(dir: &Path) {
+    clear_devices(dir);
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// Takes the devices away, in as many rounds as they lie over each other.
+pub(super) fn clear_devices(dir: &Path) {
     let control = Control::open().expect("device-mapper and root");
     for _ in 0..4 {
         let mut devices = all_devices();
@@ -102,5 +108,4 @@ pub(super) fn clear(dir: &Path) {
             let _ = control.remove(&name, Removal::Now);
         }
     }
-    let _ = std::fs::remove_dir_all(dir);
 }

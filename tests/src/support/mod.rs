@@ -9,6 +9,7 @@ mod node;
 mod pattern;
 mod pool;
 mod region;
+mod said;
 mod scratch;
 mod verity;
 
@@ -16,6 +17,7 @@ pub use node::Node;
 pub use pattern::Pattern;
 pub use pool::{Pool, PoolPlan};
 pub use region::{check_metadata, held_root, metadata_region};
+pub use said::{say, setting};
 pub use scratch::{Mounted, Scratch};
 pub use verity::HashTree;
 
