@@ -29,6 +29,7 @@ macro_rules! points {
 points! {
     PoolLabelled => "agent/create-pool/after-labels",
     PoolCatalogued => "agent/create-pool/after-catalogue",
+    PoolClaimed => "agent/open-pool/after-claim",
     PoolLive => "agent/open-pool/after-tables",
     PoolTransactionWished => "agent/open-pool/after-transaction-wish",
     PoolTransactionSet => "agent/open-pool/after-transaction-set",

@@ -195,6 +195,11 @@ pub enum Pool {
   goldleaf pool create fast --device /dev/nvme0n1 --metadata-device /dev/nvme1n1
   goldleaf pool create try --file /var/lib/goldleaf/pools/try.pool=20G")]
     Create(PoolCreate),
+    /// Takes over a pool from its devices alone, with its volumes and snapshots.
+    #[command(after_help = "Examples:
+  goldleaf pool import --node n2 --device /dev/sdb --device /dev/sdc
+  goldleaf pool import --device /dev/sdb --force-from-host node-0f8a42389ed20197801dc4eb97da2934")]
+    Import(PoolImport),
     /// Lists pools.
     #[command(after_help = "Examples:
   goldleaf pool list
@@ -228,6 +233,21 @@ pub enum Pool {
   goldleaf pool watch
   goldleaf pool watch -o json | jq -r .item.name")]
     Watch(Selection),
+}
+
+/// A pool to import.
+#[derive(Debug, ClapArgs)]
+pub struct PoolImport {
+    /// A device of it on the node; given again for each other one.
+    #[arg(long = "device", required = true)]
+    pub devices: Vec<String>,
+    /// The node, if there are several.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Take it from this host although it did not release it. Only when that host is gone for good:
+    /// two hosts that write one pool destroy it.
+    #[arg(long, value_name = "NODE-ID")]
+    pub force_from_host: Option<String>,
 }
 
 /// A pool to be.

@@ -11,6 +11,14 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
     let mut pools = call.client.pools();
     match command {
         Pool::Create(wanted) => call.show(pools.create(request(wanted)?)).await,
+        Pool::Import(wanted) => {
+            call.show(pools.import(api::ImportPoolRequest {
+                node: wanted.node.unwrap_or_default(),
+                devices: wanted.devices,
+                force_from_host: wanted.force_from_host.unwrap_or_default(),
+            }))
+            .await
+        }
         Pool::List(selection) => {
             let items = all(selection, |page| {
                 let mut pools = call.client.pools();

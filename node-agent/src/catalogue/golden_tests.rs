@@ -14,6 +14,7 @@ const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
 const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
 const REGION_V1: &str = include_str!("../../tests/golden/region-header-v1.hex");
 const LABEL_V1_TWIN: &str = include_str!("../../tests/golden/label-v1-twin.hex");
+const LABEL_V1_CLAIMED: &str = include_str!("../../tests/golden/label-v1-claimed.hex");
 const REGION_V1_SOLE: &str = include_str!("../../tests/golden/region-header-v1-sole.hex");
 // Made up: what a later version might write.
 const THIN_FUTURE: &str = include_str!("../../tests/golden/thin-future.json");
@@ -86,6 +87,7 @@ fn label() -> Label {
         metadata_count: 0,
         layout_generation: 1,
         owner_host: [0x55; 16],
+        claimed: 0,
         clean: true,
         compatible: 0,
         incompatible: 0,
@@ -147,6 +149,12 @@ fn the_label_of_a_pool_with_a_twin_is_read_and_written_as_ever() {
     };
     assert_eq!(Label::decode(&bytes(LABEL_V1_TWIN)).unwrap(), twin);
     assert_eq!(twin.encode().unwrap().to_vec(), bytes(LABEL_V1_TWIN));
+    let claimed = Label {
+        claimed: 1_795_520_629,
+        ..twin
+    };
+    assert_eq!(Label::decode(&bytes(LABEL_V1_CLAIMED)).unwrap(), claimed);
+    assert_eq!(claimed.encode().unwrap().to_vec(), bytes(LABEL_V1_CLAIMED));
 }
 
 /// A region that begins with this header.

@@ -100,6 +100,8 @@ pub struct Label {
     pub layout_generation: u64,
     /// The host that has the pool, or had it last.
     pub owner_host: [u8; 16],
+    /// When that host took it, in seconds since 1970; 0 when an older version wrote the label.
+    pub claimed: i64,
     /// The host gave it up in order.
     pub clean: bool,
     /// Features that older versions may ignore; kept when rewritten.

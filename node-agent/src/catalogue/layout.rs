@@ -166,6 +166,7 @@ impl Layout {
             metadata_count: count(self.metadata.iter().len()),
             layout_generation: 1,
             owner_host,
+            claimed: jiff::Timestamp::now().as_second(),
             clean: false,
             compatible: 0,
             incompatible: FEATURE_TWIN,

@@ -257,6 +257,18 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
             "the kernel answers Fail for its device: look at its pool".into(),
         ));
     }
+    if let Some(image) = row.image.filter(|_| view.waiting) {
+        conditions.push(condition(
+            "WaitingForImage",
+            true,
+            "ImageNotHere",
+            format!(
+                "image {} is not on this node, so the volume cannot be activated: create an image \
+                 of this content here",
+                image.digest
+            ),
+        ));
+    }
     pb::AgentThin {
         owner: row.owner.to_string(),
         name: row.name.to_string(),

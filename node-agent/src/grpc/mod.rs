@@ -26,7 +26,7 @@ use tracing::Instrument;
 
 use self::convert::{field, optional};
 use crate::images::{ImportProgress, ImportRequest};
-use crate::ops::{Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, Look};
+use crate::ops::{Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, ImportPool, Look};
 use crate::preflight;
 
 /// The service.
@@ -120,6 +120,18 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let (store, body) = caller(r)?;
         let wanted = CreatePool::try_from(body)?;
         let view = self.blocking(move |a| a.create_pool(store, wanted)).await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn import_pool(&self, r: Request<pb::AgentImportPoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let wanted = ImportPool {
+            force_from: optional("force_from_host", &body.force_from_host)?,
+            devices: body.devices.into_iter().map(Into::into).collect(),
+        };
+        let view = self
+            .blocking(move |a| a.import_pool(store, &wanted))
+            .await?;
         Ok(Response::new(convert::pool(&view)))
     }
 

@@ -101,7 +101,7 @@ impl From<PoolError> for Status {
             PoolError::DeviceInUse { .. } => (Code::FailedPrecondition, "DEVICE_IN_USE"),
             PoolError::MissingDevice { .. } => (Code::FailedPrecondition, "DEVICE_MISSING"),
             PoolError::Mismatch { .. } => (Code::FailedPrecondition, "DEVICES_DO_NOT_FIT"),
-            PoolError::ForeignHost(_) => (Code::FailedPrecondition, "OTHER_HOST"),
+            PoolError::ForeignHost { .. } => (Code::FailedPrecondition, "OTHER_HOST"),
             PoolError::Layout(_) => (Code::OutOfRange, "LAYOUT"),
             PoolError::Label { .. } => (Code::FailedPrecondition, "LABEL"),
             PoolError::Catalogue { .. } => (Code::FailedPrecondition, "CATALOGUE"),
@@ -120,7 +120,7 @@ impl From<PoolError> for Status {
             | PoolError::DeviceInUse { .. }
             | PoolError::MissingDevice { .. }
             | PoolError::Mismatch { .. }
-            | PoolError::ForeignHost(_)
+            | PoolError::ForeignHost { .. }
             | PoolError::Layout(_)
             | PoolError::Label { .. }
             | PoolError::Catalogue { .. }

@@ -98,6 +98,14 @@ impl ImageFolder {
         records.into_iter().filter(is_there).collect()
     }
 
+    /// Whether an image's content is there, whatever it looks like. Cheap.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.0
+            .find(digest)
+            .is_ok_and(|entry| is_there(&entry.record))
+    }
+
     /// Compares an image with its record: cheap while it looks as recorded, one hash if it does
     /// not. Blocks.
     ///

@@ -37,13 +37,15 @@ pub(super) struct Rig {
     pub(super) kernel: Arc<FakeKernel>,
     pub(super) agent: Arc<Agent>,
     pub(super) digest: Digest,
+    pub(super) host: Host,
 }
 
 impl Rig {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kernel = Arc::new(FakeKernel::default());
-        let agent = agent(dir.path(), &kernel);
+        let host = host();
+        let agent = agent(dir.path(), &kernel, host.clone());
         let content = dir.path().join("import/golden.raw");
         std::fs::write(&content, vec![0x5a; 1 << 20]).unwrap();
         let request = ImportRequest {
@@ -62,6 +64,7 @@ impl Rig {
             kernel,
             agent: Arc::new(agent),
             digest,
+            host,
         }
     }
 
@@ -70,7 +73,7 @@ impl Rig {
         // The old one holds locks on the devices until it is dropped.
         let placeholder = Rig::idle(&self.kernel);
         drop(std::mem::replace(&mut self.agent, placeholder));
-        self.agent = Arc::new(agent(self.dir.path(), &self.kernel));
+        self.agent = Arc::new(agent(self.dir.path(), &self.kernel, self.host.clone()));
         self.agent.start();
         self.agent.sweep();
     }
@@ -78,7 +81,7 @@ impl Rig {
     fn idle(kernel: &Arc<FakeKernel>) -> Arc<Agent> {
         let nowhere = tempfile::tempdir().unwrap();
         std::fs::create_dir(nowhere.path().join("import")).unwrap();
-        Arc::new(agent(nowhere.path(), kernel))
+        Arc::new(agent(nowhere.path(), kernel, host()))
     }
 
     pub(super) fn pool(&self) -> CreatePool {
@@ -162,18 +165,21 @@ pub(super) const HOST: Activation = Activation {
     read_only: false,
 };
 
-fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>) -> Agent {
+fn host() -> Host {
+    Host {
+        owner: [9; 16],
+        node: goldleaf_types::NodeId::from_bytes([9; 16]),
+        name: "n1".parse().unwrap(),
+        kernel_release: "test".into(),
+    }
+}
+
+fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>, host: Host) -> Agent {
     std::fs::create_dir_all(dir.join("import")).unwrap();
     let rules = SourceRules {
         roots: vec![dir.join("import")],
     };
     let images = ImageFolder::open(dir.join("images"), Bytes::GIB, rules).unwrap();
-    let host = Host {
-        owner: [9; 16],
-        node: goldleaf_types::NodeId::from_bytes([9; 16]),
-        name: "n1".parse().unwrap(),
-        kernel_release: "test".into(),
-    };
     let kernel: Arc<dyn Kernel> = Arc::clone(kernel) as Arc<dyn Kernel>;
     Agent::new(
         kernel,

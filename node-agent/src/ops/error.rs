@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
+use goldleaf_types::{Digest, Incarnation, NodeId, PoolId, ThinOwner};
 
 use crate::catalogue::{CatalogueError, LabelError, LayoutError};
 use crate::images::ImageError;
@@ -185,8 +185,18 @@ pub enum PoolError {
         problem: String,
     },
     /// Another host has the pool and did not release it.
-    #[error("pool {0} belongs to another host, which did not release it: close it there first")]
-    ForeignHost(PoolId),
+    #[error(
+        "pool {pool} belongs to host {host}, which took it at {since} and did not release it: close \
+         it there first; if that host is gone for good, import it with force_from_host {host}"
+    )]
+    ForeignHost {
+        /// Which pool.
+        pool: PoolId,
+        /// Which host, by its node's id.
+        host: NodeId,
+        /// Since when, in words.
+        since: String,
+    },
     /// The layout does not fit.
     #[error("{0}")]
     Layout(#[source] LayoutError),

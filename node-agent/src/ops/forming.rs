@@ -9,10 +9,11 @@ use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use goldleaf_types::{Bytes, Incarnation, PoolId};
+use goldleaf_types::{Bytes, Incarnation, NodeId, PoolId};
 
 use super::devices::{DeviceRules, HeldDevice, in_use};
 use super::error::PoolError;
+use super::import::foreign;
 use super::pools::{CreatePool, DeviceRequest};
 use crate::catalogue::{
     Catalogue, Label, Layout, PlannedDevice, PoolRecord, Region, RegionKind, RegionStorage, Role,
@@ -285,10 +286,11 @@ pub(super) fn is_half<'a>(labels: impl Iterator<Item = &'a Label>) -> bool {
     telling.iter().all(|label| label.layout_generation == 0)
 }
 
-/// Sees that held devices are one whole pool of this host.
+/// Sees that held devices are one whole pool, of this host or free to take. `force_from`: a host
+/// whose pool is taken although it did not release it.
 pub(super) fn check_complete(
     id: PoolId,
-    host: &Host,
+    (host, force_from): (&Host, Option<NodeId>),
     devices: &[HeldDevice],
 ) -> Result<(), PoolError> {
     let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
@@ -299,11 +301,12 @@ pub(super) fn check_complete(
     if is_half(labels.iter().copied()) {
         return Err(mismatch(id, HALF));
     }
-    if labels
-        .iter()
-        .any(|l| l.owner_host != host.owner && !l.clean)
-    {
-        return Err(PoolError::ForeignHost(id));
+    let held_by_another = labels.iter().find(|label| {
+        let forced = force_from == Some(NodeId::from_bytes(label.owner_host));
+        label.owner_host != host.owner && !label.clean && !forced
+    });
+    if let Some(label) = held_by_another {
+        return Err(foreign(id, label));
     }
     check_present(id, newest, &labels)?;
     for device in devices {

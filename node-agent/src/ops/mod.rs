@@ -11,6 +11,7 @@ pub mod doctor;
 mod error;
 mod forming;
 mod groups;
+mod import;
 mod locks;
 mod news;
 mod open_pool;
@@ -35,6 +36,8 @@ mod group_tests;
 #[cfg(test)]
 mod image_tests;
 #[cfg(test)]
+mod import_tests;
+#[cfg(test)]
 mod pool_tests;
 #[cfg(test)]
 mod tests;
@@ -53,6 +56,7 @@ use crate::links::Links;
 pub use devices::DeviceRules;
 pub use error::{ImageOpError, PoolError, ThinError};
 pub use groups::CreateGroup;
+pub use import::ImportPool;
 pub use open_pool::{Doubt, OpenPool};
 pub use pools::{CreatePool, DeviceRequest, Pools};
 pub use scan::Look;

@@ -32,6 +32,7 @@ impl Agent {
         for device in &mut devices {
             claim(device, self.host.owner, twin)?;
         }
+        hit(Point::PoolClaimed);
         self.raise(id, Arc::new(devices))
     }
 
@@ -231,6 +232,7 @@ fn claim(device: &mut HeldDevice, owner: [u8; 16], twin: bool) -> Result<(), Poo
     }
     label.incompatible = features;
     label.owner_host = owner;
+    label.claimed = jiff::Timestamp::now().as_second();
     label.clean = false;
     write_label(&device.file, label).map_err(|source| PoolError::Label {
         path: device.path.clone(),

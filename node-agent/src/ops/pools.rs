@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId};
+use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, NodeId, PoolId};
 
 use super::Agent;
 use super::devices::{DeviceRules, HeldDevice};
@@ -257,8 +257,18 @@ impl Agent {
         id: PoolId,
         found: &[FoundDevice],
     ) -> Result<Arc<OpenPool>, PoolError> {
+        self.open_forced(id, found, None)
+    }
+
+    /// As [`Self::open_own`], also of a host that did not release it, if it is that one.
+    pub(super) fn open_forced(
+        &self,
+        id: PoolId,
+        found: &[FoundDevice],
+        force_from: Option<NodeId>,
+    ) -> Result<Arc<OpenPool>, PoolError> {
         let busy = self.pools.begin(id);
-        let devices = self.hold_all(id, found).inspect_err(|_| {
+        let devices = self.hold_all(id, found, force_from).inspect_err(|_| {
             busy.nothing_written();
         })?;
         let pool = self.bring_up(id, devices)?;
@@ -268,7 +278,12 @@ impl Agent {
     }
 
     /// Holds every device of a pool and sees that they are all of it and nothing else.
-    fn hold_all(&self, id: PoolId, found: &[FoundDevice]) -> Result<Vec<HeldDevice>, PoolError> {
+    fn hold_all(
+        &self,
+        id: PoolId,
+        found: &[FoundDevice],
+        force_from: Option<NodeId>,
+    ) -> Result<Vec<HeldDevice>, PoolError> {
         let mut devices = Vec::new();
         for device in found {
             let held = self
@@ -280,7 +295,7 @@ impl Agent {
                 devices.push(held);
             }
         }
-        super::forming::check_complete(id, &self.host, &devices)?;
+        super::forming::check_complete(id, (&self.host, force_from), &devices)?;
         devices.sort_by_key(|d| {
             d.label
                 .as_ref()

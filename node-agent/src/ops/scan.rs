@@ -217,6 +217,7 @@ mod tests {
             metadata_count: 0,
             layout_generation: generation,
             owner_host: [2; 16],
+            claimed: 0,
             clean: false,
             compatible: 0,
             incompatible: 0,

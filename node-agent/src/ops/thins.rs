@@ -557,6 +557,7 @@ fn new_view(pool: PoolId, record: ThinRecord, made: Made) -> ThinView {
         }),
         path: Some(made.path),
         pool,
+        waiting: false,
         missing: false,
         record,
     }

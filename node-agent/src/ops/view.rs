@@ -24,6 +24,8 @@ pub struct ThinView {
     pub live: Option<LiveThin>,
     /// Where people find the device, if there is one.
     pub path: Option<PathBuf>,
+    /// Whether the image under it is not on this host.
+    pub waiting: bool,
     /// Whether its data is known to be lost.
     pub missing: bool,
 }
@@ -84,11 +86,13 @@ impl Agent {
             .as_ref()
             .map(|_| self.links.path(&pool.name, &row.name));
         let missing = pool.is_missing(row.owner);
+        let waiting = row.image.is_some_and(|i| !self.images.has(&i.digest));
         Ok(ThinView {
             record: row.clone(),
             pool: pool.id,
             live,
             path,
+            waiting,
             missing,
         })
     }

@@ -22,11 +22,11 @@ use tonic::{Request, Response, Status};
 
 use super::{
     AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, ThinReports, convert,
-    convert_doctor, refusal, thin_news,
+    convert_doctor, imported, refusal, thin_news,
 };
 use crate::domain::{
-    ActivateOptions, Begin, Check, Finding, ImageAsked, ImageReport, Mended, Node, Pool,
-    PoolReport, ThinOrder, ThinReport,
+    ActivateOptions, Begin, CatalogueRow, Check, Finding, ImageAsked, ImageReport, ImportedPool,
+    Mended, Node, Pool, PoolReport, ThinOrder, ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -194,6 +194,27 @@ impl AgentPort for GrpcAgent {
         let call = self.within(self.timeouts.pool, convert::create_pool(pool));
         let answer = self.answer(self.client()?.create_pool(call).await)?;
         convert::pool(&self.node, answer)
+    }
+
+    async fn import_pool(
+        &self,
+        devices: &[String],
+        force_from: Option<NodeId>,
+    ) -> Result<ImportedPool, AgentError> {
+        let call = self.request(pb::AgentImportPoolRequest {
+            devices: devices.to_vec(),
+            force_from_host: force_from.map(|h| h.to_string()).unwrap_or_default(),
+        });
+        let answer = self.answer(self.client()?.import_pool(call).await)?;
+        imported::pool(&self.node, answer)
+    }
+
+    async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError> {
+        let thins = self.listed(&pool.to_string()).await?;
+        thins
+            .into_iter()
+            .map(|thin| imported::row(&self.node, thin))
+            .collect()
     }
 
     async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
@@ -378,23 +399,28 @@ impl AgentPort for GrpcAgent {
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {
+        let thins = self.listed("").await?;
+        thins
+            .into_iter()
+            .map(|thin| convert::thin(&self.node, thin))
+            .collect()
+    }
+}
+
+impl GrpcAgent {
+    /// Every thin of a pool, or of all of them, page by page.
+    async fn listed(&self, pool: &str) -> Result<Vec<pb::AgentThin>, AgentError> {
         let mut client = self.client()?;
-        let mut thins: Vec<ThinReport> = Vec::new();
+        let mut thins: Vec<pb::AgentThin> = Vec::new();
         loop {
-            let after = thins
-                .last()
-                .map(|thin| thin.owner.to_string())
-                .unwrap_or_default();
             let call = pb::ListThinsRequest {
-                pool: String::new(),
-                after,
+                pool: pool.to_owned(),
+                after: thins.last().map(|t| t.owner.clone()).unwrap_or_default(),
                 limit: PAGE,
             };
             let answer = self.answer(client.list_thins(self.thin_call(call)).await)?;
             let empty = answer.thins.is_empty();
-            for thin in answer.thins {
-                thins.push(convert::thin(&self.node, thin)?);
-            }
+            thins.extend(answer.thins);
             if !answer.more || empty {
                 return Ok(thins);
             }

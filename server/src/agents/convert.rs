@@ -148,7 +148,11 @@ where
         .map_err(|error: T::Err| bad_answer(node, field, &error.to_string()))
 }
 
-fn optional<T: FromStr>(node: &str, field: &str, text: &str) -> Result<Option<T>, AgentError>
+pub(super) fn optional<T: FromStr>(
+    node: &str,
+    field: &str,
+    text: &str,
+) -> Result<Option<T>, AgentError>
 where
     T::Err: std::fmt::Display,
 {

@@ -8,6 +8,7 @@ pub mod client;
 mod convert;
 mod convert_doctor;
 pub mod fake;
+mod imported;
 mod refusal;
 mod thin_news;
 
@@ -15,11 +16,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use goldleaf_types::{Digest, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 
 use crate::domain::{
-    ActivateOptions, Check, Finding, ImageAsked, ImageReport, Mended, Node, Pool, PoolReport,
-    Progress, Refusal, ThinOrder, ThinReport,
+    ActivateOptions, CatalogueRow, Check, Finding, ImageAsked, ImageReport, ImportedPool, Mended,
+    Node, Pool, PoolReport, Progress, Refusal, ThinOrder, ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -104,6 +105,14 @@ pub trait AgentPort: Send + Sync {
 
     /// Makes a pool.
     async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError>;
+    /// Takes over the pool that these devices carry, from a host that did not release it if named.
+    async fn import_pool(
+        &self,
+        devices: &[String],
+        force_from: Option<NodeId>,
+    ) -> Result<ImportedPool, AgentError>;
+    /// Every thin of an open pool as its catalogue has it.
+    async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError>;
     /// Opens a pool.
     async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
     /// Closes a pool.

@@ -6,6 +6,7 @@
 mod common;
 mod doctor;
 mod image;
+mod imported;
 mod marks;
 mod node;
 mod placement;
@@ -20,6 +21,7 @@ mod group;
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
 pub use doctor::{Finding, MendOutcome, Mended, Severity};
 pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
+pub use imported::{CatalogueRow, ImportedPool};
 pub use marks::{First, Marks, Remark};
 pub use node::{Check, Node, NodeAsked};
 pub use placement::{Candidate, NoPlace, choose};

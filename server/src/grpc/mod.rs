@@ -6,6 +6,7 @@
 
 pub mod answers;
 pub mod convert;
+mod convert_import;
 mod convert_life;
 mod convert_update;
 mod doctor;

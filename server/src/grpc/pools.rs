@@ -5,7 +5,7 @@ use goldleaf_proto::v1::pool_service_server::PoolService;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
-use super::{Answer, Api, EventStream, answers, convert_update};
+use super::{Answer, Api, EventStream, answers, convert_import, convert_update};
 use crate::domain::Ref;
 use crate::service::{CreatePool, Event, PoolView};
 
@@ -32,6 +32,14 @@ impl PoolService for Api {
                 let wanted = wanted.clone();
                 async move { service.create_pool(wanted).await }
             })
+            .await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn import(&self, r: Request<api::ImportPoolRequest>) -> Answer<api::Pool> {
+        let wanted = convert_import::import(r.into_inner())?;
+        let view = self
+            .to_the_end(|service| async move { service.import_pool(wanted).await })
             .await?;
         Ok(Response::new(answers::pool(&view)))
     }

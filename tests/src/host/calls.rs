@@ -66,6 +66,8 @@ macro_rules! calls {
 calls! {
     /// Makes a pool.
     create_pool(api::CreatePoolRequest) -> api::Pool, PoolServiceClient.create;
+    /// Imports a pool.
+    import_pool(api::ImportPoolRequest) -> api::Pool, PoolServiceClient.import;
     /// Closes a pool.
     close_pool(api::ClosePoolRequest) -> api::Pool, PoolServiceClient.close;
     /// Opens a pool.

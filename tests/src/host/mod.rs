@@ -48,6 +48,8 @@ pub struct Host {
     server_port: u16,
     agent_port: u16,
     channel: Channel,
+    /// What makes it this host and no other.
+    host_id: String,
     /// The control plane, while it runs.
     pub server: Option<Process>,
     /// The agent, while it runs.
@@ -63,6 +65,21 @@ impl Host {
     #[must_use]
     pub fn start(test: &str) -> Self {
         let mut host = Self::idle(test);
+        host.start_server(&[]);
+        host.start_agent(&[]);
+        host.await_node();
+        host
+    }
+
+    /// As [`Host::start`], another host, with a control plane of its own.
+    ///
+    /// # Panics
+    ///
+    /// As [`Host::start`].
+    #[must_use]
+    pub fn start_another(test: &str, host_id: &str) -> Self {
+        let mut host = Self::idle(test);
+        host_id.clone_into(&mut host.host_id);
         host.start_server(&[]);
         host.start_agent(&[]);
         host.await_node();
@@ -101,6 +118,7 @@ impl Host {
             server_port,
             agent_port,
             channel,
+            host_id: "a host of the tests".to_owned(),
             server: None,
             agent: None,
         }
@@ -162,7 +180,7 @@ impl Host {
             format!("--image-source={}", self.dir.join("import").display()),
             format!("--device-dir={}", self.dir.join("dev").display()),
             format!("--node-name={NODE}"),
-            "--host-id=a host of the tests".to_owned(),
+            format!("--host-id={}", self.host_id),
         ]
     }
 

@@ -30,6 +30,7 @@ const AT_REGIONS: usize = 120;
 const REGION_BYTES: usize = 24;
 const AT_NAME_LEN: usize = 216;
 const AT_NAME: usize = 224;
+const AT_CLAIMED: usize = 352;
 
 const FLAG_CLEAN: u32 = 1;
 
@@ -106,6 +107,7 @@ impl Label {
             metadata_count: fields.u32(AT_METADATA_COUNT),
             layout_generation: fields.u64(AT_GENERATION),
             owner_host: fields.bytes(AT_OWNER),
+            claimed: i64::from_le_bytes(fields.bytes(AT_CLAIMED)),
             clean: fields.u32(AT_FLAGS) & FLAG_CLEAN != 0,
             compatible: fields.u64(AT_COMPATIBLE),
             incompatible,
@@ -142,6 +144,7 @@ impl Label {
         put(AT_INCOMPATIBLE, &self.incompatible.to_le_bytes());
         put(AT_POOL, self.pool.as_bytes());
         put(AT_OWNER, &self.owner_host);
+        put(AT_CLAIMED, &self.claimed.to_le_bytes());
         put(AT_GENERATION, &self.layout_generation.to_le_bytes());
         put(AT_ROLE, &role_number(self.role).to_le_bytes());
         put(AT_INDEX, &self.index.to_le_bytes());

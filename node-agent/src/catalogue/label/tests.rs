@@ -12,6 +12,7 @@ fn label() -> Label {
         metadata_count: 1,
         layout_generation: 3,
         owner_host: [9; 16],
+        claimed: 1_795_520_629,
         clean: false,
         compatible: 0,
         incompatible: 0,

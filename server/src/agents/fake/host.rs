@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use goldleaf_types::{Bytes, Digest, Name, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use super::refuse::{
@@ -23,6 +23,8 @@ use crate::domain::{
 pub(super) struct FakePool {
     pub(super) made: Pool,
     pub(super) open: bool,
+    /// The host that has it and did not release it, if that is another.
+    pub(super) held_by: Option<NodeId>,
     pub(super) mode: PoolMode,
     pub(super) used: Bytes,
     pub(super) total: Bytes,
@@ -162,6 +164,7 @@ impl Host {
             FakePool {
                 made: pool.clone(),
                 open: true,
+                held_by: None,
                 mode: PoolMode::ReadWrite,
                 used: Bytes(0),
                 total: Bytes::GIB,

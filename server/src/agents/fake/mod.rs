@@ -6,6 +6,7 @@
 //! Clones are the same agents: a server that is "killed" and made anew meets the same nodes.
 
 mod host;
+mod import;
 mod life;
 mod port;
 mod refuse;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use goldleaf_types::{Bytes, Digest, Name, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use tokio_stream::wrappers::WatchStream;
 
 use super::host::{Done, Host};
@@ -11,8 +11,8 @@ use crate::agents::{
     AgentError, AgentPort, Import, ImportStep, PoolReports, ThinNews, ThinReports,
 };
 use crate::domain::{
-    ActivateOptions, Check, Finding, ImageAsked, ImageReport, MendOutcome, Mended, Pool,
-    PoolReport, Progress, ThinOrder, ThinReport,
+    ActivateOptions, CatalogueRow, Check, Finding, ImageAsked, ImageReport, ImportedPool,
+    MendOutcome, Mended, Pool, PoolReport, Progress, ThinOrder, ThinReport,
 };
 
 /// The agent of one node.
@@ -31,7 +31,10 @@ impl FakeAgent {
     }
 
     /// A call that changes nothing.
-    fn look<T>(&self, call: impl FnOnce(&Host) -> Result<T, AgentError>) -> Result<T, AgentError> {
+    pub(super) fn look<T>(
+        &self,
+        call: impl FnOnce(&Host) -> Result<T, AgentError>,
+    ) -> Result<T, AgentError> {
         let host = self.node.host();
         if host.away || host.cut_off {
             return Err(self.away("it is away"));
@@ -40,7 +43,7 @@ impl FakeAgent {
     }
 
     /// A call that changes something, and the faults that were planned for it.
-    fn change<T>(
+    pub(super) fn change<T>(
         &self,
         verb: Verb,
         call: impl FnOnce(&mut Host) -> Done<T>,
@@ -107,6 +110,18 @@ impl AgentPort for FakeAgent {
 
     async fn create_pool(&self, pool: &Pool) -> Result<PoolReport, AgentError> {
         self.change(Verb::CreatePool, |host| host.create_pool(pool))
+    }
+
+    async fn import_pool(
+        &self,
+        devices: &[String],
+        force_from: Option<NodeId>,
+    ) -> Result<ImportedPool, AgentError> {
+        self.import(devices, force_from)
+    }
+
+    async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError> {
+        self.rows(pool)
     }
 
     async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {

@@ -108,6 +108,9 @@ impl NodeAgent for SmallAgent {
             ..Default::default()
         }))
     }
+    async fn import_pool(&self, _: Request<pb::AgentImportPoolRequest>) -> Answer<pb::AgentPool> {
+        not_asked()
+    }
     async fn open_pool(&self, _: Request<pb::AgentPoolRequest>) -> Answer<pb::AgentPool> {
         not_asked()
     }

@@ -1,0 +1,63 @@
+//! Imported pools and catalogue rows from the agents' wire.
+//!
+//! Used by the client, as `convert`.
+
+use goldleaf_proto::agent::v1 as pb;
+use goldleaf_proto::v1 as api;
+use goldleaf_types::{BlockSize, Labels};
+
+use super::AgentError;
+use super::convert::{self, optional, parse};
+use super::refusal::bad_answer;
+use crate::domain::{CatalogueRow, ImportedPool, VolumeAsked, WhenFull};
+use crate::store::rows::Parameters;
+
+/// A pool that a node imported.
+pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<ImportedPool, AgentError> {
+    let block_size = BlockSize::new(answer.block_size_bytes)
+        .map_err(|error| bad_answer(node, "pool.block_size_bytes", &error.to_string()))?;
+    Ok(ImportedPool {
+        name: parse(node, "pool.name", &answer.name)?,
+        devices: answer.devices.clone(),
+        block_size,
+        when_full: match api::WhenFull::try_from(answer.when_full) {
+            Ok(api::WhenFull::Queue) => WhenFull::Queue,
+            Ok(api::WhenFull::Error | api::WhenFull::Unspecified) => WhenFull::Error,
+            Err(error) => return Err(bad_answer(node, "pool.when_full", &error.to_string())),
+        },
+        report: convert::pool(node, answer)?,
+    })
+}
+
+/// A thin as its pool's catalogue has it.
+pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, AgentError> {
+    let created = answer
+        .created
+        .ok_or_else(|| bad_answer(node, "thin.created", "unset"))?;
+    let labels: std::collections::BTreeMap<_, _> = answer.labels.clone().into_iter().collect();
+    let parameters = answer.parameters.clone();
+    let (name, source) = (
+        parse(node, "thin.name", &answer.name)?,
+        optional(node, "thin.source", &answer.source)?,
+    );
+    let epoch = answer.epoch;
+    let report = convert::thin(node, answer)?;
+    Ok(CatalogueRow {
+        name,
+        labels: Labels::try_from(labels)
+            .map_err(|error| bad_answer(node, "thin.labels", &format!("{:?}", error.0)))?,
+        created: jiff::Timestamp::new(created.seconds, created.nanos)
+            .map_err(|error| bad_answer(node, "thin.created", &error.to_string()))?,
+        source,
+        asked: match parameters.as_str() {
+            "" => VolumeAsked::default(), // made by a caller that kept none
+            text => {
+                Parameters::decode(report.owner, text)
+                    .map_err(|error| bad_answer(node, "thin.parameters", &error.to_string()))?
+                    .asked
+            }
+        },
+        epoch,
+        report,
+    })
+}
