@@ -101,3 +101,19 @@ fn a_group_never_takes_a_thin_that_nobody_owns() {
     let quarantined = rig.agent.pools.open(POOL).unwrap().record().quarantined;
     assert_eq!(quarantined, [foreign.get()]);
 }
+
+#[test]
+fn a_group_that_comes_after_its_deletion_makes_nothing() {
+    let rig = rig();
+    let given_up = group_of_two().members[1].owner;
+    let pool = Some(POOL);
+    rig.agent
+        .delete_thin(Some(STORE), given_up, pool, 1)
+        .unwrap();
+    let late = rig.agent.create_group(Some(STORE), group_of_two());
+    assert!(
+        matches!(late, Err(ThinError::Deleted(owner)) if owner == given_up),
+        "{late:?}"
+    );
+    assert_eq!((rows(&rig), thins(&rig)), (2, 2), "it left something");
+}

@@ -79,6 +79,11 @@ impl Agent {
             let views = known.iter().flatten().map(|row| self.view(&pool, row));
             return views.collect();
         }
+        for (member, row) in request.members.iter().zip(&known) {
+            if row.is_none() {
+                self.not_deleted(member.owner)?;
+            }
+        }
         for (member, compared) in request.members.iter().zip(compared) {
             self.check_member(&pool, member, compared)?;
         }
