@@ -179,6 +179,8 @@ pub const LOGGED: &[&str] = &[
     "is a file outside the pool folder",
     "mending",
     "nobody owns",
+    // A death between the suspension of several volumes and their snapshots.
+    "its device was found suspended; resumed",
 ];
 
 /// The steps, in order. The image `golden` is there before.
