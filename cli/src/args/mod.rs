@@ -4,6 +4,7 @@
 //! command shows examples with `--help`, which a test demands.
 
 mod doctor;
+mod import;
 mod marks;
 mod values;
 mod wait;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use doctor::{Doctor, Verb as DoctorVerb};
+pub use import::PoolImport;
 pub use marks::Update;
 use values::{duration, file_and_size, key_value, server, sha256, size};
 
@@ -233,21 +235,6 @@ pub enum Pool {
   goldleaf pool watch
   goldleaf pool watch -o json | jq -r .item.name")]
     Watch(Selection),
-}
-
-/// A pool to import.
-#[derive(Debug, ClapArgs)]
-pub struct PoolImport {
-    /// A device of it on the node; given again for each other one.
-    #[arg(long = "device", required = true)]
-    pub devices: Vec<String>,
-    /// The node, if there are several.
-    #[arg(long)]
-    pub node: Option<String>,
-    /// Take it from this host although it did not release it. Only when that host is gone for good:
-    /// two hosts that write one pool destroy it.
-    #[arg(long, value_name = "NODE-ID")]
-    pub force_from_host: Option<String>,
 }
 
 /// A pool to be.
