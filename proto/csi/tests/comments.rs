@@ -16,6 +16,6 @@ fn everything_of_csi_has_a_comment() {
 #[test]
 fn everything_of_kubelets_registration_has_a_comment() {
     let set = csi_proto::KUBELET_DESCRIPTOR_SET;
-    let bare = comments::uncommented(set, "pluginregistration.");
+    let bare = comments::uncommented(set, "pluginregistration");
     assert!(bare.is_empty(), "without a comment: {bare:?}");
 }
