@@ -179,6 +179,8 @@ pub const LOGGED: &[&str] = &[
     "is a file outside the pool folder",
     "mending",
     "nobody owns",
+    // A creation that was given up and died on: the agent does not make it anew.
+    "was deleted and is not made again",
     // A death between the suspension of several volumes and their snapshots.
     "its device was found suspended; resumed",
 ];
