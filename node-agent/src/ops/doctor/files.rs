@@ -60,13 +60,6 @@ impl Agent {
 
     /// Loop devices over the files of pools and images that no device uses.
     pub(super) fn examine_loops(&self) -> Vec<Finding> {
-        // A loop that was just attached has no user yet: nobody makes one meanwhile.
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let _alone = self.image_use.write();
         let mut files: Vec<PathBuf> = self
             .images
             .list()
@@ -79,29 +72,44 @@ impl Agent {
         if let Ok(entries) = std::fs::read_dir(&self.pools.rules.pool_dir) {
             files.extend(entries.flatten().map(|entry| entry.path()));
         }
-        let mut found = Vec::new();
+        let mut unused = Vec::new();
         for path in files {
             let Ok(meta) = std::fs::metadata(&path) else {
                 continue;
             };
             let loops = loopdev::find_by_backing(meta.dev(), meta.ino()).unwrap_or_default();
-            for (device, _) in loops.iter().filter(|(device, _)| !held(device)) {
-                found.push(Finding {
-                    code: Code::StrayLoop,
-                    severity: Severity::Warning,
-                    subject: device.path().display().to_string(),
-                    reason: format!("it lies over {} and nothing uses it", path.display()),
-                    advice: "mend this finding to detach it".into(),
-                    remedy: Some(Remedy::DetachLoop(device.path().to_owned())),
-                });
-            }
+            let loops = loops.into_iter().map(|(device, _)| device);
+            unused.extend(loops.filter(|d| !held(d)).map(|d| (path.clone(), d)));
         }
-        found
+        if unused.is_empty() {
+            return Vec::new();
+        }
+        // One that was just attached has no user yet. Nobody makes one while these are held, which
+        // is why only what seems unused is looked at under them: activations wait meanwhile.
+        let _turn = self
+            .pools
+            .turn
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = self.image_use.write();
+        let stray = unused.iter().filter(|(_, device)| !held(device));
+        stray
+            .map(|(path, device)| Finding {
+                code: Code::StrayLoop,
+                severity: Severity::Warning,
+                subject: device.path().display().to_string(),
+                reason: format!("it lies over {} and nothing uses it", path.display()),
+                advice: "mend this finding to detach it".into(),
+                remedy: Some(Remedy::DetachLoop(device.path().to_owned())),
+            })
+            .collect()
     }
 
     /// Links against live volumes.
     pub(super) fn examine_links(&self) -> Vec<Finding> {
         let mut found = Vec::new();
+        // Before the rows: a link that comes meanwhile belongs to a volume that came meanwhile.
+        let links = self.links.all();
         let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
         for pool in self.pools.all_open() {
             for row in pool.catalogue.all() {
@@ -130,7 +138,7 @@ impl Agent {
                 }
             }
         }
-        for link in self.links.all() {
+        for link in links {
             if !wanted.contains(&link) && link.symlink_metadata().is_ok() {
                 found.push(Finding {
                     code: Code::StrayLink,
