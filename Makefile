@@ -1,10 +1,10 @@
 # Goldleaf. Rust and Go must be there; each target gets the Debian packages that it needs when run
 # as root, and otherwise says which to install.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz clean
+.PHONY: help demo test check image bench fuzz clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## three VMs from one golden image, through Goldleaf
 	tests/prerequisites demo
@@ -20,6 +20,10 @@ check: ## format, lints, documentation, licences
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
 	else echo "not checked: licences and bans (get cargo-deny by: cargo install cargo-deny)"; fi
+
+image: ## the container image, as an archive for ctr, docker or podman
+	tests/prerequisites image
+	charts/image/build
 
 bench: ## creating, snapshots and deleting beside raw ioctls, dmsetup and lvm2
 	tests/prerequisites bench

@@ -1,0 +1,46 @@
+# The chart by itself: no cluster is needed.
+
+chart=$repo/charts/goldleaf
+render() { helm template goldleaf "$chart" --namespace goldleaf --set node=node-1 "$@"; }
+
+# kinds MANIFESTS: "Kind/name" of each object, sorted.
+kinds() { awk '/^kind: /{kind=$2} /^  name: /{if (kind) print kind "/" $2; kind=""}' | sort; }
+
+the_chart_is_sound() {
+  helm lint --strict --set node=node-1 "$chart"
+  helm lint --strict --values "$here/values.yaml" "$chart"
+}
+
+the_chart_makes_these_objects() {
+  local everything
+  everything=$(render --set cdi.storageProfiles=true)
+  equal "the chart's objects" "$(tr ' ' '\n' <<<"CSIDriver/csi.goldleaf.dev ClusterRole/goldleaf-csi-controller ClusterRoleBinding/goldleaf-csi-controller DaemonSet/goldleaf-agent DaemonSet/goldleaf-csi-node Deployment/goldleaf-csi-controller Deployment/goldleaf-server Role/goldleaf-csi-controller RoleBinding/goldleaf-csi-controller ServiceAccount/goldleaf-csi-controller ServiceAccount/goldleaf-plain StorageClass/goldleaf StorageClass/goldleaf-immediate StorageProfile/goldleaf StorageProfile/goldleaf-immediate VolumeSnapshotClass/goldleaf" | sort)" \
+    "$(kinds <<<"$everything")"
+  # Without snapshots nothing of it, and no rights for it.
+  everything=$(render --set snapshots.enabled=false)
+  equal "mentions of snapshots without them" 0 "$(grep -ci snapshot <<<"$everything" || true)"
+}
+
+the_chart_refuses_wrong_values() {
+  refused "node" helm template goldleaf "$chart"
+  local wrong
+  for wrong in nod=x server.port=0 server.stateDir=relative agent.imageBudget=lots log.level= \
+    'storageClasses[0].volumeBindingMode=Later,storageClasses[0].name=x' csi.sidecars.resizer.tag=v1 \
+    podSecurity.seccompProfile=none csi.node.maxVolumes=-1; do
+    refused "values don't meet the specifications" render --set "$wrong"
+  done
+}
+
+the_chart_says_what_a_class_says() {
+  local classes
+  classes=$(render --show-only templates/classes.yaml --set-json 'storageClasses=[{"name":"vm","image":"debian-12","pool":"fast","poolLabels":{"tier":"nvme","a":"b"},"fsType":"xfs","volumeBindingMode":"Immediate","isDefault":true}]')
+  local line
+  for line in '  csi.storage.k8s.io/fstype: xfs' '  image: "debian-12"' '  pool: "fast"' '  poolLabels: "a=b,tier=nvme"' \
+    'volumeBindingMode: Immediate' '  annotations: {storageclass.kubernetes.io/is-default-class: "true"}'; do
+    grep -qxF -- "$line" <<<"$classes" || { echo "not there: $line"; echo "$classes"; return 1; }
+  done
+}
+
+for name in the_chart_is_sound the_chart_makes_these_objects the_chart_refuses_wrong_values the_chart_says_what_a_class_says; do
+  case_of chart $name
+done
