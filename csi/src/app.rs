@@ -7,6 +7,7 @@ use std::future::Future;
 use anyhow::{Context, Result};
 use csi_proto::pluginregistration::registration_server::RegistrationServer;
 use csi_proto::v1::controller_server::ControllerServer;
+use csi_proto::v1::group_controller_server::GroupControllerServer;
 use csi_proto::v1::identity_server::IdentityServer;
 use csi_proto::v1::node_server::NodeServer;
 use tokio::net::TcpListener;
@@ -105,7 +106,9 @@ fn services(role: &Role) -> Result<(Router, Below)> {
             let endpoint = Endpoint::from_shared(controller.server.clone());
             let control_plane = ControlPlane::at(endpoint.context("--server is no address")?);
             let api = ControllerApi::new(control_plane.clone());
-            let router = router.add_service(ControllerServer::new(api));
+            let router = router
+                .add_service(GroupControllerServer::new(api.clone()))
+                .add_service(ControllerServer::new(api));
             Ok((router, Below::ControlPlane(control_plane)))
         }
         Role::Node(node) => {

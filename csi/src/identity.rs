@@ -20,6 +20,7 @@ const SERVICES: &[Service] = &[
     Service::ControllerService,
     Service::VolumeAccessibilityConstraints,
     Service::SnapshotAccessibilityConstraints,
+    Service::GroupControllerService,
 ];
 
 /// Who this driver is.

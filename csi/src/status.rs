@@ -42,8 +42,8 @@ pub enum CsiError {
         /// The field that differs.
         field: &'static str,
     },
-    /// Another call for the volume is at work.
-    #[error("another call for volume {0} is at work: ask again")]
+    /// Another call for the volume or group is at work.
+    #[error("another call for {0} is at work: ask again")]
     Busy(String),
     /// A page's token that no page answered.
     #[error("starting_token: no page answered this token: begin with an empty one")]
@@ -54,6 +54,9 @@ pub enum CsiError {
     /// No place that was asked for can take it.
     #[error("accessibility_requirements: {0}")]
     NoPlace(String),
+    /// The pool has no room left for what is asked.
+    #[error("pool {0} is out of data space: make room in it or extend it, then ask again")]
+    NoRoom(String),
     /// The right request at the wrong moment.
     #[error("{0}")]
     Unfit(String),
@@ -151,7 +154,7 @@ impl CsiError {
             Self::Other { .. } => Code::AlreadyExists,
             Self::Busy(_) | Self::BadToken => Code::Aborted,
             Self::OutOfRange(_) => Code::OutOfRange,
-            Self::NoPlace(_) => Code::ResourceExhausted,
+            Self::NoPlace(_) | Self::NoRoom(_) => Code::ResourceExhausted,
             Self::Unfit(_) | Self::Tool { .. } => Code::FailedPrecondition,
             Self::Refused(status) => upstream(status.code()),
             Self::Run(_) | Self::Host { .. } => Code::Unavailable,

@@ -117,6 +117,7 @@ async fn the_driver_says_who_it_is_and_announces_only_what_it_serves() {
             service::Type::ControllerService,
             service::Type::VolumeAccessibilityConstraints,
             service::Type::SnapshotAccessibilityConstraints,
+            service::Type::GroupControllerService,
         ]
     );
     let ready = client

@@ -13,7 +13,6 @@ const SKIPPED: &[&str] = &[
     "ControllerPublishVolume",
     "ControllerUnpublishVolume",
     "volume lifecycle",
-    "GroupController",
     "should fail when publishing more volumes than the node max attach limit",
     WRONG,
 ];

@@ -174,6 +174,24 @@ impl ControlPlane {
         Ok((answer.snapshots, answer.next_page_token))
     }
 
+    pub(super) async fn create_group(
+        &self,
+        r: api::CreateGroupSnapshotRequest,
+    ) -> Answer<api::GroupSnapshot> {
+        Ok(self.volumes().create_group_snapshot(r).await?.into_inner())
+    }
+
+    /// A group of snapshots, by id or name.
+    pub(super) async fn find_group(&self, id: &str) -> Answer<Option<api::GroupSnapshot>> {
+        let answer = self.volumes().get_group_snapshot(target(id)).await;
+        found(answer.map(tonic::Response::into_inner).map_err(Into::into))
+    }
+
+    pub(super) async fn delete_group(&self, id: &str) -> Answer<()> {
+        self.volumes().delete_group_snapshot(deletion(id)).await?;
+        Ok(())
+    }
+
     /// An image, by name, id or digest.
     pub(super) async fn find_image(&self, id: &str) -> Answer<Option<api::Image>> {
         let answer = self.images().get(target(id)).await;

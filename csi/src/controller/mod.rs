@@ -7,6 +7,7 @@
 mod capacity;
 pub mod control_plane;
 mod creation;
+mod groups;
 mod snapshots;
 
 use csi::controller_server::Controller;

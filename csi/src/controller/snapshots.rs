@@ -71,7 +71,10 @@ impl ControllerApi {
 
     pub(super) async fn drop_snapshot(&self, id: &str) -> Result<(), CsiError> {
         match names::handle("snapshot_id", id) {
-            Ok(Handle::Snapshot(id)) => self.control_plane.delete_snapshot(&id.to_string()).await,
+            Ok(Handle::Snapshot(id)) => {
+                self.stands_alone(id).await?;
+                self.control_plane.delete_snapshot(&id.to_string()).await
+            }
             Ok(Handle::Image(id)) => {
                 let there = self.control_plane.find_image(&id.to_string()).await?;
                 there.map_or(Ok(()), |image| {

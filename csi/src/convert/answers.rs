@@ -62,8 +62,27 @@ pub fn snapshot(snapshot: &api::Snapshot) -> csi::Snapshot {
         source_volume_id: snapshot.source.clone(),
         creation_time: snapshot.created,
         ready_to_use: snapshot.phase() == api::Phase::Ready,
-        group_snapshot_id: String::new(),
+        group_snapshot_id: snapshot.group.clone(),
         accessible_topology: vec![place(&snapshot.node)],
+    }
+}
+
+/// A group of snapshots, with those of its snapshots that there are.
+#[must_use]
+pub fn group(
+    group: &api::GroupSnapshot,
+    snapshots: Vec<csi::Snapshot>,
+) -> csi::VolumeGroupSnapshot {
+    let of_group = |snapshot| csi::Snapshot {
+        group_snapshot_id: group.id.clone(),
+        ..snapshot
+    };
+    csi::VolumeGroupSnapshot {
+        group_snapshot_id: group.id.clone(),
+        creation_time: group.created,
+        ready_to_use: group.phase() == api::Phase::Ready
+            && snapshots.iter().all(|s| s.ready_to_use),
+        snapshots: snapshots.into_iter().map(of_group).collect(),
     }
 }
 

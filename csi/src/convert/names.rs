@@ -1,6 +1,8 @@
 //! Names and ids: what CSI calls a thing, and what Goldleaf calls it.
 
-use goldleaf_types::{ImageId, Name, NodeId, PoolId, SnapshotId, VolumeId};
+use std::str::FromStr;
+
+use goldleaf_types::{GroupId, ImageId, Name, NodeId, PoolId, SnapshotId, VolumeId};
 use sha2::{Digest, Sha256};
 
 use crate::status::CsiError;
@@ -24,6 +26,7 @@ pub fn name(field: &'static str, text: &str) -> Result<String, CsiError> {
     let like_an_id = [
         VolumeId::PREFIX,
         SnapshotId::PREFIX,
+        GroupId::PREFIX,
         ImageId::PREFIX,
         PoolId::PREFIX,
         NodeId::PREFIX,
@@ -33,7 +36,38 @@ pub fn name(field: &'static str, text: &str) -> Result<String, CsiError> {
     if !like_an_id && text.parse::<Name>().is_ok() {
         return Ok(text.to_owned());
     }
-    Ok(format!("csi-{}", hex::encode(&Sha256::digest(text)[..16])))
+    Ok(hashed(text))
+}
+
+/// Longest name of a group: its snapshots are called by it, a dot and, at the longest, an id of 36
+/// characters.
+const LONGEST_GROUP: usize = Name::MAX - 37;
+
+/// Goldleaf's name for a group of snapshots, as [`name`].
+///
+/// # Errors
+///
+/// As [`name`].
+pub fn group_name(field: &'static str, text: &str) -> Result<String, CsiError> {
+    let name = name(field, text)?;
+    if name.len() <= LONGEST_GROUP {
+        return Ok(name);
+    }
+    Ok(hashed(text))
+}
+
+/// A name that is made of a text's hash.
+fn hashed(text: &str) -> String {
+    format!("csi-{}", hex::encode(&Sha256::digest(text)[..16]))
+}
+
+/// A group's id. One of another form is nobody's.
+///
+/// # Errors
+///
+/// As [`volume`].
+pub fn group(field: &'static str, text: &str) -> Result<GroupId, CsiError> {
+    id(field, "group of snapshots", text)
 }
 
 /// A volume's id. One of another form is nobody's.
@@ -42,11 +76,15 @@ pub fn name(field: &'static str, text: &str) -> Result<String, CsiError> {
 ///
 /// [`CsiError::BadField`] when it is empty, [`CsiError::NotFound`] when it is of another form.
 pub fn volume(field: &'static str, text: &str) -> Result<VolumeId, CsiError> {
+    id(field, "volume", text)
+}
+
+fn id<Id: FromStr>(field: &'static str, what: &'static str, text: &str) -> Result<Id, CsiError> {
     if text.is_empty() {
         return Err(CsiError::field(field, "is missing"));
     }
     text.parse().map_err(|_| CsiError::NotFound {
-        what: "volume",
+        what,
         id: text.chars().take(LONGEST).collect(),
     })
 }
@@ -84,7 +122,8 @@ mod tests {
     #[test]
     fn a_name_stays_as_it_is_unless_goldleaf_cannot_have_it() {
         assert_eq!(name("name", "pvc-1").unwrap(), "pvc-1");
-        let strange = ["a b", "-x", "vol-1", "\u{e4}"].map(|text| name("name", text).unwrap());
+        let strange =
+            ["a b", "-x", "vol-1", "group-1", "\u{e4}"].map(|text| name("name", text).unwrap());
         for made in &strange {
             assert!(
                 made.parse::<Name>().is_ok() && made.starts_with("csi-"),
@@ -93,5 +132,14 @@ mod tests {
         }
         assert_eq!(strange[0], name("name", "a b").unwrap(), "asked again");
         assert_ne!(strange[0], strange[1]);
+    }
+
+    #[test]
+    fn a_groups_name_leaves_room_for_its_snapshots() {
+        let (fits, long) = ("g".repeat(LONGEST_GROUP), "g".repeat(LONGEST_GROUP + 1));
+        assert_eq!(group_name("name", &fits).unwrap(), fits);
+        let short = group_name("name", &long).unwrap();
+        assert!(short.starts_with("csi-") && short == group_name("name", &long).unwrap());
+        assert!(group_name("name", &"g".repeat(129)).is_err());
     }
 }

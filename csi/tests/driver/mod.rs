@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on is to fail
 
 #[path = "../../../server/tests/support/mod.rs"]
-mod support;
+pub mod support;
 
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ pub struct Driver {
     pub rig: Rig,
     pub stop: CancellationToken,
     pub client: ControllerClient<Channel>,
+    pub channel: Channel,
     _folder: tempfile::TempDir,
 }
 
@@ -57,16 +58,17 @@ pub async fn driver() -> Driver {
     let told = stop.clone().cancelled_owned();
     tokio::spawn(async move { app::serve(&args, told).await.unwrap() });
     let endpoint = Endpoint::from_shared(socket).unwrap();
-    let client = loop {
+    let channel = loop {
         match endpoint.connect().await {
-            Ok(channel) => break ControllerClient::new(channel),
+            Ok(channel) => break channel,
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
         }
     };
     Driver {
         rig,
         stop,
-        client,
+        client: ControllerClient::new(channel.clone()),
+        channel,
         _folder: folder,
     }
 }

@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use goldleaf_types::{Digest, ImageId, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId};
+use goldleaf_types::{
+    Digest, GroupId, ImageId, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +161,7 @@ impl FromStr for SourceRef {
 #[must_use]
 pub fn looks_like_an_id(text: &str) -> bool {
     text.parse::<ThinOwner>().is_ok()
+        || text.parse::<GroupId>().is_ok()
         || text.parse::<ImageId>().is_ok()
         || text.parse::<PoolId>().is_ok()
         || text.parse::<NodeId>().is_ok()
@@ -173,7 +176,9 @@ mod tests {
     fn a_reference_is_an_id_or_a_name_and_never_an_id_of_another_kind() {
         let volume = VolumeId::mint();
         assert_eq!(volume.to_string().parse(), Ok(Ref::<VolumeId>::Id(volume)));
-        assert!(PoolId::mint().to_string().parse::<Ref<VolumeId>>().is_err());
+        for other in [PoolId::mint().to_string(), GroupId::mint().to_string()] {
+            assert!(other.parse::<Ref<VolumeId>>().is_err());
+        }
         assert!(matches!("vm1".parse(), Ok(Ref::<VolumeId>::Name(_))));
         assert!("a/b".parse::<Ref<VolumeId>>().is_err());
     }

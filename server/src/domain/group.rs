@@ -89,6 +89,7 @@ impl GroupSnapshot {
             source: member.source.into(),
             asked_source: member.source.to_string(),
             marks: Marks::new(false),
+            group: Some(self.id),
         }
     }
 }

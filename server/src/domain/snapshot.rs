@@ -1,6 +1,8 @@
 //! A snapshot: a volume frozen at a time, on one thin that nobody writes.
 
-use goldleaf_types::{Digest, Labels, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeSize};
+use goldleaf_types::{
+    Digest, GroupId, Labels, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeSize,
+};
 use jiff::Timestamp;
 
 use super::{Begin, Condition, First, Marks, Phase, ThinOrder, VolumeAsked};
@@ -36,6 +38,8 @@ pub struct Snapshot {
     pub asked_source: String,
     /// What its user marked it with.
     pub marks: Marks,
+    /// The group that it was taken with.
+    pub group: Option<GroupId>,
 }
 
 impl Snapshot {

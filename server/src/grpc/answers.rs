@@ -149,6 +149,7 @@ pub fn snapshot(s: &Snapshot) -> api::Snapshot {
         image_digest: digest(s.image),
         source: s.source.to_string(),
         deletion_protection: s.marks.deletion_protection,
+        group: s.group.map(|id| id.to_string()).unwrap_or_default(),
         usage: None,
     }
 }

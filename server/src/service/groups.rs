@@ -118,10 +118,14 @@ impl Service {
         volume: &Volume,
     ) -> Result<GroupMember, ServiceError> {
         let text = format!("{}.{}", wanted.name, volume.name);
-        let name: Name = text.parse().map_err(|_| ServiceError::BadField {
-            field: "name",
-            problem: format!("a snapshot cannot be called {text:?}: choose a shorter name"),
-        })?;
+        let by_id = || format!("{}.{}", wanted.name, volume.id).parse();
+        let name: Name = text
+            .parse()
+            .or_else(|_| by_id())
+            .map_err(|_| ServiceError::BadField {
+                field: "name",
+                problem: format!("a snapshot cannot be called {text:?}: choose a shorter name"),
+            })?;
         if let Some(taken) = self.records.by_name::<Snapshot>(&name).await? {
             return Err(conflict(&taken, "name"));
         }

@@ -217,6 +217,7 @@ impl Service {
             source,
             asked_source: row.asked.source.clone(),
             marks: Marks::new(false),
+            group: None,
         };
         let begun = self.pending.begin(Unfinished::Snapshot(id));
         self.records.insert(&mut snapshot, Vec::new()).await?;

@@ -286,5 +286,6 @@ fn frozen(wanted: &CreateSnapshot, source: &Source) -> Snapshot {
         source: source.owner,
         asked_source: wanted.asked.clone(),
         marks: Marks::new(wanted.deletion_protection),
+        group: None,
     }
 }

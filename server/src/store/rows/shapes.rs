@@ -4,8 +4,8 @@
 //! written, every one is read. Golden files of every version are in `tests/golden`.
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, ImageId, Labels, Name, NodeId, PoolId, SnapshotId, ThinOwner,
-    VolumeId, VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, ImageId, Labels, Name, NodeId, PoolId, SnapshotId,
+    ThinOwner, VolumeId, VolumeSize,
 };
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -174,6 +174,8 @@ struct SnapshotV1 {
     asked_source: String,
     #[serde(default, skip_serializing_if = "MarksV1::is_none")]
     marks: MarksV1,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<GroupId>,
 }
 
 impl Row for Snapshot {
@@ -204,6 +206,7 @@ impl Row for Snapshot {
             source: noun.source,
             asked_source: noun.asked_source,
             marks: noun.marks.into(),
+            group: noun.group,
         }))
     }
 
@@ -226,6 +229,7 @@ impl Row for Snapshot {
                 source: row.source,
                 asked_source: row.asked_source,
                 marks: row.marks.into(),
+                group: row.group,
             },
         )
     }

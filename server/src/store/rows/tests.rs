@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, ImageId, Labels, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId,
-    VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, ImageId, Labels, NodeId, PoolId, SnapshotId, ThinOwner,
+    VolumeId, VolumeSize,
 };
 
 use super::*;
@@ -21,6 +21,7 @@ const POOL_V1: &str = include_str!("../../../tests/golden/pool-v1.json");
 const NODE_V1: &str = include_str!("../../../tests/golden/node-v1.json");
 const VOLUME_V1_MARKED: &str = include_str!("../../../tests/golden/volume-v1-marked.json");
 const SNAPSHOT_V1_MARKED: &str = include_str!("../../../tests/golden/snapshot-v1-marked.json");
+const SNAPSHOT_V1_GROUP: &str = include_str!("../../../tests/golden/snapshot-v1-group.json");
 const IMAGE_V1_MARKED: &str = include_str!("../../../tests/golden/image-v1-marked.json");
 const POOL_V1_MARKED: &str = include_str!("../../../tests/golden/pool-v1-marked.json");
 const PARAMETERS_V1: &str = include_str!("../../../tests/golden/parameters-v1.json");
@@ -84,6 +85,7 @@ fn snapshot() -> Snapshot {
         source: VolumeId::from_bytes([0x11; 16]).into(),
         asked_source: "volume/vm1".into(),
         marks: Marks::default(),
+        group: None,
     }
 }
 
@@ -179,7 +181,7 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
 }
 
 #[test]
-fn rows_with_marks_are_read_and_written_as_ever() {
+fn rows_with_marks_or_a_group_are_read_and_written_as_ever() {
     let marks = || Marks {
         deletion_protection: true,
         first: Some(First {
@@ -197,6 +199,11 @@ fn rows_with_marks_are_read_and_written_as_ever() {
         ..snapshot()
     };
     golden(SNAPSHOT_V1_MARKED, &marked);
+    let of_a_group = Snapshot {
+        group: Some(GroupId::from_bytes([0x66; 16])),
+        ..snapshot()
+    };
+    golden(SNAPSHOT_V1_GROUP, &of_a_group);
     let marked = Image {
         marks: marks(),
         ..image()
