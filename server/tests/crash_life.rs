@@ -474,7 +474,7 @@ async fn a_wish_that_is_taken_back_takes_its_thin_along() {
         .await
         .unwrap_err();
     assert_eq!(support::verdict(error).0, tonic::Code::Unavailable);
-    assert_eq!(rig.node().thins().len(), 1);
+    rig.node().unmake_thin(rig.node().thins()[0]);
     rig.node().lose_image(digest(7));
     let refused = rig
         .service()
@@ -498,6 +498,7 @@ async fn a_wish_whose_thin_may_be_there_is_not_taken_back() {
         .create_thin(thin("vm1", "golden"))
         .await
         .unwrap_err();
+    rig.node().unmake_thin(rig.node().thins()[0]);
     rig.node().lose_image(digest(7));
     rig.node().cut(Verb::DeleteThin, Cut::BeforeEffect);
     let error = rig
@@ -511,6 +512,27 @@ async fn a_wish_whose_thin_may_be_there_is_not_taken_back() {
     rig.settle().await;
     rig.check("the loop takes it back").await;
     assert!(rig.node().thins().is_empty());
+}
+
+/// The thin was made and the answer was lost; then a call that wants its device too is refused for
+/// its image. What the host has written to it in the meantime is not taken away with the wish.
+#[tokio::test]
+async fn a_refused_activation_does_not_take_a_finished_thin_back() {
+    let rig = Rig::furnished().await;
+    rig.node().cut(Verb::CreateThin, Cut::AfterEffect);
+    let asked = || thin("vm1", "golden");
+    rig.service().create_thin(asked()).await.unwrap_err();
+    let made = rig.node().thins();
+    assert_eq!(made.len(), 1);
+    rig.node().lose_image(digest(7));
+    let refused = rig.service().create_thin(support::active(asked())).await;
+    assert_eq!(support::verdict(refused.unwrap_err()).1, "IMAGE_NOT_HERE");
+    assert_eq!(rig.node().thins(), made, "a thin was taken back");
+    let view = rig.service().get_volume(&named("vm1")).await.unwrap();
+    assert_eq!(view.volume.phase, Phase::Ready);
+    let again = rig.service().create_thin(asked()).await.unwrap();
+    assert_eq!(again.volume.id, view.volume.id);
+    rig.check("at the end").await;
 }
 
 /// A deletion that was cut short waits for its pool to be open: a closed one hides the thin.

@@ -7,7 +7,7 @@ mod support;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use goldleaf_server::agents::fake::Verb;
+use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{ActivateOptions, Phase, PoolMode, Volume};
 use goldleaf_server::service::{CreateThin, Listing, ServiceError, Target};
 use goldleaf_types::{Bytes, Labels};
@@ -539,4 +539,24 @@ async fn an_image_that_is_not_ready_is_no_base_yet() {
         let made = service.create_thin(thin(name, &reference)).await.unwrap();
         assert_eq!(made.volume.image, Some(digest(7)));
     }
+}
+
+/// A closed pool hides its volumes, which is no loss: a size that was wished for waits for it.
+#[tokio::test]
+async fn a_wanted_size_waits_for_its_pool_to_be_open() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    service.create_thin(thin("vm1", "golden")).await.unwrap();
+    rig.node().cut(Verb::Resize, Cut::BeforeEffect);
+    let cut = service.resize(&named("vm1"), size(2 * GIB), 0).await;
+    assert_eq!(code(cut.unwrap_err()), Code::Unavailable);
+    service.close_pool(&named("fast")).await.unwrap();
+    let refused = service.resize(&named("vm1"), size(2 * GIB), 0).await;
+    assert_eq!(code(refused.unwrap_err()), Code::FailedPrecondition);
+    assert!(!rig.settle().await.is_empty(), "it cannot be finished now");
+    service.open_pool(&named("fast")).await.unwrap();
+    assert!(rig.settle().await.is_empty());
+    let grown = service.get_volume(&named("vm1")).await.unwrap();
+    assert_eq!(grown.volume.size, size(2 * GIB));
+    rig.check("at the end").await;
 }

@@ -22,6 +22,7 @@ mod pools;
 mod progress;
 mod records;
 mod snapshots;
+mod thin_life;
 mod tokens;
 mod updates;
 mod usage;

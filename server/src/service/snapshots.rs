@@ -7,17 +7,13 @@
 use goldleaf_types::{Labels, Name, SnapshotId};
 use jiff::Timestamp;
 
-use super::updates::unprotected;
 use super::views::{add_conditions, seen_in};
 use super::volumes::Source;
 use super::{
-    Attempt, Begun, DECISIONS, Held, Listed, Listing, Op, Service, ServiceError, Target,
-    Unfinished, at_revision, busy, conflict, first, for_good, is_precondition, untouched,
+    Attempt, Begun, DECISIONS, Listed, Listing, Op, Service, ServiceError, Target, Unfinished,
+    busy, conflict, first,
 };
-use crate::agents::AgentError;
 use crate::domain::{Marks, Phase, Ref, Snapshot, SourceRef};
-use crate::failpoint::{Point, hit};
-use crate::store::Expect;
 
 /// A snapshot to be.
 #[derive(Clone, Debug)]
@@ -48,7 +44,7 @@ impl Service {
             }
             let source = self.source(&wanted.source).await?;
             let expect = vec![source.unchanged.clone()];
-            match self.wish_snapshot(frozen(&wanted, &source), expect).await {
+            match self.wish(frozen(&wanted, &source), expect).await {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
                 Ok((snapshot, _held, begun)) => {
@@ -60,23 +56,6 @@ impl Service {
             wanted.name.as_str(),
             "being decided on by others too",
         ))
-    }
-
-    async fn wish_snapshot(
-        &self,
-        mut snapshot: Snapshot,
-        expect: Vec<Expect>,
-    ) -> Result<(Snapshot, Held, Begun), ServiceError> {
-        let held = self.hold_new(&snapshot).await?;
-        let begun = self.pending.begin(Unfinished::Snapshot(snapshot.id));
-        if let Err(error) = self.records.insert(&mut snapshot, expect).await {
-            if error.is_conflict() {
-                begun.done(); // nothing was written
-            }
-            return Err(error);
-        }
-        hit(Point::SnapshotWished);
-        Ok((snapshot, held, begun))
     }
 
     async fn repeat_snapshot(
@@ -101,53 +80,14 @@ impl Service {
         self.view_snapshot(snapshot).await
     }
 
-    /// Effect and fact of a snapshot that is wished for. The caller holds it.
+    /// [`Self::make`]; a snapshot has no device to be told of.
     async fn make_snapshot(
         &self,
-        mut snapshot: Snapshot,
-        (attempt, begun): (Attempt, Begun),
-    ) -> Result<Snapshot, ServiceError> {
-        let agent = self.agent_of(snapshot.node).await?;
-        match agent.create_thin(&snapshot.order(), None).await {
-            Ok(_) => {}
-            Err(error) if for_good(&error) => {
-                self.note_refusal(snapshot.node, snapshot.image, &error)
-                    .await;
-                return Err(self
-                    .withdraw_snapshot(snapshot, error, (attempt, begun))
-                    .await);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        hit(Point::SnapshotMade);
-        snapshot.phase = Phase::Ready;
-        self.records.update(&mut snapshot).await?;
-        hit(Point::SnapshotRecorded);
-        begun.done();
-        Ok(snapshot)
-    }
-
-    async fn withdraw_snapshot(
-        &self,
         snapshot: Snapshot,
-        error: AgentError,
-        (attempt, begun): (Attempt, Begun),
-    ) -> ServiceError {
-        if !untouched(&error, attempt) {
-            let place = (snapshot.pool, snapshot.node);
-            if let Err(left) = self.ensure_no_thin(place, snapshot.id.into(), 1).await {
-                tracing::warn!(snapshot = %snapshot.id, refusal = %error, %left, "wish stays");
-                return left;
-            }
-        }
-        hit(Point::SnapshotWithdrawn);
-        match self.records.remove(&snapshot).await {
-            Ok(()) => {
-                begun.done();
-                error.into()
-            }
-            Err(left) => left,
-        }
+        course: (Attempt, Begun),
+    ) -> Result<Snapshot, ServiceError> {
+        let (snapshot, _) = self.make(snapshot, None, course).await?;
+        Ok(snapshot)
     }
 
     /// Deletes a snapshot. One that is not there is as good.
@@ -159,58 +99,7 @@ impl Service {
         &self,
         target: Target<Ref<SnapshotId>>,
     ) -> Result<(), ServiceError> {
-        let Some(found) = self.records.find::<Snapshot>(&target.what).await? else {
-            return Ok(());
-        };
-        let (_held, snapshot) = self.hold(&found, Op::Delete).await?;
-        let Some(mut snapshot) = snapshot else {
-            return Ok(());
-        };
-        let begun = self.pending.begin(Unfinished::Snapshot(snapshot.id));
-        if snapshot.phase != Phase::Deleting {
-            let ready = async {
-                at_revision(&snapshot, target.revision)?;
-                unprotected(&snapshot)?;
-                self.require_open(snapshot.pool, snapshot.node).await
-            };
-            if let Err(error) = ready.await {
-                if snapshot.phase == Phase::Ready {
-                    begun.done();
-                }
-                return Err(error);
-            }
-            snapshot.phase = Phase::Deleting;
-            self.records.update(&mut snapshot).await?;
-            hit(Point::SnapshotDeletionWished);
-        }
-        self.take_snapshot_away(snapshot, begun).await
-    }
-
-    async fn take_snapshot_away(
-        &self,
-        mut snapshot: Snapshot,
-        begun: Begun,
-    ) -> Result<(), ServiceError> {
-        let place = (snapshot.pool, snapshot.node);
-        match self.ensure_no_thin(place, snapshot.id.into(), 1).await {
-            Ok(()) => {}
-            Err(error) if is_precondition(&error) => {
-                let agent = self.agent_of(snapshot.node).await?;
-                let whole = agent.thin(snapshot.id.into()).await;
-                if whole.is_ok_and(|report| report.phase == Phase::Ready) {
-                    snapshot.phase = Phase::Ready;
-                    self.records.update(&mut snapshot).await?;
-                    begun.done();
-                }
-                return Err(error);
-            }
-            Err(error) => return Err(error),
-        }
-        hit(Point::SnapshotDeletionDone);
-        self.records.remove(&snapshot).await?;
-        hit(Point::SnapshotDeletionRecorded);
-        begun.done();
-        Ok(())
+        self.delete_one::<Snapshot>(target).await
     }
 
     /// Finishes whatever a snapshot's record says is unfinished.
@@ -233,7 +122,7 @@ impl Service {
                 .make_snapshot(snapshot, (Attempt::Again, begun))
                 .await
                 .map(|_| ()),
-            Phase::Deleting => self.take_snapshot_away(snapshot, begun).await,
+            Phase::Deleting => self.take_away(snapshot, begun).await,
             Phase::Ready | Phase::Failed | Phase::Closed => {
                 begun.done();
                 Ok(())

@@ -59,6 +59,10 @@ impl Service {
         let report = match agent.resize(volume.id, size, volume.epoch).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
+                if error.is_not_found() {
+                    // A closed pool hides its volumes: what was wished for stays until it is open.
+                    self.require_open(volume.pool, volume.node).await?;
+                }
                 self.note_refusal(volume.node, volume.image, &error).await;
                 // An earlier attempt may have come through: the node says how large it is.
                 let now = agent.thin(volume.id.into()).await;

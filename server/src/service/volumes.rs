@@ -9,18 +9,15 @@ use jiff::Timestamp;
 
 use super::placing::{Place, Placement};
 use super::records::unchanged;
-use super::updates::unprotected;
 use super::views::VolumeView;
 use super::{
-    Attempt, Begun, DECISIONS, Held, Op, Service, ServiceError, Target, Unfinished, at_revision,
-    busy, conflict, first, for_good, is_precondition, untouched, usable,
+    Attempt, Begun, DECISIONS, Op, Service, ServiceError, Target, Unfinished, busy, conflict,
+    first, usable,
 };
-use crate::agents::AgentError;
 use crate::domain::{
     ActivateOptions, Begin, First, ImageRef, Marks, Phase, Ref, Snapshot, SourceRef, Volume,
     VolumeAsked,
 };
-use crate::failpoint::{Point, hit};
 use crate::store::Expect;
 
 /// A volume to be, blank or over an image.
@@ -111,7 +108,7 @@ impl Service {
                 Err(error) => return Err(error),
                 Ok((volume, _held, begun)) => {
                     return self
-                        .make(volume, wanted.activate, (Attempt::First, begun))
+                        .make_volume(volume, wanted.activate, (Attempt::First, begun))
                         .await;
                 }
             }
@@ -146,7 +143,7 @@ impl Service {
                 Err(error) => return Err(error),
                 Ok((volume, _held, begun)) => {
                     return self
-                        .make(volume, wanted.activate, (Attempt::First, begun))
+                        .make_volume(volume, wanted.activate, (Attempt::First, begun))
                         .await;
                 }
             }
@@ -252,27 +249,6 @@ impl Service {
         }
     }
 
-    /// The wish: durable before the agent hears of anything.
-    async fn wish(
-        &self,
-        mut volume: Volume,
-        expect: Vec<Expect>,
-    ) -> Result<(Volume, Held, Begun), ServiceError> {
-        let held = self.hold_new(&volume).await?;
-        let begun = self.pending.begin(Unfinished::Volume(volume.id));
-        if let Err(error) = self.records.insert(&mut volume, expect).await {
-            if error.is_conflict() {
-                begun.done(); // nothing was written
-            }
-            return Err(error);
-        }
-        hit(match volume.begin {
-            Begin::Blank | Begin::Image(_) => Point::ThinWished,
-            Begin::Thin(_) => Point::CloneWished,
-        });
-        Ok((volume, held, begun))
-    }
-
     /// A name that is taken: the same volume if the same was asked for.
     async fn repeat(
         &self,
@@ -296,71 +272,12 @@ impl Service {
         if volume.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Volume(volume.id));
             return self
-                .make(volume, wanted.activate, (Attempt::Again, begun))
+                .make_volume(volume, wanted.activate, (Attempt::Again, begun))
                 .await;
         }
         match wanted.activate {
             Some(options) => self.activate_ready(volume, options).await,
             None => self.view_volume(volume).await,
-        }
-    }
-
-    /// Effect and fact of a volume that is wished for. The caller holds it.
-    async fn make(
-        &self,
-        mut volume: Volume,
-        activate: Option<ActivateOptions>,
-        (attempt, begun): (Attempt, Begun),
-    ) -> Result<VolumeView, ServiceError> {
-        let (made, recorded) = match volume.begin {
-            Begin::Blank | Begin::Image(_) => (Point::ThinMade, Point::ThinRecorded),
-            Begin::Thin(_) => (Point::CloneMade, Point::CloneRecorded),
-        };
-        let agent = self.agent_of(volume.node).await?;
-        let report = match agent.create_thin(&volume.order(), activate).await {
-            Ok(report) => report,
-            Err(error) if for_good(&error) => {
-                self.note_refusal(volume.node, volume.image, &error).await;
-                return Err(self.withdraw(volume, error, (attempt, begun)).await);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        hit(made);
-        volume.phase = Phase::Ready;
-        self.records.update(&mut volume).await?;
-        hit(recorded);
-        begun.done();
-        Ok(VolumeView {
-            volume,
-            report: Some(report),
-        })
-    }
-
-    /// Takes a refused wish back, once nothing of it is on the node; says why it was refused.
-    async fn withdraw(
-        &self,
-        volume: Volume,
-        error: AgentError,
-        (attempt, begun): (Attempt, Begun),
-    ) -> ServiceError {
-        if !untouched(&error, attempt) {
-            let place = (volume.pool, volume.node);
-            if let Err(left) = self
-                .ensure_no_thin(place, volume.id.into(), volume.epoch)
-                .await
-            {
-                // It may be there: the wish stays, and the loop goes on with it.
-                tracing::warn!(volume = %volume.id, refusal = %error, %left, "wish stays");
-                return left;
-            }
-        }
-        hit(Point::ThinWithdrawn);
-        match self.records.remove(&volume).await {
-            Ok(()) => {
-                begun.done();
-                error.into()
-            }
-            Err(left) => left,
         }
     }
 
@@ -370,59 +287,21 @@ impl Service {
     ///
     /// What its node refuses leaves it as it was.
     pub async fn delete_volume(&self, target: Target<Ref<VolumeId>>) -> Result<(), ServiceError> {
-        let Some(found) = self.records.find::<Volume>(&target.what).await? else {
-            return Ok(());
-        };
-        let (_held, volume) = self.hold(&found, Op::Delete).await?;
-        let Some(mut volume) = volume else {
-            return Ok(());
-        };
-        let begun = self.pending.begin(Unfinished::Volume(volume.id));
-        if volume.phase != Phase::Deleting {
-            let ready = async {
-                at_revision(&volume, target.revision)?;
-                unprotected(&volume)?;
-                self.require_open(volume.pool, volume.node).await
-            };
-            if let Err(error) = ready.await {
-                if volume.phase == Phase::Ready && volume.wanted_size.is_none() {
-                    begun.done();
-                }
-                return Err(error);
-            }
-            volume.phase = Phase::Deleting;
-            self.records.update(&mut volume).await?;
-            hit(Point::DeletionWished);
-        }
-        self.take_away(volume, begun).await
+        self.delete_one::<Volume>(target).await
     }
 
-    /// Effect and fact of a deletion. The caller holds the volume.
-    async fn take_away(&self, mut volume: Volume, begun: Begun) -> Result<(), ServiceError> {
-        let place = (volume.pool, volume.node);
-        match self
-            .ensure_no_thin(place, volume.id.into(), volume.epoch)
-            .await
-        {
-            Ok(()) => {}
-            Err(error) if is_precondition(&error) => {
-                // Refused: it stays, if the node says that it has it whole.
-                let agent = self.agent_of(volume.node).await?;
-                let whole = agent.thin(volume.id.into()).await;
-                if whole.is_ok_and(|report| report.phase == Phase::Ready) {
-                    volume.phase = Phase::Ready;
-                    self.records.update(&mut volume).await?;
-                    begun.done();
-                }
-                return Err(error);
-            }
-            Err(error) => return Err(error),
-        }
-        hit(Point::DeletionDone);
-        self.records.remove(&volume).await?;
-        hit(Point::DeletionRecorded);
-        begun.done();
-        Ok(())
+    /// [`Self::make`], as the answer of a creation.
+    async fn make_volume(
+        &self,
+        volume: Volume,
+        activate: Option<ActivateOptions>,
+        course: (Attempt, Begun),
+    ) -> Result<VolumeView, ServiceError> {
+        let (volume, report) = self.make(volume, activate, course).await?;
+        Ok(VolumeView {
+            volume,
+            report: Some(report),
+        })
     }
 
     /// Finishes whatever a volume's record says is unfinished.

@@ -39,6 +39,8 @@ pub(super) struct FakeThin {
     pub(super) live: Option<ActivateOptions>,
     pub(super) openers: u32,
     pub(super) missing: bool,
+    /// Wished for and not made yet, as an agent's crash leaves it.
+    pub(super) creating: bool,
 }
 
 /// What the host holds.
@@ -334,11 +336,18 @@ impl Host {
         if !known {
             self.room(order.pool)?;
         }
-        if let Begin::Image(digest) = order.begin {
+        // One that is made needs its image for its device alone.
+        let made = self.thins.get(&order.owner).is_some_and(|t| !t.creating);
+        if let Begin::Image(digest) = order.begin
+            && !made
+        {
             self.here(digest)?;
         }
-        match self.thins.get(&order.owner) {
-            Some(thin) => same_or_conflict(thin, order)?,
+        match self.thins.get_mut(&order.owner) {
+            Some(thin) => {
+                same_or_conflict(thin, order)?;
+                thin.creating = false;
+            }
             None => {
                 self.thins.insert(
                     order.owner,
@@ -349,6 +358,7 @@ impl Host {
                         live: None,
                         openers: 0,
                         missing: false,
+                        creating: false,
                     },
                 );
             }
@@ -482,7 +492,11 @@ impl Host {
         Ok(ThinReport {
             owner,
             pool: thin.order.pool,
-            phase: Phase::Ready,
+            phase: if thin.creating {
+                Phase::Creating
+            } else {
+                Phase::Ready
+            },
             size: thin.size.bytes(),
             image: thin.image,
             activation: thin.live.map(|live| Activation {

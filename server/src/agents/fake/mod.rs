@@ -196,6 +196,14 @@ impl FakeNode {
         self.changed();
     }
 
+    /// Puts a thin back to where its agent stood before it was made.
+    pub fn unmake_thin(&self, owner: ThinOwner) {
+        if let Some(thin) = self.host().thins.get_mut(&owner) {
+            thin.creating = true;
+        }
+        self.changed();
+    }
+
     /// Forgets a thin, as a pool does that was put back to an older state.
     pub fn forget_thin(&self, owner: ThinOwner) {
         self.host().thins.remove(&owner);
