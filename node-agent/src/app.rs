@@ -12,6 +12,7 @@ use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
 use goldleaf_rpc::Calls;
 use goldleaf_rpc::stop::{Signals, patience, until_told};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,7 +25,7 @@ use crate::grpc::AgentApi;
 use crate::host::Host;
 use crate::images::{ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
-use crate::ops::Agent;
+use crate::ops::{Agent, Bell};
 use crate::registration::{self, Registration};
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -133,25 +134,52 @@ fn stopped(stop: CancellationToken) -> impl Future<Output = ()> {
     stop.cancelled_owned()
 }
 
+/// How long a ring waits: a device that goes and comes back at once keeps its image's device.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What is to be swept next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// The devices of images that nobody uses any more.
+    Images,
+    /// Everything.
+    All,
+}
+
+/// Waits for the timer or the bell. The timer runs on through every ring: removals that ring all
+/// the time must not put off what a sweep has to finish.
+async fn due(timer: &mut Interval, bell: &Bell, settle: Duration) -> Due {
+    tokio::select! {
+        biased;
+        _ = timer.tick() => Due::All,
+        () = bell.rung() => {
+            tokio::time::sleep(settle).await;
+            Due::Images
+        }
+    }
+}
+
+/// A timer whose first tick is one period away, and that never ticks twice in a row to catch up.
+fn every(period: Duration) -> Interval {
+    let mut timer = tokio::time::interval_at(Instant::now() + period, period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
 /// Sweeps on the bell and on a timer: they say when, the records say what.
 async fn sweep_loop(agent: Arc<Agent>, stop: CancellationToken) {
+    let mut timer = every(agent.sweep_interval());
     loop {
-        tokio::select! {
+        let due = tokio::select! {
             () = stop.cancelled() => return,
-            () = agent.image_bell.rung() => {
-                // A device that goes and comes back at once keeps its image's device.
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(Duration::from_secs(2)) => {}
-                }
-                let swept = Arc::clone(&agent);
-                let _ = tokio::task::spawn_blocking(move || swept.sweep_images()).await;
-                continue;
-            }
-            () = tokio::time::sleep(agent.sweep_interval()) => {}
-        }
+            due = due(&mut timer, &agent.image_bell, SETTLE) => due,
+        };
         let swept = Arc::clone(&agent);
-        if let Err(error) = tokio::task::spawn_blocking(move || swept.sweep()).await {
+        let sweep = move || match due {
+            Due::Images => swept.sweep_images(),
+            Due::All => swept.sweep(),
+        };
+        if let Err(error) = tokio::task::spawn_blocking(sweep).await {
             tracing::error!(%error, "a sweep panicked; the next one starts clean");
         }
     }
@@ -187,4 +215,24 @@ fn unix_listener(path: &Path) -> Result<UnixListener> {
         UnixListener::bind(path).with_context(|| format!("cannot serve on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rings that settle sooner than the timer ticks, one after the other: devices go all the time.
+    #[tokio::test]
+    async fn a_bell_that_rings_all_the_time_does_not_put_the_sweep_off() {
+        let bell = Bell::default();
+        let mut timer = every(Duration::from_millis(40));
+        let mut seen = Vec::new();
+        for _ in 0..10 {
+            bell.ring();
+            seen.push(due(&mut timer, &bell, Duration::from_millis(30)).await);
+        }
+        let all = seen.iter().filter(|due| **due == Due::All).count();
+        assert!(all >= 2, "{seen:?}");
+        assert!(seen.contains(&Due::Images), "{seen:?}");
+    }
 }
