@@ -137,17 +137,8 @@ impl Agent {
         self.view(pool, &row)
     }
 
-    /// Effect alone: image device, thin device, link. The caller holds the row's lock.
-    pub(super) fn ensure_device(
-        &self,
-        pool: &OpenPool,
-        row: &ThinRecord,
-        how: Activation,
-    ) -> Result<Made, ThinError> {
-        self.ensure_device_over(pool, row, how, None)
-    }
-
-    /// As [`Self::ensure_device`], for a caller that compared the image already.
+    /// Effect alone: image device, thin device, link. The caller holds the row's lock, and compared
+    /// the image before it took it.
     pub(super) fn ensure_device_over(
         &self,
         pool: &OpenPool,

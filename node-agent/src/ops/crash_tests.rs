@@ -400,7 +400,7 @@ fn run(point: Option<Point>, reboot: bool) -> (Vec<Result<String, String>>, bool
 }
 
 /// Dying is a panic here; its message would only hide the others.
-fn quiet() {
+pub(super) fn quiet() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use goldleaf_dm::{PoolMode, PoolStatus};
 use goldleaf_types::{GroupId, Incarnation, PoolId, ThinOwner};
 
 use super::Agent;
@@ -87,7 +86,7 @@ impl Agent {
         for (member, compared) in request.members.iter().zip(compared) {
             self.check_member(&pool, member, compared)?;
         }
-        self.check_calm(&pool)?;
+        pool.check_calm(&*self.kernel)?;
         let attempt = match known.iter().flatten().count() {
             0 => Attempt::First,
             _ => Attempt::Again,
@@ -116,32 +115,7 @@ impl Agent {
             .find(member.source)
             .ok_or(ThinError::NotFound(member.source))?;
         usable(pool, &source)?;
-        let live = self.kernel.find_live(source.owner);
-        if let Some(image) = source.image
-            && live.map_err(ThinError::Kernel)?.is_some()
-        {
-            self.use_image(image.digest, compared)?.release();
-        }
-        Ok(())
-    }
-
-    /// Refuses unless the pool is read-write: in one that is out of space a suspension waits for
-    /// writes that wait for room.
-    fn check_calm(&self, pool: &OpenPool) -> Result<(), ThinError> {
-        pool.check_writable(&*self.kernel)?;
-        match self
-            .kernel
-            .pool_status(pool.id)
-            .map_err(ThinError::Kernel)?
-        {
-            PoolStatus::Working(status) if status.mode == PoolMode::ReadWrite => Ok(()),
-            PoolStatus::Working(_) | PoolStatus::Fail => Err(ThinError::PoolReadOnly {
-                pool: pool.id,
-                why: "it is out of data space, and several volumes are only frozen together in \
-                      one that is read-write: make room first"
-                    .into(),
-            }),
-        }
+        self.check_source(pool, &source, false, compared).map(drop)
     }
 
     /// Effect and fact of a group that is wished for. The caller holds all its locks.
@@ -245,8 +219,7 @@ impl Agent {
 }
 
 /// The group that a row was wished for with, until it is made.
-pub(super) fn unfinished(pool: &OpenPool, owner: ThinOwner) -> Option<GroupId> {
-    let row = pool.catalogue.find(owner)?;
+pub(super) fn unfinished(row: &ThinRecord) -> Option<GroupId> {
     row.group.filter(|_| row.phase == Phase::Creating)
 }
 

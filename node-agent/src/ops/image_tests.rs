@@ -124,6 +124,8 @@ fn an_activation_that_hashes_its_image_holds_up_nobody() {
     assert_eq!(other.recv_timeout(AT_MOST), Ok(true), "its row is locked");
     let sweep = begin(&rig, Agent::sweep);
     waits(&sweep);
+    let other = begin(&rig, |agent| agent.deactivate(volume(12), 1).is_ok());
+    assert_eq!(other.recv_timeout(AT_MOST), Ok(true), "its row is locked");
     let alone = rig.agent.image_use.0.try_write();
     assert!(
         !matches!(alone, Err(TryLockError::WouldBlock)),

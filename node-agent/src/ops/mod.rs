@@ -40,6 +40,8 @@ mod import_tests;
 #[cfg(test)]
 mod pool_tests;
 #[cfg(test)]
+mod sweep_tests;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -184,6 +184,24 @@ impl OpenPool {
         }
     }
 
+    /// As [`Self::check_writable`], and refuses to suspend anything in a pool that is out of space:
+    /// the suspension would wait for writes that wait for room.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::PoolReadOnly`] with the reason.
+    pub fn check_calm(&self, kernel: &dyn Kernel) -> Result<(), ThinError> {
+        match self.writable_mode(kernel)? {
+            PoolMode::ReadWrite => Ok(()),
+            PoolMode::OutOfDataSpace | PoolMode::ReadOnly => Err(ThinError::PoolReadOnly {
+                pool: self.id,
+                why: "it is out of data space, and an active volume is only frozen in one that \
+                      is read-write: make room first"
+                    .into(),
+            }),
+        }
+    }
+
     /// What the pool can do, if it takes changes.
     fn writable_mode(&self, kernel: &dyn Kernel) -> Result<PoolMode, ThinError> {
         let no = |why: String| Err(ThinError::PoolReadOnly { pool: self.id, why });

@@ -8,6 +8,7 @@ use goldleaf_types::{Incarnation, Labels, Name, ThinOwner, VolumeSize};
 
 use super::Agent;
 use super::error::ThinError;
+use super::open_pool::OpenPool;
 use super::thins::{
     Activation, Attempt, Course, CreateThin, check_epoch, fresh_row, pool_time, same_or_conflict,
     usable, write,
@@ -83,7 +84,7 @@ impl Agent {
             self.not_deleted(request.owner)?;
             pool.check_room(&*self.kernel)?;
         }
-        let compared = self.image_of_live(&source, request.activate, image)?;
+        let compared = self.check_source(&pool, &source, request.activate.is_some(), image)?;
         let activate = request.activate;
         let request = CreateThin {
             owner: request.owner,
@@ -118,23 +119,32 @@ impl Agent {
         self.carry_out(&pool, row, course)
     }
 
-    /// The source's image, refused when it is not what it was: a live source is suspended and
-    /// resumed over it, and a clone's device is made over it.
-    fn image_of_live(
+    /// What is compared before a thin is made from `source`: a live one is suspended and resumed
+    /// over its image, in a pool that lets its writes end; and a clone's device is made over the
+    /// same image. The image, if it was needed. The caller holds the source's lock.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::Image`] for an image that is not what it was, [`ThinError::PoolReadOnly`] for a
+    /// pool in which a suspension would wait for room.
+    pub(super) fn check_source(
         &self,
+        pool: &OpenPool,
         source: &ThinRecord,
-        activate: Option<Activation>,
+        activated: bool,
         compared: Option<Checked>,
     ) -> Result<Option<Checked>, ThinError> {
-        let Some(image) = source.image else {
-            return Ok(None);
-        };
         let live = self.kernel.find_live(source.owner);
-        if activate.is_none() && live.map_err(ThinError::Kernel)?.is_none() {
-            return Ok(None);
+        let live = live.map_err(ThinError::Kernel)?.is_some();
+        if live {
+            pool.check_calm(&*self.kernel)?;
         }
-        self.use_image(image.digest, compared)
-            .map(|used| Some(used.release()))
+        match source.image {
+            Some(image) if live || activated => self
+                .use_image(image.digest, compared)
+                .map(|used| Some(used.release())),
+            Some(_) | None => Ok(None),
+        }
     }
 }
 

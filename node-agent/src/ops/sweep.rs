@@ -13,8 +13,9 @@ use super::error::ThinError;
 use super::forming::is_half;
 use super::open_pool::OpenPool;
 use super::scan::Look;
-use super::thins::{Activation, Attempt};
+use super::thins::{Activation, Attempt, Course};
 use crate::catalogue::{Holder, Phase, ThinRecord};
+use crate::images::Checked;
 use crate::telemetry::Chain;
 
 /// How often a sweep comes without a bell: what failed for a passing reason is tried again.
@@ -39,19 +40,31 @@ impl Agent {
     /// A pool that takes no change can still be read: the host's volumes come back.
     fn revive_only(&self, pool: &Arc<OpenPool>) {
         for row in pool.catalogue.all() {
+            let image = self.image_for_sweep(&row);
             let _held = pool.locks.take(&[row.owner]);
             // Whoever it is for: what a crash left suspended must not hang.
             self.let_run(pool, row.owner);
+            // Looked at again: who had the lock may have deactivated it.
+            let Some(row) = pool.catalogue.find(row.owner) else {
+                continue;
+            };
             if row.phase == Phase::Ready && row.holder == Some(Holder::Host) {
                 let how = Activation {
                     holder: Holder::Host,
                     read_only: self.revived_read_only(pool, &row),
                 };
-                if let Err(error) = self.ensure_device(pool, &row, how) {
+                if let Err(error) = self.ensure_device_over(pool, &row, how, image) {
                     tracing::warn!(owner = %row.owner, error = %Chain(&error), "not active");
                 }
             }
         }
+    }
+
+    /// The image of a row that the sweep may need it for, compared before the row's lock is taken:
+    /// nobody waits while an image is read.
+    fn image_for_sweep(&self, row: &ThinRecord) -> Option<Checked> {
+        let needed = row.holder.is_some() || row.phase == Phase::Creating;
+        needed.then(|| self.compared(row)).flatten()
     }
 
     /// What is live stays as it is: under it the pool refuses what would change it.
@@ -67,11 +80,14 @@ impl Agent {
         pool: &Arc<OpenPool>,
         owner: ThinOwner,
     ) -> Result<(), ThinError> {
-        let parent = pool.catalogue.find(owner).and_then(|row| row.parent);
-        let keys: Vec<_> = std::iter::once(owner).chain(parent).collect();
-        if let Some(group) = super::groups::unfinished(pool, owner) {
+        let Some(before) = pool.catalogue.find(owner) else {
+            return Ok(());
+        };
+        if let Some(group) = super::groups::unfinished(&before) {
             return self.sweep_group(pool, group);
         }
+        let image = self.image_for_sweep(&before);
+        let keys: Vec<_> = std::iter::once(owner).chain(before.parent).collect();
         let _held = pool.locks.take(&keys);
         let Some(row) = pool.catalogue.find(owner) else {
             return Ok(());
@@ -79,19 +95,45 @@ impl Agent {
         match row.phase {
             Phase::Creating => {
                 tracing::info!(%owner, "finishing what a crash cut short");
-                self.finish(pool, row, Attempt::Again, None).map(|_| ())
+                self.finish_again(pool, row, image)
             }
             Phase::Deleting => self.finish_deleting(pool, &row),
             Phase::Ready if pool.is_missing(owner) => {
                 self.let_run(pool, owner);
                 Ok(())
             }
-            Phase::Ready => self.sweep_device(pool, &row),
+            Phase::Ready => self.sweep_device(pool, &row, image),
         }
     }
 
+    /// Effect and fact of a row in `Creating`. A live source is looked at first, as by the call
+    /// that was cut short. The caller holds the locks of the row and of its source.
+    fn finish_again(
+        &self,
+        pool: &Arc<OpenPool>,
+        row: ThinRecord,
+        image: Option<Checked>,
+    ) -> Result<(), ThinError> {
+        let source = row.parent.and_then(|parent| pool.catalogue.find(parent));
+        let image = match source {
+            Some(source) => self.check_source(pool, &source, row.holder.is_some(), image)?,
+            None => image,
+        };
+        let course = Course {
+            attempt: Attempt::Again,
+            activate: None,
+            image,
+        };
+        self.carry_out(pool, row, course).map(drop)
+    }
+
     /// The device of a `Ready` row: finished, mended, revived or taken away.
-    fn sweep_device(&self, pool: &OpenPool, row: &ThinRecord) -> Result<(), ThinError> {
+    fn sweep_device(
+        &self,
+        pool: &OpenPool,
+        row: &ThinRecord,
+        image: Option<Checked>,
+    ) -> Result<(), ThinError> {
         let live = self
             .kernel
             .find_live(row.owner)
@@ -105,7 +147,7 @@ impl Agent {
                     holder,
                     read_only: row.read_only,
                 };
-                self.ensure_device(pool, row, how).map(|_| ())
+                self.ensure_device_over(pool, row, how, image).map(drop)
             }
             // Kubelet asks again for its own after a reboot; the host's come back by themselves.
             (Some(Holder::Host), None) => {
@@ -113,7 +155,7 @@ impl Agent {
                     holder: Holder::Host,
                     read_only: row.read_only,
                 };
-                self.ensure_device(pool, row, how).map(|_| ())
+                self.ensure_device_over(pool, row, how, image).map(drop)
             }
             (None, Some(_)) => match self.ensure_no_device(pool, row) {
                 Err(ThinError::InUse { openers, .. }) => {

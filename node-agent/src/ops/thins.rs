@@ -140,22 +140,6 @@ impl Agent {
 
     /// Effect and fact of a row in `Creating`; a `Ready` one is only activated, if asked.
     /// The caller holds the locks of the row and of its parent.
-    pub(super) fn finish(
-        &self,
-        pool: &Arc<OpenPool>,
-        row: ThinRecord,
-        attempt: Attempt,
-        activate: Option<Activation>,
-    ) -> Result<ThinView, ThinError> {
-        let course = Course {
-            attempt,
-            activate,
-            image: None,
-        };
-        self.carry_out(pool, row, course)
-    }
-
-    /// As [`Self::finish`], for a caller that compared the image already.
     pub(super) fn carry_out(
         &self,
         pool: &Arc<OpenPool>,
