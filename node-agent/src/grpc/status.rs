@@ -167,7 +167,8 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
     match e {
         KernelError::Dm { .. } => (Code::Unavailable, "DEVICE_MAPPER"),
         KernelError::NotWritable { .. } => (Code::FailedPrecondition, "POOL_READ_ONLY"),
-        KernelError::NoPool(_) => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
+        // Not POOL_NOT_OPEN, which says that nothing was begun: this may come after a durable wish.
+        KernelError::NoPool(_) => (Code::Unavailable, "POOL_GONE"),
         KernelError::ForeignThin { .. } => (Code::FailedPrecondition, "FOREIGN_THIN"),
         KernelError::ThinMissing { .. } => (Code::FailedPrecondition, "DATA_MISSING"),
         KernelError::OtherTable { .. } => (Code::FailedPrecondition, "OTHER_TABLE"),
@@ -254,5 +255,18 @@ mod tests {
         }
         let full = Status::from(ThinError::PoolFull(PoolId::from_bytes([1; 16])));
         assert!(fields(&full).is_empty(), "{full:?}");
+    }
+
+    /// The control plane takes a wish back on POOL_NOT_OPEN without looking at what there is.
+    #[test]
+    fn a_pool_that_goes_in_the_middle_is_not_one_that_was_never_open() {
+        let reason = |status: &Status| status.get_details_error_info().map(|info| info.reason);
+        let pool = PoolId::from_bytes([1; 16]);
+        let before = Status::from(ThinError::NoPool(pool));
+        assert_eq!(before.code(), Code::FailedPrecondition);
+        assert_eq!(reason(&before).as_deref(), Some("POOL_NOT_OPEN"));
+        let after = Status::from(ThinError::Kernel(KernelError::NoPool(pool)));
+        assert_eq!(after.code(), Code::Unavailable);
+        assert_eq!(reason(&after).as_deref(), Some("POOL_GONE"));
     }
 }
