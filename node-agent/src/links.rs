@@ -48,10 +48,8 @@ impl Links {
     }
 
     fn put(&self, pool: &Name, volume: &Name, node: &Path, path: &Path) -> io::Result<()> {
-        let folder = self.root.join(pool.as_str());
-        std::fs::create_dir_all(&folder)?;
-        // No volume's name begins with a dot, so this name is nobody's link.
-        let fresh = folder.join(format!(".{volume}.new"));
+        std::fs::create_dir_all(self.root.join(pool.as_str()))?;
+        let fresh = self.fresh(pool, volume);
         if let Err(error) = std::fs::remove_file(&fresh)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -61,15 +59,23 @@ impl Links {
         std::fs::rename(&fresh, path)
     }
 
+    /// Where a link is made before it takes its place. No volume's name begins with a dot, so this
+    /// name is nobody's link.
+    fn fresh(&self, pool: &Name, volume: &Name) -> PathBuf {
+        self.root.join(pool.as_str()).join(format!(".{volume}.new"))
+    }
+
     /// Removes the link if there is one, and the pool's folder with its last link.
     ///
     /// # Errors
     ///
     /// When the folder cannot be written.
     pub fn ensure_none(&self, pool: &Name, volume: &Name) -> io::Result<()> {
-        match std::fs::remove_file(self.path(pool, volume)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
+        for path in [self.path(pool, volume), self.fresh(pool, volume)] {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
         }
         // Full or gone already are both as they should be.
         let _ = std::fs::remove_dir(self.root.join(pool.as_str()));
@@ -89,18 +95,6 @@ impl Links {
             .flat_map(|folder| entries(folder))
             .filter(|path| path.is_symlink())
             .collect()
-    }
-
-    /// Removes every link of a pool, which is about to close or just opened.
-    ///
-    /// # Errors
-    ///
-    /// When the folder cannot be written.
-    pub fn clear(&self, pool: &Name) -> io::Result<()> {
-        match std::fs::remove_dir_all(self.root.join(pool.as_str())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
     }
 }
 

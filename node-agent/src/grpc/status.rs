@@ -44,6 +44,7 @@ impl From<ThinError> for Status {
             ThinError::NotFound(_) => (Code::NotFound, "THIN_NOT_FOUND"),
             ThinError::NoPool(_) => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
             ThinError::Conflict { .. } => (Code::AlreadyExists, "OTHER_PARAMETERS"),
+            ThinError::NameTaken { .. } => (Code::AlreadyExists, "NAME_TAKEN"),
             ThinError::OutOfRange { .. } => (Code::OutOfRange, "OUT_OF_RANGE"),
             ThinError::Deleting(_) => (Code::Aborted, "BEING_DELETED"),
             ThinError::Unfinished(_) => (Code::Aborted, "BEING_CREATED"),
@@ -66,6 +67,7 @@ impl From<ThinError> for Status {
         };
         let field = match &e {
             ThinError::Conflict { field, .. } | ThinError::OutOfRange { field, .. } => Some(*field),
+            ThinError::NameTaken { .. } => Some("name"),
             ThinError::Image(cause) => image_field(cause),
             ThinError::ImageMissing(_) => Some("image_digest"),
             ThinError::NotFound(_)
@@ -96,6 +98,7 @@ impl From<PoolError> for Status {
         let (code, reason) = match &e {
             PoolError::NotFound(_) => (Code::NotFound, "POOL_NOT_FOUND"),
             PoolError::Conflict { .. } => (Code::AlreadyExists, "OTHER_PARAMETERS"),
+            PoolError::NameTaken { .. } => (Code::FailedPrecondition, "NAME_TAKEN"),
             PoolError::BadDevice { .. } => (Code::InvalidArgument, "BAD_DEVICE"),
             PoolError::NotBlank { .. } => (Code::FailedPrecondition, "NOT_BLANK"),
             PoolError::DeviceInUse { .. } => (Code::FailedPrecondition, "DEVICE_IN_USE"),
@@ -117,6 +120,7 @@ impl From<PoolError> for Status {
                 Some(field.as_str())
             }
             PoolError::NotFound(_)
+            | PoolError::NameTaken { .. }
             | PoolError::DeviceInUse { .. }
             | PoolError::MissingDevice { .. }
             | PoolError::Mismatch { .. }

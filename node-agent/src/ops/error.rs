@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use goldleaf_types::{Digest, Incarnation, NodeId, PoolId, ThinOwner};
+use goldleaf_types::{Digest, Incarnation, Name, NodeId, PoolId, ThinOwner};
 
 use crate::catalogue::{CatalogueError, LabelError, LayoutError};
 use crate::images::ImageError;
@@ -24,6 +24,16 @@ pub enum ThinError {
         owner: ThinOwner,
         /// Which parameter differs.
         field: &'static str,
+    },
+    /// A volume of the pool has the name: two would have one link.
+    #[error("pool {pool} has a volume {name} already, {other}: choose another name")]
+    NameTaken {
+        /// Which pool.
+        pool: PoolId,
+        /// Which name.
+        name: Name,
+        /// Whose it is.
+        other: ThinOwner,
     },
     /// A parameter is out of range.
     #[error("{field} {problem}")]
@@ -139,6 +149,19 @@ pub enum PoolError {
         pool: PoolId,
         /// Which parameter differs.
         field: &'static str,
+    },
+    /// Another open pool has the name: two would have one folder of links.
+    #[error(
+        "pool {pool} is called {name}, and so is pool {other}, which is open on this node: close \
+         that one first"
+    )]
+    NameTaken {
+        /// Which pool.
+        pool: PoolId,
+        /// Which name.
+        name: String,
+        /// Whose it is.
+        other: PoolId,
     },
     /// A device cannot serve.
     #[error("{field}: {path}: {problem}")]

@@ -38,6 +38,8 @@ mod image_tests;
 #[cfg(test)]
 mod import_tests;
 #[cfg(test)]
+mod name_tests;
+#[cfg(test)]
 mod pool_tests;
 #[cfg(test)]
 mod sweep_tests;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
 use goldleaf_dm::{PoolMessage, PoolMode, PoolStatus, WorkingPool};
-use goldleaf_types::{PoolId, ThinId, ThinOwner};
+use goldleaf_types::{Name, PoolId, ThinId, ThinOwner};
 
 use super::Agent;
 use super::devices::HeldDevice;
@@ -16,7 +16,7 @@ use super::forming::{catalogue_places, catalogue_regions};
 use super::locks::Locks;
 use super::open_pool::{Doubt, OpenPool};
 use crate::catalogue::{
-    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, WriteError, write_label,
+    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, ThinRecord, WriteError, write_label,
 };
 use crate::failpoint::{Point, hit};
 use crate::kernel::{KnownThin, Outcome, PoolSpec, Stretch};
@@ -46,6 +46,8 @@ impl Agent {
         let catalogue = Catalogue::open(regions, id)
             .map_err(|source| PoolError::Catalogue { pool: id, source })?;
         let record = catalogue.pool();
+        // The label's name is for people; this one counts.
+        self.pools.name_is_free(id, record.name.as_str())?;
         let spec = PoolSpec {
             id,
             metadata: stretches(&devices, RegionKind::Metadata),
@@ -67,13 +69,21 @@ impl Agent {
             missing: RwLock::new(missing),
         });
         if fresh {
-            self.links
-                .clear(&pool.name)
-                .map_err(PoolError::io("remove stale links"))?;
+            self.clear_links(&pool.name, &pool.catalogue.all())?;
         }
         self.pools.insert(Arc::clone(&pool));
         self.sweep_pool(&pool);
         Ok(pool)
+    }
+
+    /// Removes the links of these rows, none of which has a device. Others in the folder may be of a
+    /// pool of the same name that did not open while its volumes go on.
+    pub(super) fn clear_links(&self, pool: &Name, rows: &[ThinRecord]) -> Result<(), PoolError> {
+        let volumes = rows.iter().filter(|row| row.owner.volume().is_some());
+        volumes
+            .map(|row| self.links.ensure_none(pool, &row.name))
+            .collect::<Result<(), _>>()
+            .map_err(PoolError::io("remove the pool's stale links"))
     }
 
     /// Brings metadata and catalogue together, if the metadata takes changes and is the one that

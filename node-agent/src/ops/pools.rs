@@ -17,6 +17,7 @@ use super::devices::{DeviceRules, HeldDevice};
 use super::error::PoolError;
 use super::forming::{HALF, PoolPlan, is_half};
 use super::open_pool::OpenPool;
+use super::opening::labelled;
 use super::scan::{FoundDevice, Look, Scanner};
 use super::view::{PoolState, PoolView};
 use crate::catalogue::{NoSpace, Role, write_label};
@@ -159,6 +160,20 @@ impl Pools {
             .remove(&id);
     }
 
+    /// Refuses a name that another open pool has. The caller has the turn.
+    pub(super) fn name_is_free(&self, id: PoolId, name: &str) -> Result<(), PoolError> {
+        let open = self.all_open();
+        let other = open.iter().find(|o| o.id != id && o.name.as_str() == name);
+        match other {
+            None => Ok(()),
+            Some(other) => Err(PoolError::NameTaken {
+                pool: id,
+                name: name.to_owned(),
+                other: other.id,
+            }),
+        }
+    }
+
     pub(super) fn refuse(&self, id: PoolId, why: String) {
         self.refused
             .write()
@@ -196,6 +211,7 @@ impl Agent {
             same_pool(&pool, &request)?;
             return self.pool_view(&pool);
         }
+        self.pools.name_is_free(request.id, request.name.as_str())?;
         let plan = PoolPlan::new(&*self.kernel, &self.pools.rules, &self.host, &request)?;
         if plan.formed() {
             // Made before and not open: as good as an open of it.
@@ -268,9 +284,16 @@ impl Agent {
         force_from: Option<NodeId>,
     ) -> Result<Arc<OpenPool>, PoolError> {
         let busy = self.pools.begin(id);
-        let devices = self.hold_all(id, found, force_from).inspect_err(|_| {
-            busy.nothing_written();
-        })?;
+        let devices = self
+            .hold_all(id, found, force_from)
+            .and_then(|devices| {
+                let names = labelled(&devices).map(|(_, label)| label.pool_name.as_str());
+                names
+                    .map(|name| self.pools.name_is_free(id, name))
+                    .collect::<Result<(), _>>()?;
+                Ok(devices)
+            })
+            .inspect_err(|_| busy.nothing_written())?;
         let pool = self.bring_up(id, devices)?;
         drop(busy);
         self.changed();
@@ -370,9 +393,7 @@ impl Agent {
         self.sweep_images();
         self.remove_tables(pool.id)?;
         hit(Point::PoolTablesGone);
-        self.links
-            .clear(&pool.name)
-            .map_err(PoolError::io("remove the pool's links"))?;
+        self.clear_links(&pool.name, &rows)?;
         pool.catalogue
             .close()
             .map_err(|source| PoolError::Catalogue {

@@ -479,6 +479,7 @@ pub(super) fn fresh_row(
     created: jiff::Timestamp,
 ) -> Result<ThinRecord, ThinError> {
     let pool = rows.pool().id;
+    name_is_free(rows, &request)?;
     let thin: ThinId = rows
         .reserve_thin()
         .map_err(|NoThinIds| ThinError::NoThinIds(pool))?;
@@ -499,6 +500,22 @@ pub(super) fn fresh_row(
         sealed: false,
         group: None,
     })
+}
+
+/// A snapshot has no link, so its name is nobody's concern here.
+fn name_is_free(rows: &Rows<'_>, request: &CreateThin) -> Result<(), ThinError> {
+    if request.owner.volume().is_none() {
+        return Ok(());
+    }
+    let of_the_name = |row: &ThinRecord| row.owner.volume().is_some() && row.name == request.name;
+    match rows.find_where(of_the_name) {
+        None => Ok(()),
+        Some(row) => Err(ThinError::NameTaken {
+            pool: rows.pool().id,
+            name: row.name,
+            other: row.owner,
+        }),
+    }
 }
 
 pub(super) fn same_or_conflict(

@@ -300,8 +300,10 @@ fn for_good(error: &AgentError) -> bool {
             | Refusal::OutOfRange
             | Refusal::ResourceExhausted => true,
             Refusal::Unavailable => reason == "IMAGE_NOT_HERE",
+            // Another's name, as long as the other is there.
+            Refusal::AlreadyExists => reason == "NAME_TAKEN",
             // It may exist, or come to exist by asking again.
-            Refusal::AlreadyExists | Refusal::Aborted | Refusal::Internal => false,
+            Refusal::Aborted | Refusal::Internal => false,
         },
     }
 }
