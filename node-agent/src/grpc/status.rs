@@ -180,6 +180,8 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
         KernelError::Busy { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
         KernelError::WrongSize { .. } => (Code::FailedPrecondition, "WRONG_SIZE"),
         KernelError::TooSlow { .. } => (Code::FailedPrecondition, "TOO_SLOW"),
+        // Its wish stays, and whoever asks again has it begun anew.
+        KernelError::PartsLeft { .. } => (Code::Unavailable, "GROUP_UNFINISHED"),
         KernelError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         KernelError::Metadata { .. } => (Code::FailedPrecondition, "METADATA_UNREADABLE"),
     }

@@ -59,6 +59,12 @@ pub struct World {
     pub opened: BTreeMap<ThinOwner, u32>,
     /// Whether the next group takes too long.
     pub too_slow: bool,
+    /// Whether the next group takes too long after its first part, which cannot be taken back.
+    pub part_stays: bool,
+    /// Whether nothing can be learned of devices once the next group is made.
+    pub silent_after_group: bool,
+    /// Whether nothing can be learned of devices.
+    pub silent: bool,
     /// Whether somebody uses every disk.
     pub disks_used: bool,
     devices: u32,
@@ -307,7 +313,16 @@ impl Kernel for FakeKernel {
                 }
             }
             hit(Point::GroupBegun);
+            if std::mem::take(&mut self.world().part_stays) {
+                return Err(KernelError::PartsLeft {
+                    pool,
+                    thins: made,
+                    source: Box::new(KernelError::TooSlow { limit }),
+                });
+            }
         }
+        let mut world = self.world();
+        world.silent |= std::mem::take(&mut world.silent_after_group);
         Ok(())
     }
 
@@ -369,6 +384,11 @@ impl Kernel for FakeKernel {
 
     fn find_live(&self, owner: ThinOwner) -> Result<Option<LiveThin>, KernelError> {
         let world = self.world();
+        if world.silent {
+            return Err(KernelError::io("look at a device")(
+                std::io::ErrorKind::Other.into(),
+            ));
+        }
         Ok(world.live.get(&owner).map(|spec| LiveThin {
             dev: DevNumber {
                 major: 254,

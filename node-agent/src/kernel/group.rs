@@ -4,7 +4,7 @@
 //! a write is in no snapshot unless whatever was done before it is in the others. Each suspension
 //! waits on a thread of its own, so one that hangs keeps no other device stopped past the deadline.
 //! A death in between leaves suspended devices and some thins: the sweep lets the ones run and
-//! begins the group anew.
+//! takes the others away.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -15,7 +15,7 @@ use goldleaf_dm::{Control, Flush, LockFs, Owned, PoolMessage, Suspended};
 use goldleaf_types::{PoolId, ThinId};
 
 use super::pool::{Refused, message};
-use super::{GroupMember, KernelError};
+use super::{GroupMember, KernelError, thin};
 use crate::failpoint::{Point, hit};
 
 /// Leaves a snapshot of each member's source, all of one instant, or none of them.
@@ -50,14 +50,22 @@ pub(super) fn create(
         frozen
     });
     let Err(error) = done else { return Ok(()) };
+    let mut left = Vec::new();
     for thin in made {
-        if let Err(refused) = message(control, pool, &PoolMessage::Delete(thin)) {
-            let error = refused.into_error();
-            tracing::warn!(%pool, %thin, error = %crate::telemetry::Chain(&error),
+        if let Err(why) = thin::ensure_none(control, pool, thin) {
+            tracing::warn!(%pool, %thin, error = %crate::telemetry::Chain(&why),
                 "a part of a group stays for now");
+            left.push(thin);
         }
     }
-    Err(error)
+    if left.is_empty() {
+        return Err(error);
+    }
+    Err(KernelError::PartsLeft {
+        pool,
+        thins: left,
+        source: Box::new(error),
+    })
 }
 
 type Told<'c> = Result<Suspended<'c>, goldleaf_dm::DmError>;
@@ -83,7 +91,7 @@ fn all_suspended<'c>(
     Ok(suspended)
 }
 
-/// Every message; what came to be is in `made`, also when a later one fails.
+/// Every message; what came to be, or may have, is in `made`, also when a later one fails.
 fn freeze(
     control: &Control,
     pool: PoolId,
@@ -101,6 +109,11 @@ fn freeze(
         };
         match message(control, pool, &wanted) {
             Ok(()) => made.push(member.thin),
+            Err(Refused::Error(error)) => {
+                // No answer to the message itself: it may be there.
+                made.push(member.thin);
+                return Err(error);
+            }
             Err(Refused::Answer(error)) if error.exists() => {
                 return Err(KernelError::ForeignThin {
                     pool,
@@ -112,7 +125,7 @@ fn freeze(
                 let thin = member.source;
                 return Err(KernelError::ThinMissing { pool, thin });
             }
-            Err(refused) => return Err(refused.into_error()),
+            Err(refused @ Refused::Answer(_)) => return Err(refused.into_error()),
         }
         hit(Point::GroupBegun);
     }

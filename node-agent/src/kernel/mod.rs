@@ -235,6 +235,17 @@ pub enum KernelError {
         /// How long was allowed.
         limit: Duration,
     },
+    /// A group was not made, and not all of it could be taken back.
+    #[error("thins {thins:?} of a group that was not made are left in pool {pool}")]
+    PartsLeft {
+        /// In which pool.
+        pool: PoolId,
+        /// Which may be there.
+        thins: Vec<ThinId>,
+        /// Why the group was not made.
+        #[source]
+        source: Box<KernelError>,
+    },
     /// A tool that reads the metadata failed.
     #[error("cannot read the metadata of pool {pool}: {why}")]
     Metadata {
@@ -359,7 +370,7 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`KernelError::TooSlow`] when that passed; [`KernelError::ForeignThin`] for a thin that was
-    /// there already.
+    /// there already; [`KernelError::PartsLeft`] when a part may be there still.
     fn create_group(
         &self,
         pool: PoolId,

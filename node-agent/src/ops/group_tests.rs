@@ -1,10 +1,13 @@
 //! The rules of groups of snapshots, on the fake kernel.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{GroupId, Incarnation, PoolId};
 
-use super::crash_tests::{Rig, group_of_two, snap, snapshot, volume};
+use super::crash_tests::{Rig, group_of_two, quiet, snap, snapshot, volume};
 use super::*;
+use crate::failpoint::{Point, test::die_at};
 use crate::kernel::KernelError;
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
@@ -116,4 +119,62 @@ fn a_group_that_comes_after_its_deletion_makes_nothing() {
         "{late:?}"
     );
     assert_eq!((rows(&rig), thins(&rig)), (2, 2), "it left something");
+}
+
+/// What the kernel may still have keeps its rows, whose numbers nobody else gets meanwhile.
+#[test]
+fn a_part_that_cannot_be_taken_back_keeps_the_wish_until_somebody_can() {
+    for repeated in [true, false] {
+        let rig = rig();
+        rig.kernel.world().part_stays = true;
+        let refused = rig.agent.create_group(Some(STORE), group_of_two());
+        assert!(
+            matches!(
+                refused,
+                Err(ThinError::Kernel(KernelError::PartsLeft { .. }))
+            ),
+            "{refused:?}"
+        );
+        assert_eq!((rows(&rig), thins(&rig)), (4, 3), "its rows are gone");
+        if !repeated {
+            rig.agent.sweep();
+            assert_eq!((rows(&rig), thins(&rig)), (2, 2), "it was not taken back");
+        }
+        rig.agent.create_group(Some(STORE), group_of_two()).unwrap();
+        assert_eq!((rows(&rig), thins(&rig)), (4, 4));
+    }
+}
+
+#[test]
+fn a_group_that_is_recorded_stays_though_nobody_could_be_told_of_it() {
+    let rig = rig();
+    rig.kernel.world().silent_after_group = true;
+    let untold = rig.agent.create_group(Some(STORE), group_of_two());
+    assert!(untold.is_err(), "{untold:?}");
+    rig.kernel.world().silent = false;
+    assert_eq!((rows(&rig), thins(&rig)), (4, 4), "it was taken back");
+    let again = rig.agent.create_group(Some(STORE), group_of_two()).unwrap();
+    let ready = |view: &ThinView| view.record.phase == crate::catalogue::Phase::Ready;
+    assert!(again.iter().all(ready), "{again:?}");
+}
+
+/// Only its caller knows how long writers may wait, so the sweep makes none.
+#[test]
+fn a_group_that_a_crash_cut_short_is_taken_back_and_watchers_hear_of_it() {
+    quiet();
+    for point in [Point::GroupWished, Point::GroupBegun, Point::GroupMade] {
+        let rig = rig();
+        die_at(Some(point));
+        let call = || rig.agent.create_group(Some(STORE), group_of_two());
+        assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+        let mut news = rig.agent.thin_news();
+        rig.agent.sweep();
+        assert_eq!((rows(&rig), thins(&rig)), (2, 2), "{point:?}");
+        let mut told = || std::iter::from_fn(|| news.try_recv().ok()).collect::<Vec<_>>();
+        let gone = told();
+        assert!(gone.contains(&snapshot(31)), "{point:?}: {gone:?}");
+        rig.agent.create_group(Some(STORE), group_of_two()).unwrap();
+        let made = told();
+        assert!(made.contains(&snapshot(32)), "{point:?}: {made:?}");
+    }
 }

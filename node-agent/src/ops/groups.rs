@@ -2,8 +2,9 @@
 //!
 //! Called by `grpc`, and by `sweep` for what was cut short. One commit wishes for all of a group's
 //! rows and one commit makes all of them facts, so nobody ever sees a part of a group that counts.
-//! Finishing after a crash begins the whole group anew: what half of it there is was never
-//! acknowledged, and a later half would be of another instant.
+//! What a crash cut short is taken back as a whole: it was never acknowledged, a later half would
+//! be of another instant, and only its caller knows how long writers may wait. Who asks again has
+//! it begun anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,7 @@ use crate::catalogue::{Phase, ThinRecord};
 use crate::failpoint::{Point, hit};
 use crate::images::Checked;
 use crate::kernel::{GroupMember, KernelError};
-
-/// How long the sweep lets writers wait for a group that a crash cut short.
-const AGAIN: Duration = Duration::from_secs(5);
+use crate::telemetry::Chain;
 
 /// Snapshots to be, all of one instant.
 #[derive(Clone, Debug)]
@@ -92,14 +91,24 @@ impl Agent {
             _ => Attempt::Again,
         };
         let limit = request.limit;
-        let rows = wish(&pool, request)?;
+        let mut rows = wish(&pool, request)?;
         hit(Point::GroupWished);
-        let views = self.finish_group(&pool, rows.clone(), attempt, limit);
-        if let Err(error) = &views {
-            tracing::info!(error = %crate::telemetry::Chain(error), "a group is taken back");
-            self.withdraw_group(&pool, rows)?;
+        if attempt == Attempt::Again {
+            // What a crash left of it is of another instant, and nobody was ever told of it.
+            self.no_part(&pool, &rows)?;
         }
-        views
+        if let Err(error) = self.make_group(&pool, &mut rows, limit) {
+            let left = matches!(&error, ThinError::Kernel(KernelError::PartsLeft { .. }));
+            if !left {
+                tracing::info!(error = %Chain(&error), "a group is taken back");
+                self.withdraw_group(&pool, rows)?;
+            }
+            return Err(error);
+        }
+        hit(Point::GroupMade);
+        // From here on it is there: whatever fails, nothing of it is taken back.
+        let rows = self.record_group(&pool, rows)?;
+        rows.iter().map(|row| self.view(&pool, row)).collect()
     }
 
     /// A source that a snapshot can be taken of, over its right image if it is live: nothing is
@@ -118,28 +127,19 @@ impl Agent {
         self.check_source(pool, &source, false, compared).map(drop)
     }
 
-    /// Effect and fact of a group that is wished for. The caller holds all its locks.
-    fn finish_group(
+    /// Effect of a group that is wished for: all of it or, unless some of it cannot be taken back,
+    /// nothing. An id that turns out to be somebody's is quarantined. The caller holds all its locks.
+    fn make_group(
         &self,
-        pool: &Arc<OpenPool>,
-        mut rows: Vec<ThinRecord>,
-        attempt: Attempt,
+        pool: &OpenPool,
+        rows: &mut [ThinRecord],
         limit: Duration,
-    ) -> Result<Vec<ThinView>, ThinError> {
-        if attempt == Attempt::Again {
-            // What a crash left of it is of another instant, and nobody was ever told of it.
-            for row in &rows {
-                let _ = self
-                    .kernel
-                    .ensure_no_thin(pool.id, row.thin)
-                    .map_err(ThinError::Kernel)?;
-            }
-        }
+    ) -> Result<(), ThinError> {
         loop {
             let members = rows.iter().map(|row| self.member(pool, row));
             let members = members.collect::<Result<Vec<_>, _>>()?;
             match self.kernel.create_group(pool.id, &members, limit) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(KernelError::ForeignThin { thin, .. }) => {
                     tracing::warn!(pool = %pool.id, %thin, "a thin that nobody owns; quarantined");
                     for row in rows.iter_mut().filter(|row| row.thin == thin) {
@@ -149,7 +149,14 @@ impl Agent {
                 Err(error) => return Err(ThinError::Kernel(error)),
             }
         }
-        hit(Point::GroupMade);
+    }
+
+    /// Fact of a group that is there.
+    fn record_group(
+        &self,
+        pool: &OpenPool,
+        mut rows: Vec<ThinRecord>,
+    ) -> Result<Vec<ThinRecord>, ThinError> {
         let instant = pool_time();
         for row in &mut rows {
             row.phase = Phase::Ready;
@@ -161,7 +168,16 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::GroupRecorded);
-        rows.iter().map(|row| self.view(pool, row)).collect()
+        rows.iter().for_each(|row| self.thin_changed(row.owner));
+        Ok(rows)
+    }
+
+    /// Leaves no thin of a group that nobody was told of.
+    fn no_part(&self, pool: &OpenPool, rows: &[ThinRecord]) -> Result<(), ThinError> {
+        rows.iter().try_for_each(|row| {
+            let gone = self.kernel.ensure_no_thin(pool.id, row.thin);
+            gone.map(|_| ()).map_err(ThinError::Kernel)
+        })
     }
 
     fn member(&self, pool: &OpenPool, row: &ThinRecord) -> Result<GroupMember, ThinError> {
@@ -178,17 +194,21 @@ impl Agent {
         })
     }
 
-    /// Takes back what was wished for in vain. In a pool that takes no change any more the wish
-    /// stays: what there is of the group may not be gone.
+    /// Takes back what was wished for in vain and has no thin. In a pool that takes no change any
+    /// more the wish stays: what the kernel said to be gone may not be.
     fn withdraw_group(&self, pool: &OpenPool, rows: Vec<ThinRecord>) -> Result<(), ThinError> {
         pool.check_writable(&*self.kernel)?;
+        let owners: Vec<_> = rows.iter().map(|row| row.owner).collect();
         write(pool, move |all| {
             rows.iter().for_each(|row| all.remove(row.owner));
             Ok(())
-        })
+        })?;
+        owners.into_iter().for_each(|owner| self.thin_changed(owner));
+        Ok(())
     }
 
-    /// Finishes a group that a crash cut short, as a whole.
+    /// Takes back a group that a crash cut short, as a whole. Its caller asks again, and says how
+    /// long its volumes may be stopped.
     pub(super) fn sweep_group(
         &self,
         pool: &Arc<OpenPool>,
@@ -212,9 +232,9 @@ impl Agent {
         for parent in rows.iter().filter_map(|row| row.parent) {
             self.let_run(pool, parent);
         }
-        tracing::info!(%group, "beginning anew what a crash cut short");
-        self.finish_group(pool, rows, Attempt::Again, AGAIN)
-            .map(drop)
+        tracing::info!(%group, "taking back what a crash cut short");
+        self.no_part(pool, &rows)?;
+        self.withdraw_group(pool, rows)
     }
 }
 
