@@ -138,8 +138,9 @@ impl ImageFolder {
         same && Identity::of(&checked.file).is_ok_and(|now| now == checked.record.identity)
     }
 
-    /// What a long hash holds, for tests of who waits for one.
-    #[cfg(test)]
+    /// The digest's lock, which a long hash holds: for who has to wait for one before taking a lock
+    /// that others wait for.
+    #[must_use]
     pub(crate) fn hashing(&self, digest: &Digest) -> Arc<Mutex<()>> {
         self.0.lock(digest)
     }
@@ -171,9 +172,18 @@ impl ImageFolder {
     ///
     /// The host's, as [`ImageError::Io`]; what is left is removed by the next call or opening.
     pub fn remove(&self, digest: &Digest) -> Result<(), ImageError> {
+        let lock = self.0.lock(digest);
+        let alone = held(&lock);
+        self.remove_alone(digest, &alone)
+    }
+
+    /// As [`Self::remove`], for who holds the digest's lock already.
+    pub(crate) fn remove_alone(
+        &self,
+        digest: &Digest,
+        _: &MutexGuard<'_, ()>,
+    ) -> Result<(), ImageError> {
         let folder = &self.0;
-        let lock = folder.lock(digest);
-        let _held = held(&lock);
         // The record first: content without one is removed by whoever opens the folder next.
         for path in [
             row::row_path(&folder.dir, digest),

@@ -6,7 +6,7 @@
 //! A crash leaves at worst a device without a table or a link, which the next sweep finishes.
 
 use std::path::PathBuf;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 use goldleaf_dm::DevNumber;
 use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
@@ -398,31 +398,39 @@ impl Agent {
         for pool in self.pools.all_open() {
             pool.admit(caller).map_err(ImageOpError::NotAdmitted)?;
         }
-        // Before the lock: looking at every device takes a while.
+        // Before any lock: looking at every device takes a while, and so does a reading of the image
+        // that is under way, which need not be waited for to say that it is needed.
         let ours = self.own_pools();
+        self.not_needed(digest)?;
+        let hashing = self.images.hashing(&digest);
+        let turn = hashing.lock().unwrap_or_else(PoisonError::into_inner);
         let _alone = self.image_use.write();
         if let Some(pool) = ours.into_iter().find(|id| self.pools.open(*id).is_none()) {
             return Err(ImageOpError::PoolNotOpen { digest, pool });
         }
-        let needs = |row: &ThinRecord| row.image.is_some_and(|i| i.digest == digest);
-        let count = self
-            .pools
-            .all_open()
-            .iter()
-            .map(|pool| pool.catalogue.all().iter().filter(|row| needs(row)).count())
-            .sum();
-        if count > 0 {
-            return Err(ImageOpError::Needed { digest, count });
-        }
+        self.not_needed(digest)?;
         let _ = self
             .kernel
             .ensure_no_image(digest)
             .map_err(ImageOpError::Kernel)?;
-        self.images.remove(&digest).map_err(ImageOpError::Image)
+        self.images
+            .remove_alone(&digest, &turn)
+            .map_err(ImageOpError::Image)
+    }
+
+    /// Refuses an image that a thin of an open pool has for its origin.
+    fn not_needed(&self, digest: Digest) -> Result<(), ImageOpError> {
+        let needs = |row: &ThinRecord| row.image.is_some_and(|i| i.digest == digest);
+        let open = self.pools.all_open();
+        let rows = open.iter().flat_map(|pool| pool.catalogue.all());
+        match rows.filter(needs).count() {
+            0 => Ok(()),
+            count => Err(ImageOpError::Needed { digest, count }),
+        }
     }
 
     /// Every pool of this host that has labelled devices here, open or not.
-    fn own_pools(&self) -> Vec<PoolId> {
+    pub(super) fn own_pools(&self) -> Vec<PoolId> {
         let ours = |device: &FoundDevice| {
             device.label.owner_host == self.host.owner && device.label.layout_generation > 0
         };

@@ -140,6 +140,34 @@ fn an_activation_that_hashes_its_image_holds_up_nobody() {
     sweep.recv_timeout(AT_MOST).unwrap();
 }
 
+/// A deletion waits for a reading of its image, and nobody waits for the deletion meanwhile.
+#[test]
+fn an_image_that_is_being_verified_is_deleted_after_that_and_holds_up_nobody() {
+    let rig = rig();
+    rig.agent.deactivate(volume(12), 0).unwrap();
+    for n in [11, 12] {
+        rig.agent
+            .delete_thin(Some(STORE), volume(n), None, 0)
+            .unwrap();
+    }
+    let hashing = rig.agent.images.hashing(&rig.digest);
+    let hash = hashing.lock().unwrap();
+    let deletion = begin(&rig, |agent| {
+        let digest = agent.images.list().remove(0).digest;
+        agent.delete_image(Some(STORE), digest).is_ok()
+    });
+    waits(&deletion);
+    let used = rig.agent.image_use.0.try_read();
+    assert!(
+        !matches!(used, Err(TryLockError::WouldBlock)),
+        "no volume over any image can be activated"
+    );
+    drop(used);
+    drop(hash);
+    assert_eq!(deletion.recv_timeout(AT_MOST), Ok(true));
+    assert!(rig.agent.images.list().is_empty());
+}
+
 /// Law: the last copy of an image that any volume needs is never deleted, not even between the
 /// look at it and the wish for the volume.
 #[test]
