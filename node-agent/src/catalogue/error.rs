@@ -56,7 +56,10 @@ pub enum CatalogueError {
     #[error("the catalogue did not store the change and takes no more until it is opened again")]
     Commit(#[source] Arc<redb::Error>),
     /// An earlier change did not become durable.
-    #[error("the catalogue takes no changes since one was not stored: close and open the pool")]
+    #[error(
+        "the catalogue takes no changes since one was not stored: start the agent again, which opens \
+         it anew and touches no volume"
+    )]
     ReadOnly(#[source] Arc<redb::Error>),
     /// There is no room for the change. Deleting makes room.
     #[error("the catalogue is full: its rows have {used} and the limit is {limit}")]

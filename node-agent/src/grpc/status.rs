@@ -13,6 +13,7 @@ use std::error::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::catalogue::CatalogueError;
 use crate::images::ImageError;
 use crate::kernel::KernelError;
 use crate::ops::{ImageOpError, PoolError, ThinError};
@@ -62,7 +63,7 @@ impl From<ThinError> for Status {
             ThinError::Image(cause) => image_code(cause),
             ThinError::ImageMissing(_) => (Code::Unavailable, "IMAGE_NOT_HERE"),
             ThinError::Kernel(cause) => kernel_code(cause),
-            ThinError::Catalogue(_) => (Code::Unavailable, "CATALOGUE"),
+            ThinError::Catalogue(cause) => catalogue_code(cause),
             ThinError::Link { .. } => (Code::Unavailable, "LINK"),
         };
         let field = match &e {
@@ -107,7 +108,7 @@ impl From<PoolError> for Status {
             PoolError::ForeignHost { .. } => (Code::FailedPrecondition, "OTHER_HOST"),
             PoolError::Layout(_) => (Code::OutOfRange, "LAYOUT"),
             PoolError::Label { .. } => (Code::FailedPrecondition, "LABEL"),
-            PoolError::Catalogue { .. } => (Code::FailedPrecondition, "CATALOGUE"),
+            PoolError::Catalogue { source, .. } => catalogue_code(source),
             PoolError::Active { .. } => (Code::FailedPrecondition, "ACTIVE"),
             PoolError::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
             PoolError::OtherIncarnation { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
@@ -187,6 +188,26 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
     }
 }
 
+fn catalogue_code(e: &CatalogueError) -> (Code, &'static str) {
+    match e {
+        // The change itself was refused, so nothing of it is there.
+        CatalogueError::Full { .. } => (Code::ResourceExhausted, "CATALOGUE_FULL"),
+        CatalogueError::ReadOnly(_) => (Code::FailedPrecondition, "CATALOGUE_READ_ONLY"),
+        CatalogueError::Closed => (Code::FailedPrecondition, "CATALOGUE_CLOSED"),
+        CatalogueError::Rule { .. } => (Code::Internal, "CATALOGUE_RULE"),
+        // Whether the change is stored is not known.
+        CatalogueError::Commit(_) | CatalogueError::Storage(_) => (Code::Unavailable, "CATALOGUE"),
+        CatalogueError::Blank
+        | CatalogueError::NotBlank
+        | CatalogueError::Damaged(_)
+        | CatalogueError::Unusable(_)
+        | CatalogueError::BadRow { .. }
+        | CatalogueError::Newer(_)
+        | CatalogueError::NoCopy(_)
+        | CatalogueError::OnlyOlderCopy { .. } => (Code::FailedPrecondition, "CATALOGUE"),
+    }
+}
+
 fn image_code(e: &ImageError) -> (Code, &'static str) {
     match e {
         ImageError::Missing { .. } => (Code::Unavailable, "IMAGE_NOT_HERE"),
@@ -261,6 +282,26 @@ mod tests {
         }
         let full = Status::from(ThinError::PoolFull(PoolId::from_bytes([1; 16])));
         assert!(fields(&full).is_empty(), "{full:?}");
+    }
+
+    #[test]
+    fn a_catalogue_that_refuses_says_what_would_help() {
+        let io = || std::sync::Arc::new(redb::Error::Io(std::io::ErrorKind::Other.into()));
+        let full = CatalogueError::Full {
+            used: goldleaf_types::Bytes(2),
+            limit: goldleaf_types::Bytes(1),
+        };
+        for (error, code) in [
+            (full, Code::ResourceExhausted),
+            (CatalogueError::ReadOnly(io()), Code::FailedPrecondition),
+            (CatalogueError::Closed, Code::FailedPrecondition),
+            (CatalogueError::Commit(io()), Code::Unavailable),
+        ] {
+            let status = Status::from(ThinError::Catalogue(error));
+            assert_eq!(status.code(), code, "{status}");
+        }
+        let remedy = CatalogueError::ReadOnly(io()).to_string();
+        assert!(remedy.contains("start the agent again"), "{remedy}");
     }
 
     /// The control plane takes a wish back on POOL_NOT_OPEN without looking at what there is.
