@@ -35,6 +35,9 @@ async fn a_groups_snapshots_are_snapshots_like_any_other() {
     assert_eq!(service.create_group(wanted()).await.unwrap(), group);
     let found = service.get_snapshot(&named("g.vm2")).await.unwrap();
     assert_eq!(found.id, group.members[1].snapshot);
+    assert_eq!(found.created, group.created, "of another instant");
+    let taken = rig.node().created(found.id.into());
+    assert_eq!(taken, Some(group.created), "not the instant it shows");
     let clone = clone_of("c", "snapshot/g.vm1", 0);
     service.clone_thin(clone).await.unwrap();
     rig.check("made").await;

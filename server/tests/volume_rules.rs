@@ -322,6 +322,10 @@ async fn snapshots_and_clones_carry_pool_size_and_image() {
         .unwrap()
         .volume;
     assert_eq!(second.source, first.id.into());
+    for snapshot in [&first, &second] {
+        let taken = rig.node().created(snapshot.id.into());
+        assert_eq!(taken, Some(snapshot.created), "not the time it shows");
+    }
     for (pool, image) in [
         (first.pool, first.image),
         (second.pool, second.image),

@@ -57,6 +57,8 @@ pub struct World {
     pub images: BTreeMap<Digest, DevNumber>,
     /// Devices that somebody holds open.
     pub opened: BTreeMap<ThinOwner, u32>,
+    /// When a snapshot was taken last.
+    pub frozen: Option<jiff::Timestamp>,
     /// Whether the next group takes too long.
     pub too_slow: bool,
     /// Whether the next group takes too long after its first part, which cannot be taken back.
@@ -280,6 +282,7 @@ impl Kernel for FakeKernel {
             return Ok(Outcome::AlreadySo);
         }
         found.thins.insert(thin, blocks);
+        world.frozen = Some(jiff::Timestamp::now());
         Ok(Outcome::Done)
     }
 

@@ -118,3 +118,14 @@ fn nothing_live_is_frozen_in_a_full_pool_by_the_sweep_or_by_a_repeated_call() {
     rig.agent.sweep();
     assert_eq!(record(&rig, snapshot(21)).unwrap().phase, Phase::Ready);
 }
+
+/// Writes of a busy source are flushed before it is frozen, which may take seconds.
+#[test]
+fn a_snapshots_time_is_not_before_it_was_taken() {
+    let rig = rig();
+    let request = snap(snapshot(21), volume(11), false);
+    let view = rig.agent.create_snapshot(STORE, request).unwrap();
+    let taken = rig.kernel.world().frozen.unwrap();
+    assert!(view.record.created >= taken, "{} {taken}", view.record.created);
+    assert_eq!(record(&rig, snapshot(21)).unwrap(), view.record);
+}

@@ -208,8 +208,9 @@ impl Agent {
     ) -> Result<ThinRecord, ThinError> {
         loop {
             let foreign = match (self.make(pool, &row), attempt) {
-                (Ok(Outcome::Done), Attempt::Again) if row.parent.is_some() => {
-                    // It shows what its source holds now, not what it held when it was wished for.
+                (Ok(Outcome::Done), _) if row.parent.is_some() => {
+                    // It shows what its source held just now, not when it was wished for: what was
+                    // written before had to reach the pool first.
                     return Ok(ThinRecord {
                         created: pool_time(),
                         ..row

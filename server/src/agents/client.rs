@@ -16,6 +16,7 @@ use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
 use goldleaf_rpc::call;
 use goldleaf_types::{Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use jiff::Timestamp;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -25,8 +26,8 @@ use super::{
     convert_doctor, imported, refusal, thin_news,
 };
 use crate::domain::{
-    ActivateOptions, Begin, CatalogueRow, Check, Finding, ImageAsked, ImageReport, ImportedPool,
-    Mended, Node, Pool, PoolReport, ThinOrder, ThinReport,
+    ActivateOptions, Begin, CatalogueRow, Check, Finding, GroupSnapshot, ImageAsked, ImageReport,
+    ImportedPool, Mended, Node, Pool, PoolReport, ThinOrder, ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -308,10 +309,10 @@ impl AgentPort for GrpcAgent {
         convert::thin(&self.node, answer)
     }
 
-    async fn create_group(&self, group: &crate::domain::GroupSnapshot) -> Result<(), AgentError> {
+    async fn create_group(&self, group: &GroupSnapshot) -> Result<Timestamp, AgentError> {
         let call = self.thin_call(convert::create_group(group));
-        self.answer(self.client()?.create_group_snapshot(call).await)?;
-        Ok(())
+        let answer = self.answer(self.client()?.create_group_snapshot(call).await)?;
+        convert::instant(&self.node, answer)
     }
 
     async fn resize(

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
 use goldleaf_types::{Bytes, Digest, Labels, ThinOwner};
+use jiff::Timestamp;
 
 use super::refusal::bad_answer;
 use super::{AgentError, ImportStep};
@@ -297,9 +298,21 @@ fn activation(
     }))
 }
 
+/// The instant that a group's snapshots show.
+pub(super) fn instant(node: &str, answer: pb::AgentThinGroup) -> Result<Timestamp, AgentError> {
+    let first = answer.thins.into_iter().next();
+    let first = first.ok_or_else(|| bad_answer(node, "thins", "empty"))?;
+    thin(node, first).map(|report| report.created)
+}
+
 /// A thin as its node sees it.
 pub(super) fn thin(node: &str, answer: pb::AgentThin) -> Result<ThinReport, AgentError> {
+    let created = answer
+        .created
+        .ok_or_else(|| bad_answer(node, "thin.created", "unset"))?;
     Ok(ThinReport {
+        created: Timestamp::new(created.seconds, created.nanos)
+            .map_err(|error| bad_answer(node, "thin.created", &error.to_string()))?,
         owner: parse(node, "thin.owner", &answer.owner)?,
         pool: parse(node, "thin.pool", &answer.pool)?,
         phase: phase(node, answer.phase)?,

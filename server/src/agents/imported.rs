@@ -31,9 +31,6 @@ pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<ImportedPool, Ag
 
 /// A thin as its pool's catalogue has it.
 pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, AgentError> {
-    let created = answer
-        .created
-        .ok_or_else(|| bad_answer(node, "thin.created", "unset"))?;
     let labels: std::collections::BTreeMap<_, _> = answer.labels.clone().into_iter().collect();
     let parameters = answer.parameters.clone();
     let (name, source) = (
@@ -46,8 +43,6 @@ pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, Age
         name,
         labels: Labels::try_from(labels)
             .map_err(|error| bad_answer(node, "thin.labels", &format!("{:?}", error.0)))?,
-        created: jiff::Timestamp::new(created.seconds, created.nanos)
-            .map_err(|error| bad_answer(node, "thin.created", &error.to_string()))?,
         source,
         asked: match parameters.as_str() {
             "" => VolumeAsked::default(), // made by a caller that kept none

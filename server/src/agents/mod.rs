@@ -17,10 +17,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use goldleaf_types::{Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use jiff::Timestamp;
 
 use crate::domain::{
-    ActivateOptions, CatalogueRow, Check, Finding, ImageAsked, ImageReport, ImportedPool, Mended,
-    Node, Pool, PoolReport, Progress, Refusal, ThinOrder, ThinReport,
+    ActivateOptions, CatalogueRow, Check, Finding, GroupSnapshot, ImageAsked, ImageReport,
+    ImportedPool, Mended, Node, Pool, PoolReport, Progress, Refusal, ThinOrder, ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -139,8 +140,8 @@ pub trait AgentPort: Send + Sync {
         order: &ThinOrder,
         activate: Option<ActivateOptions>,
     ) -> Result<ThinReport, AgentError>;
-    /// Makes a group's snapshots, all or none.
-    async fn create_group(&self, group: &crate::domain::GroupSnapshot) -> Result<(), AgentError>;
+    /// Makes a group's snapshots, all or none; says which instant they show.
+    async fn create_group(&self, group: &GroupSnapshot) -> Result<Timestamp, AgentError>;
     /// Grows a volume.
     async fn resize(
         &self,

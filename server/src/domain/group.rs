@@ -22,7 +22,7 @@ pub struct GroupSnapshot {
     pub phase: Phase,
     /// What is worth knowing about it.
     pub conditions: Vec<Condition>,
-    /// When it was asked for.
+    /// When it was asked for; of a ready one, the instant that its snapshots show.
     pub created: Timestamp,
     /// The pool that holds it.
     pub pool: PoolId,

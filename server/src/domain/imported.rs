@@ -1,7 +1,6 @@
 //! A pool that a node took over, as what is on its devices says.
 
 use goldleaf_types::{BlockSize, Labels, Name, ThinOwner};
-use jiff::Timestamp;
 
 use super::{PoolReport, ThinReport, VolumeAsked, WhenFull};
 
@@ -29,8 +28,6 @@ pub struct CatalogueRow {
     pub name: Name,
     /// Its owner's labels when it was made.
     pub labels: Labels,
-    /// When it was asked for.
-    pub created: Timestamp,
     /// What it began as, if not blank or an image.
     pub source: Option<ThinOwner>,
     /// What was asked for.

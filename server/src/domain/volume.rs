@@ -167,6 +167,8 @@ pub struct ThinReport {
     pub size: Bytes,
     /// The image that shows through.
     pub image: Option<Digest>,
+    /// When its node wished for it; of a snapshot, the time it shows.
+    pub created: Timestamp,
     /// Its device, if that is there.
     pub activation: Option<Activation>,
     /// Bytes the pool keeps for it; only known while active.

@@ -208,16 +208,17 @@ impl Service {
         (attempt, begun): (Attempt, Begun),
     ) -> Result<GroupSnapshot, ServiceError> {
         let agent = self.agent_of(group.node).await?;
-        match agent.create_group(&group).await {
-            Ok(()) => {}
+        let instant = match agent.create_group(&group).await {
+            Ok(instant) => instant,
             Err(error) if for_good(&error) => {
                 return Err(self.withdraw_group(group, error, (attempt, begun)).await);
             }
             Err(error) => return Err(error.into()),
-        }
+        };
         hit(Point::GroupMade);
         let expect = vec![unchanged(&group)];
         group.phase = Phase::Ready;
+        group.created = instant;
         let snapshots = group.members.iter().map(|m| group.snapshot(m).put());
         let writes = std::iter::once(group.put()).chain(snapshots).collect();
         group.revision = self.records.store().txn(Txn { expect, writes }).await?;

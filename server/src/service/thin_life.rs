@@ -39,6 +39,8 @@ pub(super) trait OneThin: Marked {
     /// What its node is told to make.
     fn order(&self) -> ThinOrder;
     fn set_phase(&mut self, phase: Phase);
+    /// Follows its node, which has the whole thin.
+    fn follow_made(&mut self, report: &ThinReport);
     fn unfinished(&self) -> Unfinished;
     /// Whether something other than its phase is to be done still.
     fn has_more_to_do(&self) -> bool;
@@ -60,6 +62,9 @@ impl OneThin for Volume {
     }
     fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
+    }
+    fn follow_made(&mut self, _: &ThinReport) {
+        self.phase = Phase::Ready;
     }
     fn unfinished(&self) -> Unfinished {
         Unfinished::Volume(self.id)
@@ -101,6 +106,10 @@ impl OneThin for Snapshot {
     }
     fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
+    }
+    fn follow_made(&mut self, report: &ThinReport) {
+        self.phase = Phase::Ready;
+        self.created = report.created; // the time it shows, which its node alone knows
     }
     fn unfinished(&self) -> Unfinished {
         Unfinished::Snapshot(self.id)
@@ -155,30 +164,30 @@ impl Service {
                 self.note_refusal(record.place().1, record.image(), &error)
                     .await;
                 return Err(match self.is_made(&record, attempt).await {
-                    Ok(true) => self.keep(record, error, begun).await,
-                    Ok(false) => self.withdraw(record, error, (attempt, begun)).await,
+                    Ok(Some(report)) => self.keep((record, report), error, begun).await,
+                    Ok(None) => self.withdraw(record, error, (attempt, begun)).await,
                     Err(unknown) => unknown,
                 });
             }
             Err(error) => return Err(error.into()),
         };
         hit(points.made);
-        record.set_phase(Phase::Ready);
+        record.follow_made(&report);
         self.records.update(&mut record).await?;
         hit(points.recorded);
         begun.done();
         Ok((record, report))
     }
 
-    /// Whether an earlier attempt came through, so that what was refused now is less than the
-    /// creation: its node may have been written to since.
+    /// What an earlier attempt made, if it came through, so that what was refused now is less than
+    /// the creation: its node may have been written to since.
     async fn is_made<T: OneThin>(
         &self,
         record: &T,
         attempt: Attempt,
-    ) -> Result<bool, ServiceError> {
+    ) -> Result<Option<ThinReport>, ServiceError> {
         if attempt == Attempt::First {
-            return Ok(false);
+            return Ok(None);
         }
         match self
             .agent_of(record.place().1)
@@ -186,8 +195,8 @@ impl Service {
             .thin(record.owner())
             .await
         {
-            Ok(report) => Ok(report.phase == Phase::Ready),
-            Err(error) if error.is_not_found() => Ok(false),
+            Ok(report) => Ok(Some(report).filter(|report| report.phase == Phase::Ready)),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -195,11 +204,11 @@ impl Service {
     /// Records what an earlier attempt made; says what was refused now.
     async fn keep<T: OneThin>(
         &self,
-        mut record: T,
+        (mut record, report): (T, ThinReport),
         error: AgentError,
         begun: Begun,
     ) -> ServiceError {
-        record.set_phase(Phase::Ready);
+        record.follow_made(&report);
         match self.records.update(&mut record).await {
             Ok(()) => {
                 hit(record.points().recorded);
@@ -285,8 +294,10 @@ impl Service {
                 // Refused: it stays, if the node says that it has it whole.
                 let agent = self.agent_of(record.place().1).await?;
                 let whole = agent.thin(record.owner()).await;
-                if whole.is_ok_and(|report| report.phase == Phase::Ready) {
-                    record.set_phase(Phase::Ready);
+                if let Ok(report) = whole
+                    && report.phase == Phase::Ready
+                {
+                    record.follow_made(&report);
                     self.records.update(&mut record).await?;
                     begun.done();
                 }

@@ -328,7 +328,8 @@ async fn an_older_agent_that_lacks_a_call_is_a_matter_for_its_administrator() {
 #[tokio::test]
 async fn an_answer_that_makes_no_sense_is_a_bug_and_names_the_field() {
     type Spoil = fn(&mut pb::AgentThin);
-    let cases: [(&str, Spoil); 7] = [
+    let cases: [(&str, Spoil); 8] = [
+        ("thin.created", |t| t.created = None),
         ("thin.owner", |t| t.owner = "x".into()),
         ("thin.pool", |t| t.pool.clear()),
         ("phase", |t| t.phase = 0),

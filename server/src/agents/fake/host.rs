@@ -41,6 +41,7 @@ pub(super) struct FakeThin {
     pub(super) missing: bool,
     /// Wished for and not made yet, as an agent's crash leaves it.
     pub(super) creating: bool,
+    pub(super) created: Timestamp,
 }
 
 /// What the host holds.
@@ -359,6 +360,7 @@ impl Host {
                         openers: 0,
                         missing: false,
                         creating: false,
+                        created: Timestamp::now(),
                     },
                 );
             }
@@ -499,6 +501,7 @@ impl Host {
             },
             size: thin.size.bytes(),
             image: thin.image,
+            created: thin.created,
             activation: thin.live.map(|live| Activation {
                 device_path: format!("/dev/goldleaf/{}/{}", pool.made.name, thin.order.name),
                 holder: live.holder,

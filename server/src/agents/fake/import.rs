@@ -87,7 +87,6 @@ impl Host {
                 report: self.thin(order.owner)?,
                 name: order.name.clone(),
                 labels: order.labels.clone(),
-                created: jiff::Timestamp::UNIX_EPOCH,
                 source: match order.begin {
                     Begin::Blank | Begin::Image(_) => None,
                     Begin::Thin(source) => Some(source),

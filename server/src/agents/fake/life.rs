@@ -1,6 +1,7 @@
 //! The fake host's rules for what happens to a thin after it was made.
 
 use goldleaf_types::{Bytes, ThinOwner};
+use jiff::Timestamp;
 
 use super::host::{Done, Host};
 use super::refuse::precondition;
@@ -12,7 +13,7 @@ const MAPPED: Bytes = Bytes(3 << 16);
 
 impl Host {
     /// All of a group's snapshots, or none.
-    pub(super) fn create_group(&mut self, group: &GroupSnapshot) -> Done<()> {
+    pub(super) fn create_group(&mut self, group: &GroupSnapshot) -> Done<Timestamp> {
         self.writable(group.pool)?;
         if self.open_pool_of(group.pool)?.mode == PoolMode::OutOfDataSpace {
             let message = format!("pool {} is out of data space", group.pool);
@@ -23,11 +24,18 @@ impl Host {
         for (member, order) in group.members.iter().zip(&orders) {
             self.check_source(order, member.source.into())?;
         }
-        let mut changed = false;
+        let (mut instant, mut changed) = (Timestamp::now(), false);
         for order in &orders {
             changed |= self.create_thin(order, None)?.1;
         }
-        Ok(((), changed))
+        for order in &orders {
+            match self.thins.get_mut(&order.owner) {
+                Some(thin) if changed => thin.created = instant,
+                Some(thin) => instant = thin.created,
+                None => {}
+            }
+        }
+        Ok((instant, changed))
     }
 
     /// Each thin maps the same, of which a block is another's too.

@@ -256,6 +256,12 @@ impl FakeNode {
         self.host().thins.keys().copied().collect()
     }
 
+    /// When a thin was made, or which time a snapshot's shows.
+    #[must_use]
+    pub fn created(&self, owner: ThinOwner) -> Option<jiff::Timestamp> {
+        self.host().thins.get(&owner).map(|thin| thin.created)
+    }
+
     /// Every volume that has a device.
     #[must_use]
     pub fn active(&self) -> Vec<ThinOwner> {

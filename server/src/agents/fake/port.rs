@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use jiff::Timestamp;
 use tokio_stream::wrappers::WatchStream;
 
 use super::host::{Done, Host};
@@ -11,8 +12,8 @@ use crate::agents::{
     AgentError, AgentPort, Import, ImportStep, PoolReports, ThinNews, ThinReports,
 };
 use crate::domain::{
-    ActivateOptions, CatalogueRow, Check, Finding, ImageAsked, ImageReport, ImportedPool,
-    MendOutcome, Mended, Pool, PoolReport, Progress, ThinOrder, ThinReport,
+    ActivateOptions, CatalogueRow, Check, Finding, GroupSnapshot, ImageAsked, ImageReport,
+    ImportedPool, MendOutcome, Mended, Pool, PoolReport, Progress, ThinOrder, ThinReport,
 };
 
 /// The agent of one node.
@@ -219,7 +220,7 @@ impl AgentPort for FakeAgent {
         self.change(Verb::CreateThin, |host| host.create_thin(order, activate))
     }
 
-    async fn create_group(&self, group: &crate::domain::GroupSnapshot) -> Result<(), AgentError> {
+    async fn create_group(&self, group: &GroupSnapshot) -> Result<Timestamp, AgentError> {
         self.change(Verb::CreateGroup, |host| host.create_group(group))
     }
 

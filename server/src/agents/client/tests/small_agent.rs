@@ -245,6 +245,10 @@ pub(super) fn good_thin() -> pb::AgentThin {
             read_only: true,
         }),
         owned_bytes: Some(512),
+        created: Some(prost_types::Timestamp {
+            seconds: 2,
+            nanos: 7,
+        }),
         conditions: vec![api::Condition {
             r#type: "DataPresent".into(),
             since: Some(prost_types::Timestamp {
