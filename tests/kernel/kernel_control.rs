@@ -311,6 +311,23 @@ fn the_guard_resumes_on_every_way_out() {
     node.write(0, &[1; 512]);
 }
 
+#[test]
+fn a_resume_that_fails_is_told_and_one_that_does_not_leaves_nothing_to_resume() {
+    let scratch = Scratch::new();
+    let control = scratch.control();
+    let disk = scratch.disk("disk", Bytes(MIB));
+    let node = scratch.device("a", &Table::linear([part_of(&disk, 2048, 0)]));
+    let name = scratch.name("a");
+    let guard = Suspended::new(control, &name, Flush::Yes, LockFs::No).unwrap();
+    guard.resume().unwrap();
+    assert!(!control.find(&name).unwrap().unwrap().suspended);
+    node.write(0, &[1; 512]);
+    drop(node);
+    let guard = Suspended::new(control, &name, Flush::Yes, LockFs::No).unwrap();
+    control.remove(&name, Removal::Now).unwrap();
+    assert!(guard.resume().unwrap_err().is_not_found());
+}
+
 /// Whether ext4's superblock says that its journal is to be replayed.
 fn needs_recovery(disk: &Node) -> bool {
     const INCOMPATIBLE_FEATURES: usize = 0x60;

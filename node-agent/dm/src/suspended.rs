@@ -5,12 +5,14 @@ use crate::error::DmError;
 use crate::names::DmName;
 use crate::table::Table;
 
-/// Stops I/O to a device; dropping it lets I/O flow again, on every path out.
+/// Stops I/O to a device. [`Self::resume`] lets it flow again; dropping it does too, on every other
+/// path out, where a failure is only logged.
 #[must_use = "the device resumes as soon as this is dropped"]
 #[derive(Debug)]
 pub struct Suspended<'c> {
     control: &'c Control,
     name: &'c DmName,
+    stopped: bool,
 }
 
 impl<'c> Suspended<'c> {
@@ -26,13 +28,30 @@ impl<'c> Suspended<'c> {
         lockfs: LockFs,
     ) -> Result<Self, DmError> {
         control.suspend(name, flush, lockfs)?;
-        Ok(Self { control, name })
+        Ok(Self {
+            control,
+            name,
+            stopped: true,
+        })
+    }
+
+    /// Lets I/O flow again.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, tried twice: its users may hang, and whoever waits for them has to know.
+    pub fn resume(mut self) -> Result<(), DmError> {
+        let resumed = self.control.resume(self.name).map(drop);
+        self.stopped = resumed.is_err();
+        resumed
     }
 }
 
 impl Drop for Suspended<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.control.resume(self.name) {
+        if self.stopped
+            && let Err(error) = self.control.resume(self.name)
+        {
             tracing::error!(device = %self.name, %error, "its I/O is stuck");
         }
     }

@@ -46,8 +46,11 @@ pub(super) fn create(
         let suspended = all_suspended(&told, names.len(), (deadline, limit))?;
         hit(Point::GroupSuspended);
         let frozen = freeze(control, pool, members, (deadline, limit), &mut made);
-        drop(suspended);
-        frozen
+        // Every one of them, whatever became of the others.
+        let resumed: Vec<_> = suspended.into_iter().map(Suspended::resume).collect();
+        frozen?;
+        let resumed: Result<(), _> = resumed.into_iter().collect();
+        resumed.map_err(KernelError::dm("resume a volume of a group"))
     });
     let Err(error) = done else { return Ok(()) };
     let mut left = Vec::new();

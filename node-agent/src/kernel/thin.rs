@@ -115,15 +115,17 @@ pub(super) fn ensure_snapshot(
             origin: source,
         },
     );
-    drop(suspended);
-    match sent {
+    let resumed = suspended.map_or(Ok(()), Suspended::resume);
+    let outcome = match sent {
         Ok(()) => Ok(Outcome::Done),
         Err(Refused::Answer(error)) if error.exists() => Ok(Outcome::AlreadySo),
         Err(Refused::Answer(error)) if error.is_no_data() => {
             Err(KernelError::ThinMissing { pool, thin: source })
         }
         Err(refused) => Err(refused.into_error()),
-    }
+    }?;
+    resumed.map_err(KernelError::dm("resume a snapshot's source"))?;
+    Ok(outcome)
 }
 
 /// Leaves the thin absent.

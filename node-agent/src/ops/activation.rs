@@ -106,7 +106,8 @@ impl Agent {
                 why: format!("{doubt}; its volumes can be activated for reading"),
             });
         }
-        if live.is_some_and(|live| !live.suspended && live.read_only != how.read_only) {
+        if live.is_some_and(|live| live.read_only != how.read_only) {
+            self.let_run(pool, row.owner);
             return Err(ThinError::Conflict {
                 owner: row.owner,
                 field: "activate.read_only",
@@ -164,7 +165,10 @@ impl Agent {
                 (self.kernel.ensure_active(&spec(Some(origin))), Some(origin))
             }
         };
-        let dev = dev.map_err(ThinError::Kernel)?;
+        // Whatever is wrong with it: what a crash left suspended must not hang.
+        let dev = dev
+            .map_err(ThinError::Kernel)
+            .inspect_err(|_| self.let_run(pool, row.owner))?;
         let path = self.ensure_link(pool, row, dev)?;
         self.thin_changed(row.owner);
         Ok(Made { dev, origin, path })

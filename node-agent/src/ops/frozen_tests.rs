@@ -122,3 +122,33 @@ fn kubelets_device_found_suspended_runs_again_in_a_pool_that_takes_no_change() {
     }
     assert_runs_again(&rig, &frozen);
 }
+
+/// A device is never activated with another mode than it has, suspended or not; and it runs again.
+#[test]
+fn a_device_found_suspended_runs_again_when_its_activation_with_another_mode_is_refused() {
+    let (rig, frozen) = rig(Holder::Host);
+    let before = rig.kernel.world().live[&volume(11)];
+    frozen.lock().unwrap().insert(volume(11));
+    let reading = Activation {
+        holder: Holder::Host,
+        read_only: true,
+    };
+    let refused = rig.agent.activate(volume(11), reading, 1);
+    assert!(
+        matches!(refused, Err(ThinError::Conflict { .. })),
+        "{refused:?}"
+    );
+    assert!(frozen.lock().unwrap().is_empty(), "its users hang");
+    assert_eq!(rig.kernel.world().live[&volume(11)], before);
+    let row = rig.agent.thin(volume(11)).unwrap().record;
+    assert!(!row.read_only, "a wish was written");
+}
+
+#[test]
+fn a_device_found_suspended_runs_again_although_its_table_is_another_than_its_record_says() {
+    let (rig, frozen) = rig(Holder::Host);
+    let mut world = rig.kernel.world();
+    world.live.get_mut(&volume(11)).unwrap().read_only = true;
+    drop(world);
+    assert_runs_again(&rig, &frozen);
+}
