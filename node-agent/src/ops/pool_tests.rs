@@ -305,3 +305,28 @@ fn lost_data_is_no_longer_told_of_when_its_row_is_deleted() {
     assert_eq!(lost(&rig), []);
     create(&rig, 12, true).unwrap();
 }
+
+/// Which thins a closed pool has is not known, and another store's deletions count for nothing.
+#[test]
+fn a_thin_is_called_absent_without_a_pool_only_while_every_pool_of_the_host_is_open() {
+    let rig = rig();
+    let delete = |caller| rig.agent.delete_thin(caller, volume(11), None, 1);
+    let refused = delete(Some(Incarnation::from_bytes([3; 16])));
+    assert!(
+        matches!(refused, Err(ThinError::OtherIncarnation { .. })),
+        "{refused:?}"
+    );
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    let refused = delete(STORE);
+    assert!(
+        matches!(refused, Err(ThinError::NoPool(POOL))),
+        "{refused:?}"
+    );
+    rig.agent.open_pool(POOL, STORE).unwrap();
+    // Neither of the refused ones called it deleted.
+    create(&rig, 11, false).unwrap();
+    delete(STORE).unwrap();
+    delete(STORE).unwrap();
+    let late = create(&rig, 11, false);
+    assert!(matches!(late, Err(ThinError::Deleted(_))), "{late:?}");
+}

@@ -322,12 +322,13 @@ impl Agent {
         self.view(&pool, &row)
     }
 
-    /// Deletes a thin that has no device. OK when it is not there, in the pool if one is named.
-    /// Blocks.
+    /// Deletes a thin that has no device. OK when it is not there, in the pool if one is named; if
+    /// none is, when it is in no pool of this host. Blocks.
     ///
     /// # Errors
     ///
-    /// [`ThinError::Active`] while it has a device.
+    /// [`ThinError::Active`] while it has a device; [`ThinError::NoPool`] when a pool that may have
+    /// it is not open.
     pub fn delete_thin(
         &self,
         caller: Option<Incarnation>,
@@ -338,12 +339,9 @@ impl Agent {
         let pool = match pool {
             // Only an open pool can say that it has no such thin.
             Some(id) => self.pools.open(id).ok_or(ThinError::NoPool(id))?,
-            None => match self.find_row(owner) {
-                Ok((pool, _)) => pool,
-                Err(_) => {
-                    self.deleted.add(owner);
-                    return Ok(());
-                }
+            None => match self.find_anywhere(caller, owner)? {
+                Some(pool) => pool,
+                None => return Ok(()),
             },
         };
         pool.admit(caller)?;
@@ -384,6 +382,27 @@ impl Agent {
         })?;
         hit(Point::DeletionWished);
         self.finish_deleting(&pool, &row)
+    }
+
+    /// The pool that has the thin to be deleted; none once it is known that there is none in any.
+    fn find_anywhere(
+        &self,
+        caller: Option<Incarnation>,
+        owner: ThinOwner,
+    ) -> Result<Option<Arc<OpenPool>>, ThinError> {
+        if let Ok((pool, _)) = self.find_row(owner) {
+            return Ok(Some(pool));
+        }
+        for pool in self.pools.all_open() {
+            pool.admit(caller)?;
+        }
+        let mut ours = self.own_pools().into_iter();
+        if let Some(closed) = ours.find(|id| self.pools.open(*id).is_none()) {
+            return Err(ThinError::NoPool(closed));
+        }
+        self.deleted.add(owner);
+        // Again: it may have been made before it was called deleted.
+        Ok(self.find_row(owner).ok().map(|(pool, _)| pool))
     }
 
     /// Effect and fact of a row in `Deleting`. The caller holds its lock.
