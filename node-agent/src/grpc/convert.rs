@@ -275,7 +275,7 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
         pool: view.pool.to_string(),
         phase: phase(row.phase).into(),
         conditions,
-        size_bytes: row.size.bytes().0,
+        size_bytes: view.size().0,
         image_digest: row.image.map(|i| i.digest.to_string()).unwrap_or_default(),
         source: row.parent.map(|p| p.to_string()).unwrap_or_default(),
         thin_id: row.thin.get(),

@@ -67,6 +67,8 @@ pub struct World {
     pub silent_after_group: bool,
     /// Whether nothing can be learned of devices.
     pub silent: bool,
+    /// Whether no device takes a longer table.
+    pub no_growth: bool,
     /// Whether somebody uses every disk.
     pub disks_used: bool,
     devices: u32,
@@ -356,7 +358,15 @@ impl Kernel for FakeKernel {
             });
         }
         match world.live.get(&spec.owner) {
-            Some(live) if (live.thin, live.origin) != (spec.thin, spec.origin) => {
+            Some(live) if live.len < spec.len && world.no_growth => {
+                return Err(KernelError::io("grow a device")(
+                    std::io::ErrorKind::Other.into(),
+                ));
+            }
+            Some(live)
+                if (live.thin, live.origin, live.read_only)
+                    != (spec.thin, spec.origin, spec.read_only) =>
+            {
                 return Err(KernelError::OtherTable {
                     what: spec.owner.to_string(),
                     found: format!("{live:?}"),

@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use goldleaf_dm::PoolMode;
-use goldleaf_types::{Incarnation, PoolId, ThinOwner};
+use goldleaf_types::{Incarnation, PoolId, ThinOwner, VolumeSize};
 
 use super::crash_tests::{Rig, quiet, snap, snapshot, volume};
 use super::tests::spoil_image;
@@ -128,4 +128,18 @@ fn a_snapshots_time_is_not_before_it_was_taken() {
     let taken = rig.kernel.world().frozen.unwrap();
     assert!(view.record.created >= taken, "{} {taken}", view.record.created);
     assert_eq!(record(&rig, snapshot(21)).unwrap(), view.record);
+}
+
+#[test]
+fn a_volume_whose_device_did_not_grow_has_its_former_size_until_the_sweep_grew_it() {
+    let rig = rig();
+    let size = VolumeSize::new(8 << 20).unwrap();
+    rig.kernel.world().no_growth = true;
+    let failed = rig.agent.resize(STORE, volume(12), size, 1);
+    assert!(matches!(failed, Err(ThinError::Kernel(_))), "{failed:?}");
+    let shown = || rig.agent.thin(volume(12)).unwrap().size().0;
+    assert_eq!(shown(), 2 << 20, "no user has that much");
+    rig.kernel.world().no_growth = false;
+    rig.agent.sweep();
+    assert_eq!(shown(), 8 << 20);
 }

@@ -30,6 +30,18 @@ pub struct ThinView {
     pub missing: bool,
 }
 
+impl ThinView {
+    /// How large it is for its users: a device that did not grow yet counts, not the wish.
+    #[must_use]
+    pub fn size(&self) -> Bytes {
+        let recorded = self.record.size.bytes();
+        match &self.live {
+            Some(live) if live.thin.is_some() => live.len.bytes().min(recorded),
+            Some(_) | None => recorded,
+        }
+    }
+}
+
 /// A pool as it is now.
 #[derive(Clone, Debug)]
 pub struct PoolView {
