@@ -2,7 +2,7 @@
 //!
 //! Called by the control plane over TCP on loopback and by local callers over the unix socket.
 //! Holds no rule: those are in `ops`. Operations block, so each runs on a blocking thread; a caller
-//! that goes away does not stop one that has begun.
+//! that goes away does not stop one that has its locks, and one that waits for them gives up.
 
 pub mod convert;
 mod convert_doctor;
@@ -62,7 +62,7 @@ impl AgentApi {
     {
         let agent = Arc::clone(&self.agent);
         let span = tracing::Span::current();
-        tokio::task::spawn_blocking(move || span.in_scope(|| operation(&agent)))
+        crate::ops::caller::blocking(move || span.in_scope(|| operation(&agent)))
             .await
             .map_err(|e| status::panicked(&e))?
             .map_err(Into::into)

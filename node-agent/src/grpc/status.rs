@@ -55,6 +55,7 @@ impl From<ThinError> for Status {
             ThinError::Deleted(_) => (Code::FailedPrecondition, "WAS_DELETED"),
             ThinError::StaleEpoch { .. } => (Code::FailedPrecondition, "STALE_EPOCH"),
             ThinError::Sealed(_) => (Code::FailedPrecondition, "SEALED"),
+            ThinError::Abandoned(_) => (Code::Aborted, "CALLER_GONE"),
             ThinError::DataMissing(_) => (Code::FailedPrecondition, "DATA_MISSING"),
             ThinError::OtherIncarnation { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
             ThinError::PoolReadOnly { .. } => (Code::FailedPrecondition, "POOL_READ_ONLY"),
@@ -81,6 +82,7 @@ impl From<ThinError> for Status {
             | ThinError::Deleted(_)
             | ThinError::StaleEpoch { .. }
             | ThinError::Sealed(_)
+            | ThinError::Abandoned(_)
             | ThinError::DataMissing(_)
             | ThinError::OtherIncarnation { .. }
             | ThinError::PoolReadOnly { .. }

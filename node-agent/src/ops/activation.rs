@@ -73,7 +73,7 @@ impl Agent {
     ) -> Result<ThinView, ThinError> {
         let (pool, row) = self.find_row(owner)?;
         let image = self.compared(&row);
-        let _held = pool.locks.take(&[owner]);
+        let _held = pool.lock(&[owner])?;
         let row = pool
             .catalogue
             .find(owner)
@@ -297,7 +297,7 @@ impl Agent {
     /// [`ThinError::InUse`] while somebody holds it open; nothing is changed then.
     pub fn deactivate(&self, owner: ThinOwner, epoch: u64) -> Result<ThinView, ThinError> {
         let (pool, _) = self.find_row(owner)?;
-        let _held = pool.locks.take(&[owner]);
+        let _held = pool.lock(&[owner])?;
         let row = pool
             .catalogue
             .find(owner)

@@ -86,6 +86,9 @@ pub enum ThinError {
     /// Its row was sealed for a move.
     #[error("{0} is sealed here, because it moves to another node")]
     Sealed(ThinOwner),
+    /// The caller went away while the call waited for another one.
+    #[error("the call for {0} came too late: its caller does not wait for it any more")]
+    Abandoned(ThinOwner),
     /// Its data is gone.
     #[error("the data of {0} is missing from its pool: nothing was made in its place")]
     DataMissing(ThinOwner),

@@ -69,7 +69,7 @@ impl Agent {
                 source.and_then(|source| self.compared(&source))
             })
             .collect();
-        let _held = pool.locks.take(&request.owners());
+        let _held = pool.lock(&request.owners())?;
         let known = known(&pool, &request)?;
         if known.iter().flatten().count() == known.len()
             && known.iter().flatten().all(|row| row.phase == Phase::Ready)
@@ -203,7 +203,9 @@ impl Agent {
             rows.iter().for_each(|row| all.remove(row.owner));
             Ok(())
         })?;
-        owners.into_iter().for_each(|owner| self.thin_changed(owner));
+        owners
+            .into_iter()
+            .for_each(|owner| self.thin_changed(owner));
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! "Blocks" does ioctls or commits and belongs on a blocking thread.
 
 mod activation;
+pub mod caller;
 mod deleted;
 mod devices;
 pub mod doctor;

@@ -54,7 +54,9 @@ fn a_second_volume_of_a_name_is_refused_and_a_snapshot_may_have_it() {
     }
     let pool = rig.agent.pools.open(POOL).unwrap();
     assert_eq!(pool.catalogue.all().len(), 1, "a wish was written");
-    rig.agent.create_snapshot(STORE, copy(snapshot(21))).unwrap();
+    rig.agent
+        .create_snapshot(STORE, copy(snapshot(21)))
+        .unwrap();
     rig.agent.deactivate(volume(11), 1).unwrap();
     rig.agent.delete_thin(STORE, volume(11), None, 1).unwrap();
     rig.agent.create_thin(STORE, same_name).unwrap();

@@ -9,10 +9,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use goldleaf_dm::{PoolMode, PoolStatus};
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
 
+use super::caller;
 use super::devices::HeldDevice;
 use super::error::ThinError;
 use super::forming::catalogue_places;
-use super::locks::Locks;
+use super::locks::{Held, Locks};
 use super::opening::labelled;
 use crate::catalogue::{Catalogue, NoSpace, PoolRecord};
 use crate::kernel::Kernel;
@@ -160,6 +161,19 @@ impl OpenPool {
                 caller: caller.map_or_else(|| "none".to_owned(), |c| c.to_string()),
             }),
             (Some(_) | None, _) => Ok(()),
+        }
+    }
+
+    /// Takes the locks of thins for a call, in its turn. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ThinError::Abandoned`] when its caller went away meanwhile: nothing is changed then.
+    pub(super) fn lock(&self, owners: &[ThinOwner]) -> Result<Held<'_, ThinOwner>, ThinError> {
+        let held = self.locks.take(owners);
+        match owners.first() {
+            Some(owner) if caller::is_gone() => Err(ThinError::Abandoned(*owner)),
+            Some(_) | None => Ok(held),
         }
     }
 

@@ -57,7 +57,7 @@ impl Agent {
             // Made already: what became of its source since is of no account.
             pool.admit(caller)?;
             let image = request.activate.and_then(|_| self.compared(&row));
-            let _held = pool.locks.take(&[request.owner]);
+            let _held = pool.lock(&[request.owner])?;
             let row = pool
                 .catalogue
                 .find(row.owner)
@@ -73,7 +73,7 @@ impl Agent {
         let (pool, source) = self.find_row(request.source)?;
         pool.admit(caller)?;
         let image = self.compared(&source);
-        let _held = pool.locks.take(&[request.owner, request.source]);
+        let _held = pool.lock(&[request.owner, request.source])?;
         let source = pool
             .catalogue
             .find(request.source)

@@ -126,7 +126,11 @@ fn a_snapshots_time_is_not_before_it_was_taken() {
     let request = snap(snapshot(21), volume(11), false);
     let view = rig.agent.create_snapshot(STORE, request).unwrap();
     let taken = rig.kernel.world().frozen.unwrap();
-    assert!(view.record.created >= taken, "{} {taken}", view.record.created);
+    assert!(
+        view.record.created >= taken,
+        "{} {taken}",
+        view.record.created
+    );
     assert_eq!(record(&rig, snapshot(21)).unwrap(), view.record);
 }
 
@@ -142,4 +146,28 @@ fn a_volume_whose_device_did_not_grow_has_its_former_size_until_the_sweep_grew_i
     rig.kernel.world().no_growth = false;
     rig.agent.sweep();
     assert_eq!(shown(), 8 << 20);
+}
+
+/// A call that waited for a lock and whose caller gave up may be the opposite of what is wanted now.
+#[test]
+fn a_call_that_nobody_waits_for_any_more_changes_nothing_once_it_has_its_lock() {
+    let rig = rig();
+    let before = record(&rig, volume(11));
+    let pool = rig.agent.pools.open(POOL).unwrap();
+    let held = pool.locks.take(&[volume(11)]);
+    let (send, ended) = channel();
+    let agent = Arc::clone(&rig.agent);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let call = runtime.spawn(caller::blocking(move || {
+        send.send(agent.deactivate(volume(11), 1))
+    }));
+    let waits = ended.recv_timeout(A_WHILE);
+    assert!(waits.is_err(), "it did not wait: {waits:?}");
+    call.abort();
+    assert!(runtime.block_on(call).is_err());
+    drop(held);
+    let late = ended.recv_timeout(AT_MOST).unwrap();
+    assert!(matches!(late, Err(ThinError::Abandoned(_))), "{late:?}");
+    assert_eq!(record(&rig, volume(11)), before);
+    rig.agent.deactivate(volume(11), 1).unwrap();
 }

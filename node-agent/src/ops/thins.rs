@@ -86,7 +86,7 @@ impl Agent {
             .ok_or(ThinError::NoPool(request.pool))?;
         pool.admit(caller)?;
         let image = self.image_before(pool.catalogue.find(request.owner), &request)?;
-        let _held = pool.locks.take(&[request.owner]);
+        let _held = pool.lock(&[request.owner])?;
         let mut used = None;
         if pool.catalogue.find(request.owner).is_none() {
             self.not_deleted(request.owner)?;
@@ -279,7 +279,7 @@ impl Agent {
         let (pool, row) = self.find_row(owner)?;
         pool.admit(caller)?;
         let image = self.compared(&row);
-        let _held = pool.locks.take(&[owner]);
+        let _held = pool.lock(&[owner])?;
         let row = pool
             .catalogue
             .find(owner)
@@ -345,7 +345,7 @@ impl Agent {
             },
         };
         pool.admit(caller)?;
-        let _held = pool.locks.take(&[owner]);
+        let _held = pool.lock(&[owner])?;
         let Some(row) = pool.catalogue.find(owner) else {
             self.deleted.add(owner);
             return Ok(());
