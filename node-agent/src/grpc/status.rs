@@ -57,7 +57,7 @@ impl From<ThinError> for Status {
             ThinError::Sealed(_) => (Code::FailedPrecondition, "SEALED"),
             ThinError::Abandoned(_) => (Code::Aborted, "CALLER_GONE"),
             ThinError::DataMissing(_) => (Code::FailedPrecondition, "DATA_MISSING"),
-            ThinError::OtherIncarnation { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
+            ThinError::OtherIncarnation(_) => (Code::FailedPrecondition, "OTHER_INCARNATION"),
             ThinError::PoolReadOnly { .. } => (Code::FailedPrecondition, "POOL_READ_ONLY"),
             ThinError::PoolFull(_) => (Code::ResourceExhausted, "POOL_FULL"),
             ThinError::NoThinIds(_) => (Code::ResourceExhausted, "NO_THIN_IDS"),
@@ -84,7 +84,7 @@ impl From<ThinError> for Status {
             | ThinError::Sealed(_)
             | ThinError::Abandoned(_)
             | ThinError::DataMissing(_)
-            | ThinError::OtherIncarnation { .. }
+            | ThinError::OtherIncarnation(_)
             | ThinError::PoolReadOnly { .. }
             | ThinError::PoolFull(_)
             | ThinError::NoThinIds(_)
@@ -113,7 +113,7 @@ impl From<PoolError> for Status {
             PoolError::Catalogue { source, .. } => catalogue_code(source),
             PoolError::Active { .. } => (Code::FailedPrecondition, "ACTIVE"),
             PoolError::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
-            PoolError::OtherIncarnation { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
+            PoolError::OtherIncarnation(_) => (Code::FailedPrecondition, "OTHER_INCARNATION"),
             PoolError::Kernel(cause) => kernel_code(cause),
             PoolError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         };
@@ -133,7 +133,7 @@ impl From<PoolError> for Status {
             | PoolError::Catalogue { .. }
             | PoolError::Active { .. }
             | PoolError::NotEmpty { .. }
-            | PoolError::OtherIncarnation { .. }
+            | PoolError::OtherIncarnation(_)
             | PoolError::Kernel(_)
             | PoolError::Io { .. } => None,
         };

@@ -400,7 +400,7 @@ impl Agent {
         digest: Digest,
     ) -> Result<(), ImageOpError> {
         for pool in self.pools.all_open() {
-            pool.admit(caller).map_err(ImageOpError::NotAdmitted)?;
+            pool.admit(caller)?;
         }
         // Before any lock: looking at every device takes a while, and so does a reading of the image
         // that is under way, which need not be waited for to say that it is needed.

@@ -8,6 +8,18 @@ use crate::catalogue::{CatalogueError, LabelError, LayoutError};
 use crate::images::ImageError;
 use crate::kernel::KernelError;
 
+/// The caller's store is not the one that owns the pool.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("pool {pool} belongs to another control plane store ({owner}); this is {caller}")]
+pub struct OtherIncarnation {
+    /// Which pool.
+    pub pool: PoolId,
+    /// Whose it is.
+    pub owner: Incarnation,
+    /// Who called.
+    pub caller: String,
+}
+
 /// Why an operation on a thin did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ThinError {
@@ -93,15 +105,8 @@ pub enum ThinError {
     #[error("the data of {0} is missing from its pool: nothing was made in its place")]
     DataMissing(ThinOwner),
     /// The caller's store is not the one that owns the pool.
-    #[error("pool {pool} belongs to another control plane store ({owner}); this is {caller}")]
-    OtherIncarnation {
-        /// Which pool.
-        pool: PoolId,
-        /// Whose it is.
-        owner: Incarnation,
-        /// Who called.
-        caller: String,
-    },
+    #[error(transparent)]
+    OtherIncarnation(#[from] OtherIncarnation),
     /// The pool can take no change.
     #[error("pool {pool} takes no change: {why}")]
     PoolReadOnly {
@@ -261,15 +266,8 @@ pub enum PoolError {
         count: usize,
     },
     /// The caller's store is not the one that owns the pool.
-    #[error("pool {pool} belongs to another control plane store ({owner}); this is {caller}")]
-    OtherIncarnation {
-        /// Which pool.
-        pool: PoolId,
-        /// Whose it is.
-        owner: Incarnation,
-        /// Who called.
-        caller: String,
-    },
+    #[error(transparent)]
+    OtherIncarnation(#[from] OtherIncarnation),
     /// The kernel said no.
     #[error("{0}")]
     Kernel(#[source] KernelError),
@@ -320,6 +318,6 @@ pub enum ImageOpError {
     #[error("{0}")]
     Kernel(#[source] KernelError),
     /// The caller's store is not the one that owns this node's pools.
-    #[error("{0}")]
-    NotAdmitted(#[source] ThinError),
+    #[error(transparent)]
+    NotAdmitted(#[from] OtherIncarnation),
 }

@@ -59,7 +59,7 @@ use crate::kernel::Kernel;
 use crate::links::Links;
 
 pub use devices::DeviceRules;
-pub use error::{ImageOpError, PoolError, ThinError};
+pub use error::{ImageOpError, OtherIncarnation, PoolError, ThinError};
 pub use groups::CreateGroup;
 pub use import::ImportPool;
 pub use open_pool::{Doubt, OpenPool};

@@ -11,7 +11,7 @@ use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
 
 use super::caller;
 use super::devices::HeldDevice;
-use super::error::ThinError;
+use super::error::{OtherIncarnation, ThinError};
 use super::forming::catalogue_places;
 use super::locks::{Held, Locks};
 use super::opening::labelled;
@@ -152,15 +152,15 @@ impl OpenPool {
     ///
     /// # Errors
     ///
-    /// [`ThinError::OtherIncarnation`].
-    pub fn admit(&self, caller: Option<Incarnation>) -> Result<(), ThinError> {
-        match (self.record().incarnation, caller) {
-            (Some(owner), caller) if caller != Some(owner) => Err(ThinError::OtherIncarnation {
+    /// [`OtherIncarnation`].
+    pub fn admit(&self, caller: Option<Incarnation>) -> Result<(), OtherIncarnation> {
+        match self.record().incarnation {
+            Some(owner) if caller != Some(owner) => Err(OtherIncarnation {
                 pool: self.id,
                 owner,
                 caller: caller.map_or_else(|| "none".to_owned(), |c| c.to_string()),
             }),
-            (Some(_) | None, _) => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -13,7 +13,6 @@ use super::devices::HeldDevice;
 use super::error::PoolError;
 use super::forming::{check_present, is_half, mismatch};
 use super::open_pool::OpenPool;
-use super::pools::admit;
 use super::scan::{FoundDevice, Look};
 use crate::catalogue::{Label, Role, wipe_label, write_label};
 use crate::failpoint::{Point, hit};
@@ -33,7 +32,7 @@ impl Agent {
         let busy = self.pools.begin(id);
         let devices = match self.pools.open(id) {
             Some(pool) => {
-                admit(&pool, caller)?;
+                pool.admit(caller)?;
                 check_empty(&pool)?;
                 self.take_down(&pool)?;
                 // Somebody may have made a volume meanwhile; from here on nobody can.

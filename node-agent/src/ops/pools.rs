@@ -207,7 +207,7 @@ impl Agent {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = self.pools.open(request.id) {
-            admit(&pool, caller)?;
+            pool.admit(caller)?;
             same_pool(&pool, &request)?;
             return self.pool_view(&pool);
         }
@@ -255,7 +255,7 @@ impl Agent {
         caller: Option<Incarnation>,
     ) -> Result<PoolView, PoolError> {
         if let Some(pool) = self.pools.open(id) {
-            admit(&pool, caller)?;
+            pool.admit(caller)?;
             return self.pool_view(&pool);
         }
         let found = self.pools.scanner.scan(Look::Everywhere).remove(&id);
@@ -345,7 +345,7 @@ impl Agent {
         let Some(pool) = self.pools.open(id) else {
             return self.close_unopened(id);
         };
-        admit(&pool, caller)?;
+        pool.admit(caller)?;
         let busy = self.pools.begin(id);
         self.take_down(&pool)?;
         for device in pool.devices.iter() {
@@ -482,17 +482,6 @@ impl Agent {
             },
             as_of,
         })
-    }
-}
-
-pub(super) fn admit(pool: &OpenPool, caller: Option<Incarnation>) -> Result<(), PoolError> {
-    match pool.record().incarnation {
-        Some(owner) if caller != Some(owner) => Err(PoolError::OtherIncarnation {
-            pool: pool.id,
-            owner,
-            caller: caller.map_or_else(|| "none".to_owned(), |c| c.to_string()),
-        }),
-        Some(_) | None => Ok(()),
     }
 }
 

@@ -293,13 +293,13 @@ fn law_another_stores_changes_are_refused_until_it_is_adopted() {
         ];
         for refused in refusals {
             assert!(
-                matches!(refused, Err(ThinError::OtherIncarnation { .. })),
+                matches!(refused, Err(ThinError::OtherIncarnation(_))),
                 "{caller:?}: {refused:?}"
             );
         }
         let refused = rig.agent.close_pool(POOL, caller);
         assert!(
-            matches!(refused, Err(PoolError::OtherIncarnation { .. })),
+            matches!(refused, Err(PoolError::OtherIncarnation(_))),
             "{refused:?}"
         );
     }
