@@ -211,7 +211,7 @@ impl Kernel for DmKernel {
             .metadata_turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        pool::known_thins(&self.control, pool)
+        metadata::known(&self.control, pool)
     }
 
     fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {

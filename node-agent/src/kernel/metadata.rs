@@ -10,7 +10,7 @@ use goldleaf_dm::{Control, Owned, PoolMessage, nodes};
 use goldleaf_types::{PoolId, ThinId};
 
 use super::pool::{Refused, message};
-use super::{KernelError, ThinUse};
+use super::{KernelError, KnownThin, ThinUse};
 use crate::sys::run::run_within;
 
 /// How long a tool may read: `thin_ls` takes about a second for a million mappings.
@@ -44,35 +44,63 @@ fn read_with(pool: PoolId, program: &str, args: &[&str]) -> Result<String, Kerne
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What each thin of the pool takes, in order of thin.
-pub(super) fn usage(control: &Control, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
+/// What `thin_ls` says in columns of numbers of each thin of the pool, in order of thin.
+fn listed<const N: usize>(
+    control: &Control,
+    pool: PoolId,
+    columns: &str,
+) -> Result<Vec<(ThinId, [u64; N])>, KernelError> {
     let text = with_snapshot(control, pool, |metadata| {
-        let path = metadata.to_string_lossy();
-        let columns = "DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS";
-        let args = ["-m", "--no-headers", "-o", columns, path.as_ref()];
+        let (columns, path) = (format!("DEV,{columns}"), metadata.to_string_lossy());
+        let args = ["-m", "--no-headers", "-o", columns.as_str(), path.as_ref()];
         read_with(pool, "thin_ls", &args)
     })?;
-    parse_usage(&text).ok_or_else(|| KernelError::Metadata {
-        pool,
-        why: "thin_ls answered something else than a list".into(),
-    })
+    parse(&text).ok_or_else(|| unreadable(pool))
 }
 
-/// Lines of three numbers, of which the last is no larger than the second.
-fn parse_usage(text: &str) -> Option<Vec<ThinUse>> {
+fn unreadable(pool: PoolId) -> KernelError {
+    let why = "thin_ls answered something else than a list".into();
+    KernelError::Metadata { pool, why }
+}
+
+/// Every thin of the pool, in order.
+pub(super) fn known(control: &Control, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
+    let listed = listed(control, pool, "MAPPED_BLOCKS")?;
+    let known = listed.into_iter().map(|(thin, [mapped_blocks])| KnownThin {
+        thin,
+        mapped_blocks,
+    });
+    Ok(known.collect())
+}
+
+/// What each thin of the pool takes, in order of thin.
+pub(super) fn usage(control: &Control, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
+    let listed = listed(control, pool, "MAPPED_BLOCKS,EXCLUSIVE_BLOCKS")?;
+    let used = listed.into_iter().map(used).collect::<Option<_>>();
+    used.ok_or_else(|| unreadable(pool))
+}
+
+/// A thin maps at least what it maps alone.
+fn used((thin, [mapped_blocks, exclusive_blocks]): (ThinId, [u64; 2])) -> Option<ThinUse> {
+    let found = ThinUse {
+        thin,
+        mapped_blocks,
+        exclusive_blocks,
+    };
+    (exclusive_blocks <= mapped_blocks).then_some(found)
+}
+
+/// Lines of a thin and so many numbers, no more and no fewer, in order of thin.
+fn parse<const N: usize>(text: &str) -> Option<Vec<(ThinId, [u64; N])>> {
     let line = |line: &str| {
         let mut words = line.split_whitespace();
-        let found = ThinUse {
-            thin: ThinId::new(words.next()?.parse().ok()?).ok()?,
-            mapped_blocks: words.next()?.parse().ok()?,
-            exclusive_blocks: words.next()?.parse().ok()?,
-        };
-        let sane = words.next().is_none() && found.exclusive_blocks <= found.mapped_blocks;
-        sane.then_some(found)
+        let thin = ThinId::new(words.next()?.parse().ok()?).ok()?;
+        let numbers: Vec<u64> = words.map(|w| w.parse().ok()).collect::<Option<_>>()?;
+        Some((thin, numbers.try_into().ok()?))
     };
     let lines = text.lines().filter(|l| !l.trim().is_empty());
     let mut all: Vec<_> = lines.map(line).collect::<Option<_>>()?;
-    all.sort_by_key(|found| found.thin);
+    all.sort_by_key(|(thin, _)| *thin);
     Some(all)
 }
 
@@ -81,15 +109,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_thins_take_is_read_whole_or_not_at_all() {
-        let all = parse_usage(" 2  5 5\n 1 17 3\n\n").unwrap();
-        let numbers = |u: &ThinUse| (u.thin.get(), u.mapped_blocks, u.exclusive_blocks);
-        assert_eq!(
-            all.iter().map(numbers).collect::<Vec<_>>(),
-            [(1, 17, 3), (2, 5, 5)]
-        );
-        for bad in ["1 2", "1 2 3", "1 2 2 2", "x 2 1", "1 -2 0"] {
-            assert!(parse_usage(bad).is_none(), "{bad:?} passed");
+    fn a_list_of_thins_is_read_whole_or_not_at_all() {
+        let all = parse::<2>(" 2  5 5\n 1 17 3\n\n").unwrap();
+        let all: Vec<_> = all.iter().map(|(thin, n)| (thin.get(), *n)).collect();
+        assert_eq!(all, [(1, [17, 3]), (2, [5, 5])]);
+        assert_eq!(parse::<1>("").unwrap(), []);
+        for bad in ["1 2", "1 2 2 2", "x 2 1", "1 -2 0", "99999999 1 1", "1"] {
+            assert!(parse::<2>(bad).is_none(), "{bad:?} passed");
         }
+    }
+
+    #[test]
+    fn a_thin_that_maps_less_than_it_maps_alone_is_no_answer() {
+        let thin = ThinId::new(1).unwrap();
+        assert_eq!(used((thin, [3, 3])).unwrap().exclusive_blocks, 3);
+        assert!(used((thin, [2, 3])).is_none());
     }
 }

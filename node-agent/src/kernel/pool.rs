@@ -1,4 +1,4 @@
-//! A pool's three devices, its status, its messages and what its metadata knows.
+//! A pool's three devices, its status and its messages.
 //!
 //! Used by `dm`. The metadata and data devices are linear over the pool's stretches, so that a pool
 //! can later grow onto more devices without its users seeing it.
@@ -7,20 +7,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
 
 use goldleaf_dm::{
     Access, Autoclear, Commit, Control, DevNumber, DirectIo, DmError, LinearSegment, LoopDevice,
     Owned, PoolFeatures, PoolMessage, PoolMode, PoolStatus, Table, Target, ThinPool, WorkingPool,
     loopdev, nodes,
 };
-use goldleaf_types::{PoolId, ThinId};
+use goldleaf_types::PoolId;
 use rustix::fs::OFlags;
 
 use super::dm::{ensure_none as no_device, ensure_table, ensure_table_over, find, grow, total};
 use super::held_root;
-use super::{Attached, KernelError, KnownThin, Outcome, PoolSpec, Stretch};
-use crate::sys::run::run;
+use super::{Attached, KernelError, Outcome, PoolSpec, Stretch};
 
 /// The kernel warns when this part of the data is free: early enough to add room.
 const LOW_WATER_SHARE: u64 = 20;
@@ -251,81 +249,5 @@ fn trouble(status: &PoolStatus) -> Option<String> {
             PoolMode::ReadWrite | PoolMode::OutOfDataSpace => None,
             PoolMode::ReadOnly => Some("it is read-only (ro)".into()),
         },
-    }
-}
-
-/// Every thin in the metadata, read from a metadata snapshot that is held only meanwhile.
-pub(super) fn known_thins(control: &Control, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
-    let device = control
-        .find(&Owned::PoolMetadata(pool).name())
-        .map_err(KernelError::dm("look at a pool's metadata device"))?
-        .ok_or(KernelError::NoPool(pool))?;
-    let node = nodes::ensure(device.dev).map_err(KernelError::io("make a device's node"))?;
-    message(control, pool, &PoolMessage::ReserveMetadataSnap).map_err(Refused::into_error)?;
-    let listed = list(pool, &node);
-    message(control, pool, &PoolMessage::ReleaseMetadataSnap).map_err(Refused::into_error)?;
-    listed
-}
-
-fn list(pool: PoolId, metadata: &Path) -> Result<Vec<KnownThin>, KernelError> {
-    let failed = |why: String| KernelError::Metadata { pool, why };
-    let path = metadata.to_string_lossy();
-    let args = [
-        "-m",
-        "--no-headers",
-        "-o",
-        "DEV,MAPPED_BLOCKS",
-        path.as_ref(),
-    ];
-    let output = run("thin_ls", &args).map_err(|e| failed(e.to_string()))?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr)
-            .trim()
-            .chars()
-            .take(300)
-            .collect();
-        return Err(failed(words));
-    }
-    parse(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| failed("thin_ls answered something else than a list".into()))
-}
-
-/// Lines of two numbers, in order of the first.
-fn parse(text: &str) -> Option<Vec<KnownThin>> {
-    let line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let known = KnownThin {
-            thin: ThinId::new(words.next()?.parse().ok()?).ok()?,
-            mapped_blocks: words.next()?.parse().ok()?,
-        };
-        words.next().is_none().then_some(known)
-    };
-    let mut known: Vec<_> = text
-        .lines()
-        .filter(|l| !l.trim().is_empty())
-        .map(line)
-        .collect::<Option<_>>()?;
-    known.sort_by_key(|k| k.thin);
-    Some(known)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_of_thins_is_read_whole_or_not_at_all() {
-        let known = parse("  2   0\n  1  17\n\n").unwrap();
-        assert_eq!(
-            known
-                .iter()
-                .map(|k| (k.thin.get(), k.mapped_blocks))
-                .collect::<Vec<_>>(),
-            [(1, 17), (2, 0)]
-        );
-        assert_eq!(parse("").unwrap(), []);
-        for bad in ["1", "1 2 3", "x 2", "-1 0", "99999999 1"] {
-            assert!(parse(bad).is_none(), "{bad:?} passed");
-        }
     }
 }

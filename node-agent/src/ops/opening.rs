@@ -79,10 +79,9 @@ impl Agent {
     /// Removes the links of these rows, none of which has a device. Others in the folder may be of a
     /// pool of the same name that did not open while its volumes go on.
     pub(super) fn clear_links(&self, pool: &Name, rows: &[ThinRecord]) -> Result<(), PoolError> {
-        let volumes = rows.iter().filter(|row| row.owner.volume().is_some());
+        let mut volumes = rows.iter().filter(|row| row.owner.volume().is_some());
         volumes
-            .map(|row| self.links.ensure_none(pool, &row.name))
-            .collect::<Result<(), _>>()
+            .try_for_each(|row| self.links.ensure_none(pool, &row.name))
             .map_err(PoolError::io("remove the pool's stale links"))
     }
 

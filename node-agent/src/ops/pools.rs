@@ -287,10 +287,8 @@ impl Agent {
         let devices = self
             .hold_all(id, found, force_from)
             .and_then(|devices| {
-                let names = labelled(&devices).map(|(_, label)| label.pool_name.as_str());
-                names
-                    .map(|name| self.pools.name_is_free(id, name))
-                    .collect::<Result<(), _>>()?;
+                labelled(&devices)
+                    .try_for_each(|(_, label)| self.pools.name_is_free(id, &label.pool_name))?;
                 Ok(devices)
             })
             .inspect_err(|_| busy.nothing_written())?;

@@ -58,7 +58,10 @@ fn a_volume_deactivated_while_the_sweep_waits_for_it_stays_so_in_a_pool_that_tak
     let held = pool.locks.take(&[volume(11)]);
     let (send, swept) = channel();
     let agent = Arc::clone(&rig.agent);
-    std::thread::spawn(move || send.send(agent.sweep()));
+    std::thread::spawn(move || {
+        agent.sweep();
+        send.send(())
+    });
     let waits = swept.recv_timeout(A_WHILE);
     assert_eq!(waits, Err(RecvTimeoutError::Timeout));
     let idle = ThinRecord {
@@ -159,7 +162,7 @@ fn a_call_that_nobody_waits_for_any_more_changes_nothing_once_it_has_its_lock() 
     let agent = Arc::clone(&rig.agent);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let call = runtime.spawn(caller::blocking(move || {
-        send.send(agent.deactivate(volume(11), 1))
+        let _ = send.send(agent.deactivate(volume(11), 1));
     }));
     let waits = ended.recv_timeout(A_WHILE);
     assert!(waits.is_err(), "it did not wait: {waits:?}");
