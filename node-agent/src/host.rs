@@ -26,6 +26,17 @@ pub enum NoIdentity {
     /// There is no machine id.
     #[error("this host has no machine id: run systemd-machine-id-setup, or give --host-id")]
     MachineId(#[source] std::io::Error),
+    /// What is to tell this host from others is the same on many.
+    #[error(
+        "{from} says nothing that tells this host from others: {remedy}, or every such host \
+         takes the others' pools for its own"
+    )]
+    Nothing {
+        /// Where it was looked for.
+        from: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The host's name is no node name.
     #[error("the host's name cannot name a node: give --node-name")]
     Name(#[source] goldleaf_types::BadName),
@@ -43,6 +54,18 @@ impl Host {
             Some(text) => text.to_owned(),
             None => std::fs::read_to_string("/etc/machine-id").map_err(NoIdentity::MachineId)?,
         };
+        if !tells(&text) {
+            return Err(match host_id {
+                Some(_) => NoIdentity::Nothing {
+                    from: "--host-id (GOLDLEAF_HOST_ID)",
+                    remedy: "give it a text that no other host has, or leave it out",
+                },
+                None => NoIdentity::Nothing {
+                    from: "/etc/machine-id",
+                    remedy: "run systemd-machine-id-setup, or give --host-id",
+                },
+            });
+        }
         // Hashed with a word of our own: a machine id is not to be shown around (machine-id(5)).
         let hash: [u8; 32] = Sha256::new()
             .chain_update(b"goldleaf node\0")
@@ -68,9 +91,25 @@ impl Host {
     }
 }
 
+/// Whether a text can tell one host from another. An image's machine id is empty or
+/// "uninitialized" until its first boot has minted one (machine-id(5)).
+fn tells(text: &str) -> bool {
+    !matches!(text.trim(), "" | "uninitialized")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_many_hosts_have_is_no_identity() {
+        for text in ["", " \n", "uninitialized", "uninitialized\n"] {
+            let name: Name = "n1".parse().unwrap();
+            let refused = Host::find(Some(text), Some(name)).unwrap_err().to_string();
+            assert!(refused.contains("--host-id"), "{text:?}: {refused}");
+            assert!(!tells(text), "{text:?} passed as a machine id");
+        }
+    }
 
     #[test]
     fn the_same_host_id_is_the_same_node_and_another_is_not() {
