@@ -3,6 +3,7 @@
 //! Called by `commands` with what came back. Only `print` writes; everything else makes text.
 
 mod doctor;
+mod image;
 
 use std::io::{ErrorKind, Write};
 use std::sync::LazyLock;
@@ -343,30 +344,6 @@ impl Printable for api::Pool {
             bytes(usage.data_total_bytes),
             share(usage.metadata_used_bytes, usage.metadata_total_bytes),
             usage.thin_count.to_string(),
-            self.id.clone(),
-        ]
-    }
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Printable for api::Image {
-    const MESSAGE: &'static str = "goldleaf.v1.Image";
-    const COLUMNS: &'static [&'static str] = &["NAME", "PHASE", "SIZE", "DIGEST", "NODES", "ID"];
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            state(self.phase, &self.conditions),
-            if self.size_bytes == 0 {
-                "-".into()
-            } else {
-                bytes(self.size_bytes)
-            },
-            short(&self.digest),
-            self.copies.len().to_string(),
             self.id.clone(),
         ]
     }

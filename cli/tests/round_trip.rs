@@ -102,6 +102,22 @@ impl ImageService for Played {
         Err(Status::new(Code::Unavailable, "node host1 is away"))
     }
 
+    async fn place(
+        &self,
+        _: Request<api::PlaceImageRequest>,
+    ) -> Result<Response<api::Image>, Status> {
+        Err(Status::new(Code::Unimplemented, "not played"))
+    }
+
+    async fn evict(
+        &self,
+        request: Request<api::EvictImageRequest>,
+    ) -> Result<Response<api::Image>, Status> {
+        let asked = self.seen(request);
+        assert_eq!((asked.node.as_str(), asked.wait), ("host2", true));
+        Ok(Response::new(image(&asked.image, api::Phase::Ready)))
+    }
+
     async fn update(
         &self,
         request: Request<api::UpdateRequest>,
@@ -251,6 +267,15 @@ async fn a_list_has_every_page_under_one_request_id() {
     assert_eq!(ids.len(), 2);
     assert_eq!(ids[0], ids[1]);
     assert_eq!(ids[0].len(), 32, "{}", ids[0]);
+}
+
+#[tokio::test]
+async fn a_copy_is_evicted_from_the_node_that_is_named() {
+    let plane = ControlPlane::start().await;
+    let line = "image evict good --node host2 --wait -o name";
+    let evicted = plane.goldleaf(line).await;
+    assert_eq!(evicted.status.code(), Some(0), "{}", stderr(&evicted));
+    assert_eq!(stdout(&evicted), "good\n");
 }
 
 #[tokio::test]

@@ -20,8 +20,8 @@ use goldleaf_server::service::{
     ImageView, PoolView, Service, ServiceError, Unfinished, VolumeView,
 };
 use support::{
-    GIB, NODE, Rig, active, clone_of, digest, group_of, image, named, pool, registration, size,
-    snapshot_of, target, thin,
+    GIB, NODE, OTHER_NODE, Rig, active, clone_of, digest, group_of, image, named, pool,
+    registration, size, snapshot_of, target, thin,
 };
 
 type Seen = Result<String, String>;
@@ -87,8 +87,14 @@ fn of_pool(view: PoolView) -> String {
 }
 
 fn of_image(view: ImageView) -> String {
+    let copies: Vec<_> = view
+        .image
+        .copies
+        .iter()
+        .map(|c| (c.node, c.phase))
+        .collect();
     format!(
-        "{} {:?} {:?}",
+        "{} {:?} {:?} {copies:?}",
         view.image.name, view.image.phase, view.image.digest
     )
 }
@@ -124,6 +130,14 @@ async fn fetched(service: Arc<Service>, name: &'static str) -> Result<ImageView,
         .await
 }
 
+/// Has another node hold the image, and fetches it there.
+async fn placed(service: Arc<Service>) -> Result<ImageView, ServiceError> {
+    let golden = named::<goldleaf_types::ImageId>("golden");
+    let view = service.place_image(&golden, &[named("n2")]).await?;
+    service.finish(Unfinished::Image(view.image.id)).await?;
+    service.get_image(&golden).await
+}
+
 /// A whole life, every operation in it. Those that are to be refused say so.
 fn life() -> Vec<Step> {
     let mut steps = vec![
@@ -144,6 +158,12 @@ fn life() -> Vec<Step> {
         step("create its second name", of_image, |s| {
             fetched(s, "golden-too")
         }),
+        step(
+            "register another node",
+            |_| "known".into(),
+            |s| async move { s.register(registration(OTHER_NODE, "n2")).await },
+        ),
+        step("place the image on it", of_image, placed),
         step("create a blank volume, active", of_volume, |s| async move {
             s.create_thin(active(thin("blank", ""))).await
         }),
@@ -183,6 +203,19 @@ fn life() -> Vec<Step> {
             "refused: delete the image that is needed",
             gone,
             |s| async move { s.delete_image(target("golden")).await },
+        ),
+        step(
+            "evict it from where it is of no use",
+            of_image,
+            |s| async move { s.evict_image(&named("golden"), &named("n2")).await },
+        ),
+        step("evict one name of two", of_image, |s| async move {
+            s.evict_image(&named("golden-too"), &named("n1")).await
+        }),
+        step(
+            "refused: evict the image from under the volumes",
+            of_image,
+            |s| async move { s.evict_image(&named("golden"), &named("n1")).await },
         ),
         step("deactivate it", of_volume, |s| async move {
             s.deactivate(&named("vm1")).await
@@ -237,7 +270,7 @@ fn takedown() -> Vec<Step> {
 
 /// What the agent refuses only after the wish: the image or the source is lost on the node.
 fn lossy() -> Vec<Step> {
-    let mut steps: Vec<_> = life().into_iter().take(7).collect();
+    let mut steps: Vec<_> = life().into_iter().take(9).collect();
     steps.push(step(
         "refused: a volume whose image the node lost",
         of_volume,
@@ -261,6 +294,14 @@ fn lossy() -> Vec<Step> {
     steps
 }
 
+/// Content that both nodes can fetch.
+fn offer(rig: &Rig) {
+    for node in [NODE, OTHER_NODE] {
+        let node = rig.agents.node(node);
+        node.offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
+    }
+}
+
 /// Before the steps that are to be refused for it.
 async fn lose(rig: &Rig, what: &str) {
     if what.contains("image the node lost") {
@@ -280,8 +321,7 @@ async fn lose(rig: &Rig, what: &str) {
 /// Runs a life; dies once at `point`, if given, and comes back. The answers, and whether it died.
 async fn run(steps: Vec<Step>, point: Option<Point>) -> (Vec<Seen>, bool) {
     let mut rig = Rig::empty();
-    rig.node()
-        .offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
+    offer(&rig);
     let mut answers = Vec::new();
     let mut died = false;
     for (what, step) in steps {
@@ -354,8 +394,7 @@ async fn an_agent_cut_off_anywhere_costs_a_retry_and_nothing_else() {
     let (whole, _) = run(life(), None).await;
     for cut in 0..200 {
         let rig = Rig::empty();
-        rig.node()
-            .offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
+        offer(&rig);
         rig.node().cut_after(Some(cut));
         let mut answers = Vec::new();
         let mut struck = false;

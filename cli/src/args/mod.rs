@@ -4,6 +4,7 @@
 //! command shows examples with `--help`, which a test demands.
 
 mod doctor;
+mod image;
 mod import;
 mod marks;
 mod values;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use doctor::{Doctor, Verb as DoctorVerb};
+pub use image::{Image, ImageCreate, ImageEvict, ImageFormat, ImagePlace};
 pub use import::PoolImport;
 pub use marks::Update;
 use values::{duration, file_and_size, key_value, server, sha256, size};
@@ -275,99 +277,6 @@ pub enum WhenFull {
     Error,
     /// Their writes wait for room.
     Queue,
-}
-
-/// What to do with images.
-#[derive(Debug, Subcommand)]
-pub enum Image {
-    /// Brings an image to a node.
-    #[command(after_help = "Examples:
-  goldleaf image create debian-12 --file /var/lib/goldleaf/import/debian-12.qcow2
-  goldleaf image create debian-12 --url https://mirror.example/debian-12.raw --sha256 $SUM")]
-    Create(ImageCreate),
-    /// Lists images.
-    #[command(after_help = "Examples:
-  goldleaf image list
-  goldleaf image list -l team=web -o json")]
-    List(Selection),
-    /// Shows one image.
-    #[command(after_help = "Example:
-  goldleaf image get debian-12 -o yaml")]
-    Get(Target),
-    /// Reads every copy's content again and compares it with the digest.
-    #[command(after_help = "Example:
-  goldleaf image verify debian-12")]
-    Verify(Target),
-    /// Changes labels and deletion protection.
-    #[command(after_help = "Examples:
-  goldleaf image update debian-12 --label team=db --unlabel old
-  goldleaf image update debian-12 --protect
-  goldleaf image update debian-12 --unprotect --if-revision 7")]
-    Update(Update),
-    /// Forgets a name, and the content with its last name.
-    #[command(after_help = "Examples:
-  goldleaf image delete debian-12
-  goldleaf image delete debian-12 --if-revision 7")]
-    Delete(Removal),
-    /// Prints images as they change.
-    #[command(after_help = "Examples:
-  goldleaf image watch
-  goldleaf image watch -o json | jq -r .item.name")]
-    Watch(Selection),
-}
-
-/// An image to be.
-#[derive(Debug, ClapArgs)]
-pub struct ImageCreate {
-    /// Its name.
-    pub name: String,
-    /// Where it is.
-    #[command(flatten)]
-    pub source: ImageSource,
-    /// How it is stored there.
-    #[arg(long, value_enum, default_value_t = ImageFormat::Detect)]
-    pub format: ImageFormat,
-    /// SHA-256 of the source as it comes; required with --url.
-    #[arg(long, value_name = "HEX", value_parser = sha256)]
-    pub sha256: Option<String>,
-    /// SHA-256 of the raw content, if known.
-    #[arg(long, value_name = "HEX", value_parser = sha256)]
-    pub digest: Option<String>,
-    /// The node, if there are several.
-    #[arg(long)]
-    pub node: Option<String>,
-    /// Return at once; `image watch` follows the work.
-    #[arg(long)]
-    pub no_wait: bool,
-    /// Labels.
-    #[command(flatten)]
-    pub labels: SetLabels,
-}
-
-/// Where an image is.
-#[derive(Debug, ClapArgs)]
-#[group(required = true, multiple = false)]
-pub struct ImageSource {
-    /// A file on the node, under a folder that its agent allows.
-    #[arg(long)]
-    pub file: Option<String>,
-    /// A block device on the node, used in place.
-    #[arg(long)]
-    pub device: Option<String>,
-    /// http or https.
-    #[arg(long, requires = "sha256")]
-    pub url: Option<String>,
-}
-
-/// How an image is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ImageFormat {
-    /// By its first bytes.
-    Detect,
-    /// As a disk reads it.
-    Raw,
-    /// QEMU's format.
-    Qcow2,
 }
 
 /// What to do with volumes.

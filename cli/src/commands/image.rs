@@ -6,7 +6,7 @@ use goldleaf_proto::v1 as api;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Call, all, delete, get, labels, update, watch};
-use crate::args::{Image, ImageCreate, ImageFormat};
+use crate::args::{Image, ImageCreate, ImageFormat, ImagePlace};
 use crate::failure::Failure;
 use crate::output;
 
@@ -27,6 +27,19 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
         }
         Image::Get(t) => call.show(images.get(get(t.target))).await,
         Image::Verify(t) => verify(call, t.target).await,
+        Image::Place(wanted) => place(call, wanted).await,
+        Image::Evict(wanted) => {
+            let request = api::EvictImageRequest {
+                image: wanted.target,
+                node: wanted.node,
+                wait: wanted.waiting.wait,
+            };
+            call.show(images.evict(request)).await
+        }
+        Image::Copies(t) => {
+            let image = call.answer(images.get(get(t.target))).await?;
+            output::many(call.global.output, &image.copies)
+        }
         Image::Update(wanted) => call.show(images.update(update(wanted)?)).await,
         Image::Delete(t) => call.gone(&t.target.clone(), images.delete(delete(t))).await,
         Image::Watch(selection) => {
@@ -41,16 +54,48 @@ async fn create(call: &Call, wanted: ImageCreate) -> Result<(), Failure> {
     let request = request(wanted)?;
     let mut image = call.answer(call.client.images().create(request)).await?;
     if wait && image.phase() == api::Phase::Creating {
-        let bar = bar(&image.name);
-        let followed = follow(call, &image, &bar).await;
-        bar.finish_and_clear();
-        image = followed?;
+        let settled = |image: &api::Image| image.phase() != api::Phase::Creating;
+        image = follow(call, &image, settled).await?;
     }
     output::one(call.global.output, &image)?;
     if image.phase() == api::Phase::Failed {
         Err(failed(image))
     } else {
         Ok(())
+    }
+}
+
+/// Has nodes hold an image, and follows the work until each does or cannot.
+async fn place(call: &Call, wanted: ImagePlace) -> Result<(), Failure> {
+    let mut nodes = Vec::new();
+    for node in &wanted.nodes {
+        let node = call
+            .answer(call.client.nodes().get(get(node.clone())))
+            .await?;
+        nodes.push(node.id);
+    }
+    let request = api::PlaceImageRequest {
+        image: wanted.target,
+        nodes: nodes.clone(),
+        wait: false,
+    };
+    let mut image = call.answer(call.client.images().place(request)).await?;
+    let meant = |copy: &&api::ImageCopy| nodes.contains(&copy.node);
+    let on_its_way = |image: &api::Image| {
+        let mut copies = image.copies.iter().filter(meant);
+        copies.any(|copy| copy.phase() == api::Phase::Creating)
+    };
+    if !wanted.no_wait && on_its_way(&image) {
+        image = follow(call, &image, |image| !on_its_way(image)).await?;
+    }
+    output::one(call.global.output, &image)?;
+    let mut copies = image.copies.iter().filter(meant);
+    match copies.find(|copy| copy.phase() == api::Phase::Failed) {
+        Some(copy) => Err(Failure::ImageFailed {
+            name: image.name.clone(),
+            why: format!("node {}: {}", copy.node, copy.message),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -77,8 +122,24 @@ fn bar(name: &str) -> ProgressBar {
         .with_style(style)
 }
 
-/// Follows the work until the image is ready or failed.
-async fn follow(call: &Call, image: &api::Image, bar: &ProgressBar) -> Result<api::Image, Failure> {
+/// Follows the work, with a bar, until it is settled.
+async fn follow(
+    call: &Call,
+    image: &api::Image,
+    settled: impl Fn(&api::Image) -> bool,
+) -> Result<api::Image, Failure> {
+    let bar = bar(&image.name);
+    let followed = follow_on(call, image, &bar, settled).await;
+    bar.finish_and_clear();
+    followed
+}
+
+async fn follow_on(
+    call: &Call,
+    image: &api::Image,
+    bar: &ProgressBar,
+    settled: impl Fn(&api::Image) -> bool,
+) -> Result<api::Image, Failure> {
     let everything = api::WatchRequest {
         resume_token: String::new(),
         filter: None,
@@ -98,7 +159,7 @@ async fn follow(call: &Call, image: &api::Image, bar: &ProgressBar) -> Result<ap
                 why,
             });
         }
-        if now.phase() != api::Phase::Creating {
+        if settled(&now) {
             return Ok(now);
         }
         let parts = || now.copies.iter().filter_map(|copy| copy.progress);

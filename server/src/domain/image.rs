@@ -163,6 +163,43 @@ impl Image {
             .is_some_and(|copy| copy.phase == Phase::Ready)
     }
 
+    /// Whether a copy of it is wished for on a node and is not there yet.
+    #[must_use]
+    pub fn is_wanted_on(&self, node: NodeId) -> bool {
+        self.copy_on(node)
+            .is_some_and(|copy| copy.phase == Phase::Creating)
+    }
+
+    /// Whether its record gives a node's content a reason to stay there.
+    #[must_use]
+    pub fn keeps(&self, digest: Digest, node: NodeId) -> bool {
+        let here = self.copy_on(node);
+        self.digest == Some(digest)
+            && self.phase != Phase::Deleting
+            && here.is_some_and(|copy| copy.phase != Phase::Deleting)
+    }
+
+    /// Forgets one node's copy.
+    pub fn forget_copy(&mut self, node: NodeId) {
+        self.copies.retain(|copy| copy.node != node);
+        self.phase = self.phase_of_copies();
+    }
+
+    /// Where it is in its life, by its copies alone. One without copies is known by its digest.
+    #[must_use]
+    pub fn phase_of_copies(&self) -> Phase {
+        let any = |phase| self.copies.iter().any(|copy| copy.phase == phase);
+        if any(Phase::Ready) {
+            Phase::Ready
+        } else if any(Phase::Creating) {
+            Phase::Creating
+        } else if any(Phase::Failed) || self.digest.is_none() {
+            Phase::Failed
+        } else {
+            Phase::Ready
+        }
+    }
+
     /// Records what became of one copy, and what that means for the whole.
     pub fn settle(&mut self, copy: ImageCopy) {
         match self.copies.iter_mut().find(|known| known.node == copy.node) {

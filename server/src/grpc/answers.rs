@@ -226,6 +226,15 @@ fn image_conditions(view: &ImageView) -> Vec<api::Condition> {
         message: format!("node {}: {}", copy.node, copy.message),
         since: None,
     }));
+    if i.copies.is_empty() {
+        all.push(api::Condition {
+            r#type: "CopyPresent".into(),
+            status: false,
+            reason: "NoCopy".into(),
+            message: "no node holds it: place it on one to use it".into(),
+            since: None,
+        });
+    }
     all
 }
 

@@ -12,11 +12,11 @@ pub use goldleaf_rpc::field::{BadField, field, optional};
 use goldleaf_types::{BlockSize, Labels, Name, VolumeId, VolumeSize};
 
 use crate::domain::{
-    ActivateOptions, Holder, ImageAsked, ImageFormat, ImageSource, NodeAsked, PoolAsked,
+    ActivateOptions, Holder, NodeAsked, PoolAsked,
     PoolDevice, Ref, VolumeAsked, WhenFull, looks_like_an_id,
 };
 use crate::service::{
-    Clone as CloneThin, CreateImage, CreatePool, CreateSnapshot, CreateThin, Listing, Placement,
+    Clone as CloneThin, CreatePool, CreateSnapshot, CreateThin, Listing, Placement,
     Target, Watch,
 };
 
@@ -25,7 +25,7 @@ const PAGE: u32 = 100;
 /// Most items of a page.
 const LARGEST_PAGE: u32 = 1000;
 /// Longest path or URL.
-const LONGEST_PATH: usize = 4096;
+pub(super) const LONGEST_PATH: usize = 4096;
 
 /// A new thing's name: no id of anything, so that a reference is never ambiguous.
 pub(super) fn name(text: &str) -> Result<Name, BadField> {
@@ -199,7 +199,7 @@ pub fn watch(r: api::WatchRequest) -> Result<Watch, BadField> {
     })
 }
 
-fn path(field: &str, text: &str) -> Result<String, BadField> {
+pub(super) fn path(field: &str, text: &str) -> Result<String, BadField> {
     let whole = text.starts_with('/') && text.len() <= LONGEST_PATH && !text.contains('\0');
     if whole {
         Ok(text.to_owned())
@@ -257,66 +257,6 @@ impl TryFrom<api::CreatePoolRequest> for CreatePool {
             },
             labels: labels("labels", r.labels)?,
             deletion_protection: r.deletion_protection,
-        })
-    }
-}
-
-fn sha256(field: &str, text: &str) -> Result<String, BadField> {
-    let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
-    match text.len() {
-        0 => Ok(String::new()),
-        64 if hex => Ok(text.to_ascii_lowercase()),
-        _ => Err(bad(field, "want 64 hexadecimal digits")),
-    }
-}
-
-fn url(text: &str) -> Result<String, BadField> {
-    let uri: http::Uri = field("url", text)?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some() && text.len() <= LONGEST_PATH => {
-            Ok(text.to_owned())
-        }
-        Some(_) | None => Err(bad("url", "want http://... or https://...")),
-    }
-}
-
-impl TryFrom<api::CreateImageRequest> for CreateImage {
-    type Error = BadField;
-
-    fn try_from(r: api::CreateImageRequest) -> Result<Self, BadField> {
-        use api::create_image_request::Source;
-        let source = match &r.source {
-            Some(Source::File(file)) => ImageSource::File(path("file", file)?),
-            Some(Source::Device(device)) => ImageSource::Device(path("device", device)?),
-            Some(Source::Url(text)) => ImageSource::Url(url(text)?),
-            None => return Err(bad("source", "is unset: give file, device or url")),
-        };
-        let source_sha256 = sha256("source_sha256", &r.source_sha256)?;
-        if matches!(source, ImageSource::Url(_)) && source_sha256.is_empty() {
-            return Err(bad(
-                "source_sha256",
-                "is empty: what comes over a network needs one",
-            ));
-        }
-        let format = match api::ImageFormat::try_from(r.format) {
-            Ok(api::ImageFormat::Unspecified) => ImageFormat::Guess,
-            Ok(api::ImageFormat::Raw) => ImageFormat::Raw,
-            Ok(api::ImageFormat::Qcow2) => ImageFormat::Qcow2,
-            Err(_) => return Err(bad("format", "is no known format")),
-        };
-        let digest = optional("digest", &r.digest)?;
-        Ok(Self {
-            name: name(&r.name)?,
-            asked: ImageAsked {
-                source,
-                format,
-                source_sha256,
-                digest,
-            },
-            node: optional("node", &r.node)?,
-            labels: labels("labels", r.labels)?,
-            deletion_protection: r.deletion_protection,
-            wait: r.wait,
         })
     }
 }

@@ -5,7 +5,8 @@ use goldleaf_proto::v1::image_service_server::ImageService;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
-use super::{Answer, Api, EventStream, answers, convert_update};
+use super::{Answer, Api, EventStream, answers, convert_images, convert_update};
+use crate::domain::Ref;
 use crate::service::{CreateImage, Event, ImageView};
 
 fn image_event(event: Event<ImageView>) -> api::ImageEvent {
@@ -60,6 +61,33 @@ impl ImageService for Api {
     async fn verify(&self, r: Request<api::VerifyImageRequest>) -> Answer<api::Image> {
         let what = field("image", &r.into_inner().image)?;
         let view = self.service.verify_image(&what).await?;
+        Ok(Response::new(answers::image(&view)))
+    }
+
+    async fn place(&self, r: Request<api::PlaceImageRequest>) -> Answer<api::Image> {
+        let (what, nodes, wait) = convert_images::place(&r.into_inner())?;
+        let wanted = nodes.clone();
+        let mut view = self
+            .to_the_end(|service| async move { service.place_image(&what, &wanted).await })
+            .await?;
+        if wait {
+            // The wait is no change: it ends with its caller.
+            let image = (view.image.id, &view.image.name);
+            view = self.service.placed_image(image, &nodes).await?;
+        }
+        Ok(Response::new(answers::image(&view)))
+    }
+
+    async fn evict(&self, r: Request<api::EvictImageRequest>) -> Answer<api::Image> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("image", &body.image)?;
+        let node: Ref<_> = field("node", &body.node)?;
+        let view = self
+            .change(body.wait, move |service| {
+                let (what, node) = (what.clone(), node.clone());
+                async move { service.evict_image(&what, &node).await }
+            })
+            .await?;
         Ok(Response::new(answers::image(&view)))
     }
 

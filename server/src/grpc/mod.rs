@@ -6,6 +6,7 @@
 
 pub mod answers;
 pub mod convert;
+pub mod convert_images;
 mod convert_import;
 mod convert_life;
 mod convert_update;

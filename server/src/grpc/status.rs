@@ -86,6 +86,7 @@ fn verdict(e: &ServiceError) -> (Code, &str, Option<&str>) {
             Some("deletion_protection"),
         ),
         ServiceError::InUse { .. } => (Code::FailedPrecondition, "IN_USE", None),
+        ServiceError::LastCopy { .. } => (Code::FailedPrecondition, "LAST_COPY", Some("node")),
         ServiceError::DataMissing { .. } => (Code::FailedPrecondition, "DATA_MISSING", None),
         ServiceError::BadPageToken => (Code::InvalidArgument, "BAD_FIELD", Some("page.token")),
         ServiceError::TokenTooOld => (Code::OutOfRange, "TOKEN_TOO_OLD", Some("resume_token")),

@@ -1,4 +1,4 @@
-//! Which images are unfinished: those with a copy to fetch, and those to delete.
+//! Which images are unfinished: those with a copy to fetch or to take away, and those to delete.
 
 use crate::domain::{Image, Phase};
 use crate::service::{Service, ServiceError, Unfinished};
@@ -18,5 +18,5 @@ fn is_unfinished(image: &Image) -> bool {
         || image
             .copies
             .iter()
-            .any(|copy| copy.phase == Phase::Creating)
+            .any(|copy| matches!(copy.phase, Phase::Creating | Phase::Deleting))
 }

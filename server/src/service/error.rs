@@ -95,7 +95,8 @@ pub enum ServiceError {
     /// The image is not where it is needed and cannot come by itself.
     #[error(
         "image {image} is not on node {node} and comes from a place that only its own node \
-             has: name a pool on a node that holds it, or create an image there"
+             has: name a pool on a node that holds it, or put the same file there and place the \
+             image (`goldleaf image place {image} --node {node}`)"
     )]
     ImageElsewhere {
         /// The image.
@@ -123,6 +124,21 @@ pub enum ServiceError {
         name: String,
         /// What needs it.
         by: String,
+    },
+    /// The law of the last whole copy.
+    #[error(
+        "node {node} has the last whole copy of image {image}, which {by} needs{why}: place it on \
+         another node first (`goldleaf image place {image} --node ...`)"
+    )]
+    LastCopy {
+        /// The image.
+        image: String,
+        /// The node.
+        node: String,
+        /// What needs it.
+        by: String,
+        /// What is wrong with other copies, if there are any.
+        why: String,
     },
     /// The node has no such data though the record says so.
     #[error(
@@ -192,6 +208,7 @@ impl ServiceError {
             | Self::ImageElsewhere { .. }
             | Self::Protected { .. }
             | Self::InUse { .. }
+            | Self::LastCopy { .. }
             | Self::DataMissing { .. }
             | Self::BadPageToken
             | Self::TokenTooOld

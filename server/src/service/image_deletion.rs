@@ -5,7 +5,7 @@
 
 use goldleaf_types::{Digest, ImageId, NodeId};
 
-use super::images::import_key;
+use super::image_fetching::import_key;
 use super::updates::unprotected;
 use super::{Begun, Op, Service, ServiceError, Target, Unfinished, at_revision, is_precondition};
 use crate::domain::{Image, Phase, Ref, Snapshot, Volume};
@@ -72,7 +72,7 @@ impl Service {
             Err(error)
                 if is_precondition(&error) || matches!(error, ServiceError::InUse { .. }) =>
             {
-                image.phase = phase_of_copies(&image);
+                image.phase = image.phase_of_copies();
                 self.records.update(&mut image).await?;
                 if image.phase != Phase::Creating {
                     begun.done();
@@ -91,58 +91,55 @@ impl Service {
         Ok(())
     }
 
-    /// Deletes a content on these nodes unless another image has it. The caller holds the content.
+    /// Deletes a content on these nodes, but not where another image has it. The caller holds the
+    /// content.
     pub(super) async fn drop_content(
         &self,
         digest: Digest,
         nodes: &[NodeId],
         except: ImageId,
     ) -> Result<(), ServiceError> {
-        let other = |image: &Image| {
-            image.id != except && image.digest == Some(digest) && image.phase != Phase::Deleting
-        };
-        if self.records.first::<Image>(other).await?.is_some() {
-            return Ok(());
-        }
         for node in nodes {
-            self.agent_of(*node).await?.delete_image(digest).await?;
+            let other = |image: &Image| image.id != except && image.keeps(digest, *node);
+            if self.records.first::<Image>(other).await?.is_none() {
+                self.agent_of(*node).await?.delete_image(digest).await?;
+            }
         }
         Ok(())
     }
 
     async fn not_needed(&self, image: &Image) -> Result<(), ServiceError> {
-        let Some(digest) = image.digest else {
-            return Ok(());
+        let needed = match image.digest {
+            Some(digest) => self.needed_by(digest, None).await?,
+            None => None,
         };
-        let in_use = |by: String| ServiceError::InUse {
-            kind: Image::KIND,
-            name: image.name.to_string(),
-            by,
-        };
-        if let Some(volume) = self
-            .records
-            .first::<Volume>(|v| v.image == Some(digest))
-            .await?
-        {
-            return Err(in_use(format!("volume {}", volume.name)));
-        }
-        match self
-            .records
-            .first::<Snapshot>(|s| s.image == Some(digest))
-            .await?
-        {
-            Some(snapshot) => Err(in_use(format!("snapshot {}", snapshot.name))),
+        match needed {
+            Some(by) => Err(in_use(image, by)),
             None => Ok(()),
         }
     }
+
+    /// A volume or snapshot that needs a content, on this node if one is named.
+    pub(super) async fn needed_by(
+        &self,
+        digest: Digest,
+        node: Option<NodeId>,
+    ) -> Result<Option<String>, ServiceError> {
+        let there = |at: NodeId| node.is_none_or(|node| node == at);
+        let volume = |v: &Volume| v.image == Some(digest) && there(v.node);
+        if let Some(volume) = self.records.first::<Volume>(volume).await? {
+            return Ok(Some(format!("volume {}", volume.name)));
+        }
+        let snapshot = |s: &Snapshot| s.image == Some(digest) && there(s.node);
+        let snapshot = self.records.first::<Snapshot>(snapshot).await?;
+        Ok(snapshot.map(|snapshot| format!("snapshot {}", snapshot.name)))
+    }
 }
 
-/// Where an image is in its life, by its copies alone.
-pub(super) fn phase_of_copies(image: &Image) -> Phase {
-    let any = |phase| image.copies.iter().any(|copy| copy.phase == phase);
-    match (any(Phase::Ready), any(Phase::Creating)) {
-        (true, _) => Phase::Ready,
-        (false, true) => Phase::Creating,
-        (false, false) => Phase::Failed,
+pub(super) fn in_use(image: &Image, by: String) -> ServiceError {
+    ServiceError::InUse {
+        kind: Image::KIND,
+        name: image.name.to_string(),
+        by,
     }
 }

@@ -1,25 +1,16 @@
-//! Images: names for content, and bringing the content to nodes.
+//! Images: names for content. Made, shown, verified.
 //!
-//! Called by `grpc`; fetching is called by `reconcile`, for it outlives any call. The wish is a copy
-//! in `Creating`; the effect is the agent's import, begun again from nothing after a crash; the fact
-//! is the copy's phase with the content's digest. How far an import has come is in memory only.
+//! Called by `grpc`. The wish is a copy in `Creating`; bringing it is the work of `image_fetching`.
 
-use futures::StreamExt;
-use futures::future::join_all;
-use goldleaf_types::{Bytes, Digest, ImageId, Labels, Name, NodeId};
+use goldleaf_types::{Bytes, ImageId, Labels, Name, NodeId};
 use jiff::Timestamp;
-use tokio::sync::broadcast::error::RecvError;
 
-use super::{Held, Listed, Listing, Service, ServiceError, Unfinished, busy, conflict, first};
-use crate::agents::{AgentError, ImportStep};
-use crate::domain::{
-    Image, ImageAsked, ImageCopy, ImageReport, Marks, Node, Phase, Progress, Ref, Refusal,
-};
+use super::progress::bumped;
+use super::{Listed, Listing, Service, ServiceError, Unfinished, busy, conflict, first};
+use crate::agents::AgentError;
+use crate::domain::{Image, ImageAsked, ImageCopy, Marks, Node, Phase, Progress, Ref, Refusal};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
-
-/// So often an agent may say that a source does not answer until the copy counts as failed.
-const SOURCE_TRIES: u32 = 8;
 
 /// An image to be.
 #[derive(Clone, Debug)]
@@ -116,210 +107,33 @@ impl Service {
     ///
     /// Whatever made the import fail, or that the image is being deleted.
     pub async fn settled_image(&self, id: ImageId, name: &Name) -> Result<ImageView, ServiceError> {
+        self.image_when(id, name, |image| match image.phase {
+            Phase::Creating => None,
+            Phase::Ready => Some(Ok(())),
+            Phase::Failed | Phase::Closed | Phase::Deleting => Some(Err(failure(image))),
+        })
+        .await
+    }
+
+    /// Waits until something can be said of an image.
+    pub(super) async fn image_when(
+        &self,
+        id: ImageId,
+        name: &Name,
+        said: impl Fn(&Image) -> Option<Result<(), ServiceError>>,
+    ) -> Result<ImageView, ServiceError> {
         let mut bumps = self.board.bumps();
         loop {
             let Some(image) = self.records.by_id::<Image>(id).await? else {
                 return Err(busy::<Image>(name.as_str(), "being deleted"));
             };
-            match image.phase {
-                Phase::Creating => {}
-                Phase::Ready => return Ok(self.view_image(image)),
-                Phase::Failed | Phase::Closed | Phase::Deleting => return Err(failure(&image)),
+            if let Some(said) = said(&image) {
+                return said.map(|()| self.view_image(image));
             }
-            loop {
-                match bumps.recv().await {
-                    Ok(bumped) if bumped != id => {}
-                    Ok(_) | Err(RecvError::Lagged(_)) => break,
-                    Err(RecvError::Closed) => {
-                        return Err(busy::<Image>(name.as_str(), "given up: the server stops"));
-                    }
-                }
+            if !bumped(&mut bumps, id).await {
+                return Err(busy::<Image>(name.as_str(), "given up: the server stops"));
             }
         }
-    }
-
-    /// Finishes whatever an image's record says is unfinished.
-    pub(super) async fn finish_image(&self, id: ImageId) -> Result<(), ServiceError> {
-        let Some(image) = self.records.by_id::<Image>(id).await? else {
-            return Ok(());
-        };
-        if image.phase == Phase::Deleting {
-            return self.finish_image_deletion(&image).await;
-        }
-        let wanted = image
-            .copies
-            .iter()
-            .filter(|copy| copy.phase == Phase::Creating);
-        let fetched = join_all(wanted.map(|copy| self.fetch(&image, copy.node))).await;
-        fetched.into_iter().collect()
-    }
-
-    /// Brings one copy to its node.
-    async fn fetch(&self, image: &Image, node: NodeId) -> Result<(), ServiceError> {
-        // Given up before the image is taken: a deletion holds that while it waits for this.
-        let importing = self.locks.take_inner(import_key(image.id, node)).await;
-        let mut asked = image.asked.clone();
-        asked.digest = asked.digest.or(image.digest);
-        let imported = tokio::select! {
-            imported = self.import(image.id, node, &asked) => imported,
-            () = self.unwanted(image.id, node) => return Ok(()),
-        };
-        drop(importing);
-        match imported {
-            Ok(report) => {
-                hit(Point::ImageFetched);
-                self.fetched(image.id, node, &report).await
-            }
-            Err(ServiceError::Agent(error)) => self.not_fetched(image.id, node, error).await,
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn import(
-        &self,
-        image: ImageId,
-        node: NodeId,
-        asked: &ImageAsked,
-    ) -> Result<ImageReport, ServiceError> {
-        let mut steps = self.agent_of(node).await?.import_image(asked).await?;
-        while let Some(step) = steps.next().await {
-            match step? {
-                ImportStep::Progress(progress) => self.board.set(image, node, progress),
-                ImportStep::Done(report) => return Ok(report),
-            }
-        }
-        let why = "the import ended without a result".to_owned();
-        Err(AgentError::Away {
-            node: node.to_string(),
-            why,
-        }
-        .into())
-    }
-
-    /// Returns when nobody wants a copy any more.
-    async fn unwanted(&self, id: ImageId, node: NodeId) {
-        let mut bumps = self.board.bumps();
-        loop {
-            match bumps.recv().await {
-                Ok(bumped) if bumped != id => continue,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return,
-            }
-            let wanted = |image: Image| {
-                image.phase != Phase::Deleting
-                    && image
-                        .copy_on(node)
-                        .is_some_and(|copy| copy.phase == Phase::Creating)
-            };
-            // A store that is away is no reason to stop; the import's own end will show it.
-            if let Ok(image) = self.records.by_id::<Image>(id).await
-                && !image.is_some_and(wanted)
-            {
-                return;
-            }
-        }
-    }
-
-    /// The fact of a copy that is there.
-    async fn fetched(
-        &self,
-        id: ImageId,
-        node: NodeId,
-        report: &ImageReport,
-    ) -> Result<(), ServiceError> {
-        let _held = self.locks.take_inner(rows::key::<Image>(id)).await;
-        let _content = self.hold_content(report.digest).await;
-        let Some(mut image) = self.records.by_id::<Image>(id).await? else {
-            return self.drop_content(report.digest, &[node], id).await; // nobody wants it now
-        };
-        let there = self.agent_of(node).await?.images().await?;
-        if !there.iter().any(|held| held.digest == report.digest) {
-            let why = "the content was deleted under its last other name meanwhile".to_owned();
-            return Err(AgentError::Away {
-                node: node.to_string(),
-                why,
-            }
-            .into());
-        }
-        let copy = match image.digest {
-            Some(known) if known != report.digest => ImageCopy {
-                phase: Phase::Failed,
-                message: format!(
-                    "the source has other content now ({}): create an image with another name",
-                    report.digest
-                ),
-                refusal: Some(Refusal::FailedPrecondition),
-                ..ImageCopy::wanted(node)
-            },
-            Some(_) | None => ImageCopy {
-                phase: Phase::Ready,
-                ..ImageCopy::wanted(node)
-            },
-        };
-        if copy.phase == Phase::Ready {
-            image.digest = Some(report.digest);
-            image.size = report.size;
-        }
-        self.settle(image, copy).await?;
-        hit(Point::ImageRecorded);
-        Ok(())
-    }
-
-    /// The fact of a copy that cannot be made; an error when it is to be tried again.
-    async fn not_fetched(
-        &self,
-        id: ImageId,
-        node: NodeId,
-        error: AgentError,
-    ) -> Result<(), ServiceError> {
-        let (refusal, give_up) = match &error {
-            AgentError::Away { .. } => (Refusal::Unavailable, false),
-            AgentError::Refused { refusal, .. } => match refusal {
-                Refusal::Aborted | Refusal::Internal => (*refusal, false),
-                Refusal::Unavailable => (*refusal, self.board.tries(id, node) >= SOURCE_TRIES),
-                Refusal::InvalidArgument
-                | Refusal::NotFound
-                | Refusal::AlreadyExists
-                | Refusal::FailedPrecondition
-                | Refusal::OutOfRange
-                | Refusal::ResourceExhausted => (*refusal, true),
-            },
-        };
-        let _held = self.locks.take_inner(rows::key::<Image>(id)).await;
-        let Some(mut image) = self.records.by_id::<Image>(id).await? else {
-            return Ok(());
-        };
-        let message = error.to_string();
-        if give_up {
-            let copy = ImageCopy {
-                node,
-                phase: Phase::Failed,
-                message,
-                refusal: Some(refusal),
-            };
-            return self.settle(image, copy).await;
-        }
-        if image
-            .copy_on(node)
-            .is_some_and(|copy| copy.message != message)
-        {
-            image.settle(ImageCopy {
-                message,
-                ..ImageCopy::wanted(node)
-            });
-            self.records.update(&mut image).await?;
-        }
-        Err(error.into())
-    }
-
-    async fn settle(&self, mut image: Image, copy: ImageCopy) -> Result<(), ServiceError> {
-        let node = copy.node;
-        tracing::info!(image = %image.id, name = %image.name, %node, phase = ?copy.phase,
-            message = copy.message, "image copy settled");
-        image.settle(copy);
-        self.records.update(&mut image).await?;
-        self.board.settled(image.id, node);
-        Ok(())
     }
 
     /// Reads every copy again and compares it with the digest.
@@ -333,11 +147,7 @@ impl Service {
             return Err(failure(&image));
         };
         let mut verified = Vec::new();
-        for copy in image
-            .copies
-            .iter()
-            .filter(|copy| copy.phase != Phase::Creating)
-        {
+        for copy in image.copies.iter().filter(|copy| is_settled(copy)) {
             let agent = self.agent_of(copy.node).await?;
             match agent.verify_image(digest).await {
                 Ok(_) => {
@@ -361,10 +171,14 @@ impl Service {
             .get::<Image>(&Ref::Id(image.id), "image")
             .await?;
         let before = image.clone();
-        verified.into_iter().for_each(|copy| image.settle(copy));
+        for copy in verified {
+            // What became of it meanwhile counts more.
+            if image.copy_on(copy.node).is_some_and(is_settled) {
+                image.settle(copy);
+            }
+        }
         if matches!(image.phase, Phase::Ready | Phase::Failed) {
-            let any = image.copies.iter().any(|copy| copy.phase == Phase::Ready);
-            image.phase = if any { Phase::Ready } else { Phase::Failed };
+            image.phase = image.phase_of_copies();
         }
         if image != before {
             self.records.update(&mut image).await?;
@@ -415,20 +229,18 @@ impl Service {
             next: listed.next,
         })
     }
+}
 
-    /// Takes a content, so that none is deleted while a record comes to point at it. Taken after an
-    /// image, never before one.
-    pub(super) async fn hold_content(&self, digest: Digest) -> Held {
-        self.locks.take_inner(format!("content/{digest}")).await
+/// Whether a copy is there or failed to come, and nothing goes on with it.
+fn is_settled(copy: &ImageCopy) -> bool {
+    match copy.phase {
+        Phase::Ready | Phase::Failed => true,
+        Phase::Creating | Phase::Deleting | Phase::Closed => false,
     }
 }
 
-pub(super) fn import_key(image: ImageId, node: NodeId) -> String {
-    format!("import/{image}/{node}")
-}
-
 /// Why an image is not ready, as its copies say it.
-fn failure(image: &Image) -> ServiceError {
+pub(super) fn failure(image: &Image) -> ServiceError {
     let failed = image
         .copies
         .iter()

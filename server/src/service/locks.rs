@@ -24,6 +24,8 @@ pub enum Op {
     Open,
     /// Closing a pool.
     Close,
+    /// Taking one node's copy of an image away.
+    Evict,
     /// A short change of our own that nobody asked for; it waits and is waited for.
     Inner,
 }
@@ -40,6 +42,7 @@ impl Op {
             Self::Deactivate => "being deactivated",
             Self::Open => "being opened",
             Self::Close => "being closed",
+            Self::Evict => "being taken from a node",
             Self::Inner => "being looked at",
         }
     }

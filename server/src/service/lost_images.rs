@@ -6,7 +6,6 @@
 
 use goldleaf_types::{Digest, NodeId};
 
-use super::image_deletion::phase_of_copies;
 use super::{Service, ServiceError, Unfinished};
 use crate::agents::AgentError;
 use crate::domain::{Image, ImageCopy, ImageSource, Phase, Refusal};
@@ -90,7 +89,7 @@ impl Service {
 
     /// Writes copies that are other than they were; the loop gets those that are wanted. The caller
     /// holds the image.
-    async fn change_copies(
+    pub(super) async fn change_copies(
         &self,
         image: &mut Image,
         copies: impl IntoIterator<Item = ImageCopy>,
@@ -100,10 +99,12 @@ impl Service {
                 phase = ?copy.phase, message = copy.message, "image copy changed");
             image.settle(copy);
         }
-        image.phase = phase_of_copies(image);
+        image.phase = image.phase_of_copies();
         // Dropped at the end, well or badly: fetching is the loop's work.
         let _begun = self.pending.begin(Unfinished::Image(image.id));
-        self.records.update(image).await
+        self.records.update(image).await?;
+        self.board.wished(image.id);
+        Ok(())
     }
 }
 

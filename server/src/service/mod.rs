@@ -9,6 +9,8 @@ mod doctor;
 pub mod error;
 mod groups;
 mod image_deletion;
+mod image_fetching;
+mod image_places;
 mod images;
 mod live;
 mod live_thins;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use goldleaf_types::{ImageId, NodeId};
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::domain::Progress;
 
@@ -76,9 +77,25 @@ impl Board {
         copies.get(&(image, node)).map(|(progress, _)| *progress)
     }
 
+    /// A copy is wished for or no longer wished for: who is at work on the image looks again.
+    pub fn wished(&self, image: ImageId) {
+        let _ = self.bumps.send(image); // nobody may be at work
+    }
+
     /// Images that came further or settled, from now on.
     #[must_use]
     pub fn bumps(&self) -> broadcast::Receiver<ImageId> {
         self.bumps.subscribe()
+    }
+}
+
+/// Waits until something was said of an image. False when nothing ever will be: the server stops.
+pub async fn bumped(bumps: &mut broadcast::Receiver<ImageId>, id: ImageId) -> bool {
+    loop {
+        match bumps.recv().await {
+            Ok(other) if other != id => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return true,
+            Err(RecvError::Closed) => return false,
+        }
     }
 }

@@ -78,6 +78,10 @@ calls! {
     create_image(api::CreateImageRequest) -> api::Image, ImageServiceClient.create;
     /// Verifies an image.
     verify_image(api::VerifyImageRequest) -> api::Image, ImageServiceClient.verify;
+    /// Has nodes hold an image.
+    place_image(api::PlaceImageRequest) -> api::Image, ImageServiceClient.place;
+    /// Takes a node's copy of an image away.
+    evict_image(api::EvictImageRequest) -> api::Image, ImageServiceClient.evict;
     /// Lists images.
     list_images(api::ListRequest) -> api::ListImagesResponse, ImageServiceClient.list;
     /// Makes a volume.
@@ -282,6 +286,24 @@ impl Host {
         self.runtime
             .block_on(client.delete(deletion(name)))
             .map(drop)
+    }
+
+    /// Has nodes hold an image, and waits until they do.
+    pub fn place(&self, image: &str, nodes: &[&str]) -> Answer<api::Image> {
+        self.place_image(api::PlaceImageRequest {
+            image: image.into(),
+            nodes: nodes.iter().map(|&node| node.to_owned()).collect(),
+            wait: true,
+        })
+    }
+
+    /// Takes a node's copy of an image away.
+    pub fn evict(&self, image: &str, node: &str) -> Answer<api::Image> {
+        self.evict_image(api::EvictImageRequest {
+            image: image.into(),
+            node: node.into(),
+            wait: false,
+        })
     }
 
     /// Deletes an image.

@@ -81,6 +81,11 @@ pub fn assert_same(expected: &[String], answers: &[String], point: &str) {
     }
 }
 
+fn copies(i: api::Image) -> String {
+    let phases: Vec<_> = i.copies.iter().map(|copy| copy.phase).collect();
+    format!("{} phase {} copies {phases:?}", i.name, i.phase)
+}
+
 fn image_of_file(h: &Host, name: &str) -> Result<api::Image, Status> {
     let path = h.dir().join("import").join(format!("{name}.raw"));
     if !path.exists() {
@@ -189,6 +194,12 @@ pub const LOGGED: &[&str] = &[
 pub const LIFE: &[Step] = &[
     ("create an image", |h| {
         image_of_file(h, "second").map(|i| format!("{} {}", i.name, i.digest))
+    }),
+    ("take the image from its node", |h| {
+        h.evict("second", super::NODE).map(copies)
+    }),
+    ("place it there again", |h| {
+        h.place("second", &[super::NODE]).map(copies)
     }),
     ("a pool on what is no device", |h| {
         let devices = vec![api::PoolDevice {

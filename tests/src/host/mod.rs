@@ -10,6 +10,7 @@ mod doctor;
 pub mod life;
 mod lines;
 mod process;
+mod second;
 mod wreck;
 
 use std::net::TcpListener;
@@ -24,6 +25,7 @@ pub use calls::{blank, over};
 pub use doctor::plant_ownerless_thin;
 pub use lines::Lines;
 pub use process::{Process, program};
+pub use second::SecondNode;
 
 /// The node's name.
 pub const NODE: &str = "n1";
@@ -190,8 +192,12 @@ impl Host {
     ///
     /// When it does not within a minute.
     pub fn await_node(&self) {
+        self.await_node_named(NODE);
+    }
+
+    fn await_node_named(&self, name: &str) {
         self.soon("the node is reachable", || {
-            let node = self.node(NODE).ok()?;
+            let node = self.node(name).ok()?;
             node.conditions
                 .iter()
                 .any(|c| c.r#type == "Reachable" && c.status)
