@@ -12,9 +12,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .open_files([
             "goldleaf/v1/common.proto",
             "goldleaf/v1/role.proto",
+            "goldleaf/v1/export.proto",
             "goldleaf/v1/group.proto",
             "goldleaf/v1/volume.proto",
             "goldleaf/v1/pool.proto",
+            "goldleaf/v1/channel.proto",
             "goldleaf/v1/image.proto",
             "goldleaf/v1/node.proto",
             "goldleaf/v1/doctor.proto",

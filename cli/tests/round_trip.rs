@@ -147,6 +147,50 @@ impl ImageService for Played {
         Ok(Response::new(api::DeleteResponse {}))
     }
 
+    async fn set_channel(
+        &self,
+        request: Request<api::SetChannelRequest>,
+    ) -> Result<Response<api::Channel>, Status> {
+        let asked = self.seen(request);
+        assert_eq!((asked.image.as_str(), asked.expected_revision), ("good", 7));
+        Ok(Response::new(api::Channel {
+            name: asked.name,
+            digest: format!("sha256:{}", "ab".repeat(32)),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_channel(
+        &self,
+        _: Request<api::GetRequest>,
+    ) -> Result<Response<api::Channel>, Status> {
+        Err(Status::new(Code::Unimplemented, "not played"))
+    }
+
+    async fn list_channels(
+        &self,
+        _: Request<api::ListRequest>,
+    ) -> Result<Response<api::ListChannelsResponse>, Status> {
+        Err(Status::new(Code::Unimplemented, "not played"))
+    }
+
+    async fn delete_channel(
+        &self,
+        _: Request<api::DeleteRequest>,
+    ) -> Result<Response<api::DeleteResponse>, Status> {
+        Err(Status::new(Code::Unimplemented, "not played"))
+    }
+
+    type WatchChannelsStream =
+        Pin<Box<dyn Stream<Item = Result<api::ChannelEvent, Status>> + Send>>;
+
+    async fn watch_channels(
+        &self,
+        _: Request<api::WatchRequest>,
+    ) -> Result<Response<Self::WatchChannelsStream>, Status> {
+        Err(Status::new(Code::Unimplemented, "not played"))
+    }
+
     type WatchStream = Pin<Box<dyn Stream<Item = Result<api::ImageEvent, Status>> + Send>>;
 
     /// Another image, then progress, then the end of both: "good" is ready, "bad" failed.
@@ -276,6 +320,17 @@ async fn a_copy_is_evicted_from_the_node_that_is_named() {
     let evicted = plane.goldleaf(line).await;
     assert_eq!(evicted.status.code(), Some(0), "{}", stderr(&evicted));
     assert_eq!(stdout(&evicted), "good\n");
+}
+
+#[tokio::test]
+async fn a_channel_is_set_only_from_the_revision_that_is_named() {
+    let plane = ControlPlane::start().await;
+    let line = "image channels set debian/stable --image good --if-revision 7";
+    let set = plane.goldleaf(line).await;
+    assert_eq!(set.status.code(), Some(0), "{}", stderr(&set));
+    let row = stdout(&set).lines().nth(1).unwrap();
+    assert!(row.contains("debian/stable"), "{row}");
+    assert!(row.contains("sha256:abababababab"), "{row}");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::args::Args;
 use crate::events;
 use crate::grpc::AgentApi;
 use crate::host::Host;
-use crate::images::{ImageFolder, SourceRules};
+use crate::images::{ExportFolder, ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
 use crate::ops::{Agent, Bell};
 use crate::registration::{self, Registration};
@@ -47,10 +47,13 @@ pub async fn run(args: Args) -> Result<()> {
         },
     )
     .context("cannot use the image folder")?;
+    let export_dir = args.export_dir.clone();
+    let exports = ExportFolder::open(export_dir.unwrap_or_else(|| state_dir.join("export")))
+        .context("cannot use the export folder")?;
     let kernel = DmKernel::open().context("cannot use device-mapper: see `preflight`")?;
     let agent = Arc::new(Agent::new(
         Arc::new(kernel),
-        Arc::new(images),
+        (Arc::new(images), exports),
         host,
         state_dir.join("pools"),
         args.device_dir.clone(),

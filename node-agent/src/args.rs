@@ -53,7 +53,8 @@ pub struct Args {
     #[arg(long, env = "GOLDLEAF_HOST_ID")]
     pub host_id: Option<String>,
 
-    /// Folder of this agent: image copies below `images`, file-backed pools below `pools`.
+    /// Folder of this agent: image copies below `images`, file-backed pools below `pools`,
+    /// exported files below `export`.
     #[arg(long, env = "GOLDLEAF_STATE_DIR", default_value = "/var/lib/goldleaf")]
     pub state_dir: PathBuf,
 
@@ -69,6 +70,11 @@ pub struct Args {
         default_value = "/var/lib/goldleaf/import"
     )]
     pub image_sources: Vec<PathBuf>,
+
+    /// Folder that volumes are exported to, and nowhere else; `export` in the state folder unless
+    /// said.
+    #[arg(long, env = "GOLDLEAF_EXPORT_DIR")]
+    pub export_dir: Option<PathBuf>,
 
     /// Folder for the devices' links: `<pool>/<volume>` below it.
     #[arg(long, env = "GOLDLEAF_DEVICE_DIR", default_value = "/dev/goldleaf")]

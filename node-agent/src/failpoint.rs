@@ -58,6 +58,11 @@ points! {
     DeletionWished => "agent/delete/after-wish",
     DeletionDone => "agent/delete/after-effect",
     DeletionRecorded => "agent/delete/after-fact",
+    ReadingLive => "agent/read-thin/after-activation",
+    ThinTaken => "agent/import-thin/after-copy",
+    ReadingDone => "agent/read-thin/after-removal",
+    ExportWritten => "agent/export/after-copy",
+    ExportNamed => "agent/export/after-name",
     OwnerlessDeleted => "agent/mend/after-deletion",
 }
 

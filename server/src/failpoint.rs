@@ -51,6 +51,8 @@ points! {
     ImageEvictionWished => "server/evict-image/after-wish",
     ImageEvicted => "server/evict-image/after-effect",
     ImageEvictionRecorded => "server/evict-image/after-fact",
+    ChannelRecorded => "server/set-channel/after-fact",
+    ChannelForgotten => "server/delete-channel/after-fact",
     ThinWished => "server/create-thin/after-wish",
     ThinMade => "server/create-thin/after-effect",
     ThinRecorded => "server/create-thin/after-fact",

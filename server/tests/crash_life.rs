@@ -14,11 +14,14 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use goldleaf_server::agents::fake::{Cut, Verb};
-use goldleaf_server::domain::{ActivateOptions, GroupSnapshot, Image, Phase, Snapshot};
+use goldleaf_server::domain::{
+    ActivateOptions, Channel, GroupSnapshot, Image, Phase, Ref, Snapshot,
+};
 use goldleaf_server::failpoint::{Died, Point, dying_at};
 use goldleaf_server::service::{
-    ImageView, PoolView, Service, ServiceError, Unfinished, VolumeView,
+    ImageView, PoolView, Service, ServiceError, Target, Unfinished, VolumeView,
 };
+use support::images::{fetched, made_of_snapshot, offer, placed, stable};
 use support::{
     GIB, NODE, OTHER_NODE, Rig, active, clone_of, digest, group_of, image, named, pool,
     registration, size, snapshot_of, target, thin,
@@ -33,7 +36,7 @@ type Step = (
 /// Ids are minted anew in each run. A lost image is refused by its node, and after a death in that
 /// call by its record, which has learnt it from the node.
 fn without_ids(text: &str) -> String {
-    if text.contains("is not on this node") {
+    if text.contains("is not on this node") || text.contains("is not on node") {
         return "an image is not on this node".into();
     }
     let mut out = text.to_owned();
@@ -79,6 +82,10 @@ fn of_group(g: GroupSnapshot) -> String {
     format!("{} {:?} {names:?}", g.name, g.phase)
 }
 
+fn of_channel(c: Channel) -> String {
+    format!("{} {}", c.name, c.digest)
+}
+
 fn of_pool(view: PoolView) -> String {
     format!(
         "{} {:?} {:?}",
@@ -121,23 +128,6 @@ fn gone((): ()) -> String {
     "gone".into()
 }
 
-/// Creates an image and fetches it, in one go so that death may come in either.
-async fn fetched(service: Arc<Service>, name: &'static str) -> Result<ImageView, ServiceError> {
-    let view = service.create_image(image(name)).await?;
-    service.finish(Unfinished::Image(view.image.id)).await?;
-    service
-        .get_image(&named::<goldleaf_types::ImageId>(name))
-        .await
-}
-
-/// Has another node hold the image, and fetches it there.
-async fn placed(service: Arc<Service>) -> Result<ImageView, ServiceError> {
-    let golden = named::<goldleaf_types::ImageId>("golden");
-    let view = service.place_image(&golden, &[named("n2")]).await?;
-    service.finish(Unfinished::Image(view.image.id)).await?;
-    service.get_image(&golden).await
-}
-
 /// A whole life, every operation in it. Those that are to be refused say so.
 fn life() -> Vec<Step> {
     let mut steps = vec![
@@ -164,13 +154,16 @@ fn life() -> Vec<Step> {
             |s| async move { s.register(registration(OTHER_NODE, "n2")).await },
         ),
         step("place the image on it", of_image, placed),
+        step("point a channel at it", of_channel, |s| async move {
+            s.set_channel(stable("golden")).await
+        }),
         step("create a blank volume, active", of_volume, |s| async move {
             s.create_thin(active(thin("blank", ""))).await
         }),
         step(
             "create a volume over the image",
             of_volume,
-            |s| async move { s.create_thin(thin("vm1", "golden")).await },
+            |s| async move { s.create_thin(thin("vm1", "debian/stable")).await },
         ),
         step("activate it", of_volume, |s| async move {
             s.activate(&named("vm1"), ActivateOptions::default()).await
@@ -184,6 +177,7 @@ fn life() -> Vec<Step> {
         step("freeze both at one instant", of_group, |s| async move {
             s.create_group(group_of("both", ["vm1", "blank"])).await
         }),
+        step("make an image of one of them", of_image, made_of_snapshot),
         step("delete one of the group", gone, |s| async move {
             s.delete_snapshot(target("both.vm1")).await
         }),
@@ -250,8 +244,18 @@ fn takedown() -> Vec<Step> {
         step("delete the blank volume", gone, |s| async move {
             s.delete_volume(target("blank")).await
         }),
+        step("forget the channel", gone, |s| async move {
+            s.delete_channel(Target {
+                what: Ref::Name("debian/stable".parse().unwrap()),
+                revision: 0,
+            })
+            .await
+        }),
         step("delete one name of the image", gone, |s| async move {
             s.delete_image(target("golden")).await
+        }),
+        step("delete the image of the snapshot", gone, |s| async move {
+            s.delete_image(target("promoted")).await
         }),
         step("delete the other name", gone, |s| async move {
             s.delete_image(target("golden-too")).await
@@ -270,7 +274,7 @@ fn takedown() -> Vec<Step> {
 
 /// What the agent refuses only after the wish: the image or the source is lost on the node.
 fn lossy() -> Vec<Step> {
-    let mut steps: Vec<_> = life().into_iter().take(9).collect();
+    let mut steps: Vec<_> = life().into_iter().take(10).collect();
     steps.push(step(
         "refused: a volume whose image the node lost",
         of_volume,
@@ -292,14 +296,6 @@ fn lossy() -> Vec<Step> {
         |s| async move { s.clone_thin(clone_of("vm4", "volume/blank", 0)).await },
     ));
     steps
-}
-
-/// Content that both nodes can fetch.
-fn offer(rig: &Rig) {
-    for node in [NODE, OTHER_NODE] {
-        let node = rig.agents.node(node);
-        node.offer(support::GOLDEN, digest(7), goldleaf_types::Bytes(GIB));
-    }
 }
 
 /// Before the steps that are to be refused for it.

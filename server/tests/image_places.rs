@@ -5,7 +5,7 @@
 mod support;
 
 use goldleaf_server::agents::fake::{Cut, Verb};
-use goldleaf_server::domain::{Image, ImageSource, Phase};
+use goldleaf_server::domain::{Image, ImageSource, Phase, Pool};
 use goldleaf_server::service::{CreateImage, ImageView, ServiceError, Unfinished};
 use goldleaf_types::{Bytes, NodeId};
 use support::{
@@ -291,4 +291,26 @@ async fn a_copy_that_is_wished_for_while_another_is_fetched_does_not_wait_for_it
     rig.node().hold_imports(false);
     let view = rig.service().get_image(&named("slow")).await.unwrap();
     assert_eq!(copies(&view), [(OTHER_NODE, Phase::Ready)]);
+}
+
+/// Disks that two nodes reach: the one that does not have the pool cannot open it, and says so.
+#[tokio::test]
+async fn a_pool_follows_the_word_of_its_own_node_alone() {
+    let rig = two_nodes().await;
+    let pool = rig.service().get_pool(&named("fast")).await.unwrap();
+    let mut report = pool.report.unwrap();
+    report.phase = Phase::Failed;
+    let service = rig.service();
+    service
+        .follow_pools(OTHER_NODE, std::slice::from_ref(&report))
+        .await
+        .unwrap();
+    let id = pool.pool.id;
+    let phase = async || {
+        let record = service.records.by_id::<Pool>(id).await.unwrap();
+        record.unwrap().phase
+    };
+    assert_eq!(phase().await, Phase::Ready);
+    service.follow_pools(NODE, &[report]).await.unwrap();
+    assert_eq!(phase().await, Phase::Failed);
 }

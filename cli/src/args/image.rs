@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::values::sha256;
+use super::values::{key_value, sha256};
 use super::{Removal, Selection, SetLabels, Target, Update, Waiting};
 
 /// What to do with images.
@@ -11,7 +11,8 @@ pub enum Image {
     /// Brings an image to a node.
     #[command(after_help = "Examples:
   goldleaf image create debian-12 --file /var/lib/goldleaf/import/debian-12.qcow2
-  goldleaf image create debian-12 --url https://mirror.example/debian-12.raw --sha256 $SUM")]
+  goldleaf image create debian-12 --url https://mirror.example/debian-12.raw --sha256 $SUM
+  goldleaf image create web-1.4 --from snapshot/web-built")]
     Create(ImageCreate),
     /// Lists images.
     #[command(after_help = "Examples:
@@ -40,6 +41,16 @@ pub enum Image {
   goldleaf image copies debian-12
   goldleaf image copies debian-12 -o json")]
     Copies(Target),
+    /// Channels: names like debian/stable that point to an image's content and can be moved.
+    #[command(
+        subcommand,
+        visible_alias = "channels",
+        after_help = "Examples:
+  goldleaf image channel set debian/stable --image debian-12.8
+  goldleaf volume create vm1 --size 20G --image debian/stable --activate
+  goldleaf image channels list"
+    )]
+    Channel(Channel),
     /// Changes labels and deletion protection.
     #[command(after_help = "Examples:
   goldleaf image update debian-12 --label team=db --unlabel old
@@ -99,6 +110,9 @@ pub struct ImageSource {
     /// http or https.
     #[arg(long, requires = "sha256")]
     pub url: Option<String>,
+    /// A volume that is not active, or a snapshot: an id, volume/NAME or snapshot/NAME.
+    #[arg(long, value_name = "SOURCE")]
+    pub from: Option<String>,
 }
 
 /// How an image is stored.
@@ -133,6 +147,57 @@ pub struct ImageEvict {
     /// The node, by name or id.
     #[arg(long)]
     pub node: String,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// What to do with channels.
+#[derive(Debug, Subcommand)]
+pub enum Channel {
+    /// Makes a channel, or moves it, in one step.
+    #[command(after_help = "Examples:
+  goldleaf image channel set debian/stable --image debian-12.8
+  goldleaf image channel set debian/stable --image debian/testing --if-revision 7")]
+    Set(ChannelSet),
+    /// Lists channels.
+    #[command(after_help = "Examples:
+  goldleaf image channel list
+  goldleaf image channel list -l team=web -o json")]
+    List(Selection),
+    /// Shows one channel.
+    #[command(after_help = "Example:
+  goldleaf image channel get debian/stable -o yaml")]
+    Get(Target),
+    /// Forgets a channel; volumes that were made through it stay.
+    #[command(after_help = "Example:
+  goldleaf image channel delete debian/stable")]
+    Delete(Removal),
+    /// Prints channels as they are moved.
+    #[command(after_help = "Example:
+  goldleaf image channel watch")]
+    Watch(Selection),
+}
+
+/// Where a channel is to point.
+#[derive(Debug, ClapArgs)]
+pub struct ChannelSet {
+    /// Its name, with a '/' in it.
+    pub name: String,
+    /// The image to point to: a name, id, digest, or another channel as it points now.
+    #[arg(long)]
+    pub image: String,
+    /// A label to set; may be given again.
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+    /// Only if it has this revision still, as `get -o json` shows it.
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub if_revision: u64,
     /// Waiting.
     #[command(flatten)]
     pub waiting: Waiting,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::values::{duration, key_value};
 use super::{Removal, Selection, Target, Waiting};
@@ -16,6 +16,31 @@ pub struct Look {
     /// mappings, about a second for each million.
     #[arg(long)]
     pub usage: bool,
+}
+
+/// A volume or snapshot to write to a file.
+#[derive(Debug, ClapArgs)]
+pub struct Export {
+    /// Its name or id.
+    pub target: String,
+    /// The file's path below the export folder of the node's agent.
+    #[arg(long)]
+    pub file: String,
+    /// How to store it.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Raw)]
+    pub format: ExportFormat,
+    /// Take the place of a file that has that name.
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// How an exported file is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// As a disk reads it, with holes.
+    Raw,
+    /// QEMU's format.
+    Qcow2,
 }
 
 /// What to do with groups.

@@ -17,12 +17,12 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use doctor::{Doctor, Verb as DoctorVerb};
-pub use image::{Image, ImageCreate, ImageEvict, ImageFormat, ImagePlace};
+pub use image::{Channel, Image, ImageCreate, ImageFormat, ImagePlace};
 pub use import::PoolImport;
 pub use marks::Update;
-use values::{duration, file_and_size, key_value, server, sha256, size};
+use values::{duration, file_and_size, key_value, server, size};
 
-pub use life::{Group, Look};
+pub use life::{Export, ExportFormat, Group, Look};
 pub use wait::{WaitedTarget, Waiting};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
@@ -312,6 +312,11 @@ pub enum Volume {
   goldleaf volume update vm1 --protect
   goldleaf volume update vm1 --unprotect --if-revision 7")]
     Update(Update),
+    /// Writes a volume that is not active to a file of its node.
+    #[command(after_help = "Examples:
+  goldleaf volume export vm1 --file vm1.raw
+  goldleaf volume export vm1 --file backup/vm1.qcow2 --format qcow2 --replace")]
+    Export(Export),
     /// Deletes a volume that is not active.
     #[command(after_help = "Examples:
   goldleaf volume delete vm1
@@ -342,7 +347,7 @@ pub struct VolumeCreate {
     /// Its size: bytes, or a number with K, M, G or T.
     #[arg(long, value_parser = size)]
     pub size: u64,
-    /// The image that shows through where nothing was written.
+    /// The image that shows through where nothing was written, or a channel as it points now.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub image: String,
     /// The pool; placement chooses unless said.
@@ -447,6 +452,11 @@ pub enum Snapshot {
   goldleaf snapshot update before-upgrade --protect
   goldleaf snapshot update before-upgrade --unprotect --if-revision 7")]
     Update(Update),
+    /// Writes a snapshot to a file of its node.
+    #[command(after_help = "Examples:
+  goldleaf snapshot export before-upgrade --file before-upgrade.raw
+  goldleaf snapshot export before-upgrade --file s.qcow2 --format qcow2 --replace")]
+    Export(Export),
     /// Deletes a snapshot.
     #[command(after_help = "Examples:
   goldleaf snapshot delete before-upgrade

@@ -40,6 +40,7 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
             let image = call.answer(images.get(get(t.target))).await?;
             output::many(call.global.output, &image.copies)
         }
+        Image::Channel(command) => super::channel::run(call, command).await,
         Image::Update(wanted) => call.show(images.update(update(wanted)?)).await,
         Image::Delete(t) => call.gone(&t.target.clone(), images.delete(delete(t))).await,
         Image::Watch(selection) => {
@@ -113,7 +114,8 @@ async fn verify(call: &Call, image: String) -> Result<(), Failure> {
     output::one(call.global.output, &image)
 }
 
-fn bar(name: &str) -> ProgressBar {
+/// A bar for bytes.
+pub(super) fn bar(name: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
             .expect("the template is sound");
@@ -195,7 +197,8 @@ fn request(wanted: ImageCreate) -> Result<api::CreateImageRequest, Failure> {
         .file
         .map(Source::File)
         .or(wanted.source.device.map(Source::Device))
-        .or(wanted.source.url.map(Source::Url));
+        .or(wanted.source.url.map(Source::Url))
+        .or(wanted.source.from.map(Source::Volume));
     let format = match wanted.format {
         ImageFormat::Detect => api::ImageFormat::Unspecified,
         ImageFormat::Raw => api::ImageFormat::Raw,

@@ -1,6 +1,8 @@
 //! One file per noun. Each command is: convert, call, print.
 
+mod channel;
 mod doctor;
+mod export;
 mod image;
 mod node;
 mod pool;

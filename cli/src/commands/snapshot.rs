@@ -38,6 +38,7 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
         }
         Snapshot::Get(look) => call.show(volumes.get_snapshot(get(look.target))).await,
         Snapshot::Update(wanted) => call.show(volumes.update_snapshot(update(wanted)?)).await,
+        Snapshot::Export(wanted) => super::export::run(call, "snapshot", wanted).await,
         Snapshot::Delete(t) => {
             call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t)))
                 .await

@@ -46,6 +46,7 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
             .await
         }
         Volume::Update(wanted) => call.show(volumes.update(update(wanted)?)).await,
+        Volume::Export(wanted) => super::export::run(call, "volume", wanted).await,
         Volume::Delete(t) => {
             call.gone(&t.target.clone(), volumes.delete(delete(t)))
                 .await

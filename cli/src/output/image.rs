@@ -64,6 +64,46 @@ impl Printable for api::ImageCopy {
     }
 }
 
+impl Printable for api::Channel {
+    const MESSAGE: &'static str = "goldleaf.v1.Channel";
+    const COLUMNS: &'static [&'static str] = &["NAME", "DIGEST", "MOVED", "ID"];
+
+    fn row(&self) -> Vec<String> {
+        let moved = self
+            .moved
+            .map_or_else(|| "-".into(), |moved| moved.to_string());
+        vec![
+            self.name.clone(),
+            short(&self.digest),
+            moved,
+            self.id.clone(),
+        ]
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Printable for api::ExportedFile {
+    const MESSAGE: &'static str = "goldleaf.v1.ExportedFile";
+    const COLUMNS: &'static [&'static str] = &["FILE", "SIZE", "STORED", "SHA256", "DIGEST"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.path.clone(),
+            bytes(self.file_size_bytes),
+            bytes(self.stored_bytes),
+            self.file_sha256.clone(),
+            short(&self.digest),
+        ]
+    }
+
+    fn name(&self) -> &str {
+        &self.path
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

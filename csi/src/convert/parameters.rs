@@ -16,7 +16,7 @@ const LABEL: &str = "label.";
 /// The parameters of a class of volumes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Class {
-    /// `image`: the image that volumes begin as, by name, id or digest.
+    /// `image`: the image that volumes begin as, by name, id, digest or channel.
     pub image: Option<String>,
     /// `pool`: the pool, by name or id.
     pub pool: Option<String>,

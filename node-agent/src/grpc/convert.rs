@@ -11,10 +11,12 @@ use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
 use goldleaf_rpc::field::{BadField, bad};
 pub use goldleaf_rpc::field::{field, optional};
-use goldleaf_types::{BlockSize, Bytes, Digest, Incarnation, Labels, Name, VolumeId, VolumeSize};
+use goldleaf_types::{
+    BlockSize, Bytes, Digest, Incarnation, Labels, Name, ThinOwner, VolumeId, VolumeSize,
+};
 
 use crate::catalogue::{Holder, NoSpace, Phase};
-use crate::images::{Format, ImageRecord, ImportRequest, Place, Source};
+use crate::images::{ExportTarget, Exported, Format, ImageRecord, ImportRequest, Place, Source};
 use crate::ops::{
     Activation, CreatePool, CreateSnapshot, CreateThin, DeviceRequest, PoolState, PoolView,
     ThinView,
@@ -165,16 +167,29 @@ pub fn resize(r: &pb::AgentResizeRequest) -> Result<(VolumeId, VolumeSize, u64),
     ))
 }
 
-impl TryFrom<pb::AgentImportImageRequest> for ImportRequest {
+/// What an image is to be made of.
+#[derive(Debug)]
+pub enum Import {
+    /// Something outside of Goldleaf.
+    Source(ImportRequest),
+    /// A thin of this node, and the digest that is expected of it, if known.
+    Thin(ThinOwner, Option<Digest>),
+}
+
+impl TryFrom<pb::AgentImportImageRequest> for Import {
     type Error = BadField;
 
     fn try_from(r: pb::AgentImportImageRequest) -> Result<Self, BadField> {
         use pb::agent_import_image_request::Source as Wire;
         let source = match r.source {
+            Some(Wire::Thin(owner)) => {
+                let expect = optional::<Digest>("digest", &r.digest)?;
+                return Ok(Self::Thin(field("thin", &owner)?, expect));
+            }
             Some(Wire::File(path)) => Source::File(path.into()),
             Some(Wire::Device(path)) => Source::Device(path.into()),
             Some(Wire::Url(text)) => Source::Url(field("url", &text)?),
-            None => return Err(bad("source", "is unset: give file, device or url")),
+            None => return Err(bad("source", "is unset: give file, device, url or thin")),
         };
         let format = match api::ImageFormat::try_from(r.format) {
             Ok(api::ImageFormat::Unspecified) => Format::Detect,
@@ -182,12 +197,45 @@ impl TryFrom<pb::AgentImportImageRequest> for ImportRequest {
             Ok(api::ImageFormat::Qcow2) => Format::Qcow2,
             Err(_) => return Err(bad("format", "is no known format")),
         };
-        Ok(Self {
+        Ok(Self::Source(ImportRequest {
             source,
             format,
             source_sha256: optional::<Digest>("source_sha256", &r.source_sha256)?,
             expect: optional::<Digest>("digest", &r.digest)?,
-        })
+        }))
+    }
+}
+
+/// A thin, and the file to write it to.
+///
+/// # Errors
+///
+/// [`BadField`] that names the field.
+pub fn export(r: pb::AgentExportThinRequest) -> Result<(ThinOwner, ExportTarget), BadField> {
+    let format = match api::ExportFormat::try_from(r.format) {
+        Ok(api::ExportFormat::Unspecified | api::ExportFormat::Raw) => Format::Raw,
+        Ok(api::ExportFormat::Qcow2) => Format::Qcow2,
+        Err(_) => return Err(bad("format", "is no known format")),
+    };
+    let target = ExportTarget {
+        file: r.file.into(),
+        format,
+        replace: r.replace,
+    };
+    Ok((field("owner", &r.owner)?, target))
+}
+
+/// An exported file for the wire.
+#[must_use]
+pub fn exported(e: &Exported) -> api::ExportedFile {
+    api::ExportedFile {
+        path: e.path.display().to_string(),
+        node: String::new(),
+        digest: e.digest.to_string(),
+        size_bytes: e.size.0,
+        file_sha256: hex::encode(e.file_digest.as_bytes()),
+        file_size_bytes: e.file_size.0,
+        stored_bytes: e.stored.0,
     }
 }
 

@@ -9,6 +9,7 @@ mod convert_doctor;
 pub mod status;
 
 mod convert_life;
+mod progress;
 mod thin_stream;
 
 use std::pin::Pin;
@@ -18,14 +19,11 @@ use futures::{Stream, StreamExt};
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
 use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
-use self::convert::{field, optional};
-use crate::images::{ImportProgress, ImportRequest};
+use self::convert::{Import, field, optional};
 use crate::ops::{Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, ImportPool, Look};
 use crate::preflight;
 
@@ -188,36 +186,55 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         &self,
         r: Request<pb::AgentImportImageRequest>,
     ) -> Answer<Self::ImportImageStream> {
-        let wanted = ImportRequest::try_from(r.into_inner())?;
-        let (events, stream) = mpsc::channel(16);
+        let (store, body) = caller(r)?;
+        let wanted = Import::try_from(body)?;
         let agent = Arc::clone(&self.agent);
-        let work = async move {
-            let progress = events.clone();
-            let tell = move |p: ImportProgress| {
-                // A slow reader misses a step, never the end.
-                let _ = progress.try_send(Ok(pb::ImportImageEvent {
-                    progress: Some(api::Progress {
-                        done_bytes: p.done_bytes,
-                        total_bytes: p.total_bytes.unwrap_or(0),
-                    }),
-                    image: None,
-                }));
-            };
-            // The import ends with its caller: dropping it leaves nothing behind.
-            let last = tokio::select! {
-                () = events.closed() => return,
-                done = agent.images.import(wanted, tell) => done,
-            };
-            let last = last
-                .map(|record| pb::ImportImageEvent {
+        let stream = progress::follow(
+            |progress| pb::ImportImageEvent {
+                progress: Some(progress),
+                image: None,
+            },
+            move |meter| async move {
+                let record = match wanted {
+                    Import::Source(wanted) => agent.images.import_metered(wanted, &meter).await?,
+                    Import::Thin(owner, expect) => {
+                        let read = move || agent.import_thin(store, owner, expect, &meter);
+                        progress::blocking(read).await?
+                    }
+                };
+                Ok(pb::ImportImageEvent {
                     progress: None,
                     image: Some(convert::image(&record)),
                 })
-                .map_err(Status::from);
-            let _ = events.send(last).await;
-        };
-        tokio::spawn(work.in_current_span());
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+            },
+        );
+        Ok(Response::new(stream))
+    }
+
+    type ExportThinStream = Events<pb::AgentExportThinEvent>;
+
+    async fn export_thin(
+        &self,
+        r: Request<pb::AgentExportThinRequest>,
+    ) -> Answer<Self::ExportThinStream> {
+        let (store, body) = caller(r)?;
+        let (owner, target) = convert::export(body)?;
+        let agent = Arc::clone(&self.agent);
+        let stream = progress::follow(
+            |progress| pb::AgentExportThinEvent {
+                progress: Some(progress),
+                file: None,
+            },
+            move |meter| async move {
+                let write = move || agent.export_thin(store, owner, &target, &meter);
+                let exported = progress::blocking(write).await?;
+                Ok(pb::AgentExportThinEvent {
+                    progress: None,
+                    file: Some(convert::exported(&exported)),
+                })
+            },
+        );
+        Ok(Response::new(stream))
     }
 
     async fn list_images(

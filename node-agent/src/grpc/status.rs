@@ -16,7 +16,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::catalogue::CatalogueError;
 use crate::images::ImageError;
 use crate::kernel::KernelError;
-use crate::ops::{ImageOpError, PoolError, ThinError};
+use crate::ops::{ImageOpError, PoolError, ReadError, ThinError};
 use crate::telemetry::Chain;
 
 /// An error with its code, logged with all its causes, and with the field at fault, if one is.
@@ -52,6 +52,7 @@ impl From<ThinError> for Status {
             ThinError::Needed { .. } => (Code::Aborted, "SOURCE_OF_UNFINISHED"),
             ThinError::Active(_) => (Code::FailedPrecondition, "ACTIVE"),
             ThinError::InUse { .. } => (Code::FailedPrecondition, "HELD_OPEN"),
+            ThinError::BeingRead(_) => (Code::Aborted, "BEING_READ"),
             ThinError::Deleted(_) => (Code::FailedPrecondition, "WAS_DELETED"),
             ThinError::StaleEpoch { .. } => (Code::FailedPrecondition, "STALE_EPOCH"),
             ThinError::Sealed(_) => (Code::FailedPrecondition, "SEALED"),
@@ -79,6 +80,7 @@ impl From<ThinError> for Status {
             | ThinError::Needed { .. }
             | ThinError::Active(_)
             | ThinError::InUse { .. }
+            | ThinError::BeingRead(_)
             | ThinError::Deleted(_)
             | ThinError::StaleEpoch { .. }
             | ThinError::Sealed(_)
@@ -154,6 +156,15 @@ impl From<ImageOpError> for Status {
     }
 }
 
+impl From<ReadError> for Status {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Thin(cause) => cause.into(),
+            ReadError::Image(cause) => cause.into(),
+        }
+    }
+}
+
 impl From<ImageError> for Status {
     fn from(e: ImageError) -> Self {
         let (code, reason) = image_code(&e);
@@ -212,6 +223,7 @@ fn catalogue_code(e: &CatalogueError) -> (Code, &'static str) {
 
 fn image_code(e: &ImageError) -> (Code, &'static str) {
     match e {
+        ImageError::Exists { .. } => (Code::AlreadyExists, "FILE_EXISTS"),
         ImageError::Missing { .. } => (Code::Unavailable, "IMAGE_NOT_HERE"),
         ImageError::Changed { .. } => (Code::FailedPrecondition, "IMAGE_CHANGED"),
         ImageError::Source { .. } => (Code::InvalidArgument, "BAD_SOURCE"),
@@ -236,6 +248,7 @@ fn image_field(e: &ImageError) -> Option<&'static str> {
         ImageError::WrongSource { .. } => Some("source_sha256"),
         ImageError::WrongDigest { .. } => Some("digest"),
         ImageError::SourceAway { .. } => Some("url"),
+        ImageError::Exists { .. } => Some("file"),
         ImageError::Missing { .. }
         | ImageError::Changed { .. }
         | ImageError::OverBudget { .. }

@@ -33,6 +33,15 @@ pub enum ImageError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// The file is there already, and may be somebody's.
+    #[error(
+        "file: {file} is there already in the export folder: choose another name, or ask to replace \
+         it"
+    )]
+    Exists {
+        /// Which, below the export folder.
+        file: PathBuf,
+    },
     /// The source was read and is no image that can be used.
     #[error("{field}: {problem}")]
     Format {

@@ -104,12 +104,24 @@ impl ImageFolder {
         request: ImportRequest,
         tell: impl Fn(ImportProgress) + Send + Sync + 'static,
     ) -> Result<ImageRecord, ImageError> {
-        let meter = Meter::new(tell);
+        self.import_metered(request, &Meter::new(tell)).await
+    }
+
+    /// As [`Self::import`], reporting to a meter that others may stop too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::import`].
+    pub async fn import_metered(
+        &self,
+        request: ImportRequest,
+        meter: &Meter,
+    ) -> Result<ImageRecord, ImageError> {
         let _stop = meter.stop_on_drop();
         let job = Job {
             folder: Arc::clone(&self.0),
             request,
-            meter,
+            meter: meter.clone(),
         };
         if let Source::Url(url) = &job.request.source {
             let url = url.clone();

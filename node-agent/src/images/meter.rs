@@ -23,7 +23,7 @@ pub struct ImportProgress {
 
 /// Reports progress and knows when to stop.
 #[derive(Clone)]
-pub(super) struct Meter {
+pub struct Meter {
     tell: Arc<dyn Fn(ImportProgress) + Send + Sync>,
     told: Arc<AtomicU64>,
     stopped: Arc<AtomicBool>,
@@ -38,7 +38,8 @@ impl fmt::Debug for Meter {
 }
 
 impl Meter {
-    pub(super) fn new(tell: impl Fn(ImportProgress) + Send + Sync + 'static) -> Self {
+    /// One that reports to `tell`.
+    pub fn new(tell: impl Fn(ImportProgress) + Send + Sync + 'static) -> Self {
         Self {
             tell: Arc::new(tell),
             told: Arc::default(),
@@ -87,14 +88,15 @@ impl Meter {
     }
 
     /// Stops the work when the guard goes.
-    pub(super) fn stop_on_drop(&self) -> StopOnDrop {
+    #[must_use]
+    pub fn stop_on_drop(&self) -> StopOnDrop {
         StopOnDrop(Arc::clone(&self.stopped))
     }
 }
 
 /// Tells the work that nobody waits for it any more.
 #[derive(Debug)]
-pub(super) struct StopOnDrop(Arc<AtomicBool>);
+pub struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {

@@ -5,10 +5,12 @@
 //! `grpc` for imports. Invariant: a record is written last, so whatever has one is whole and was
 //! hashed on the way in; what content is now is compared with its record before every use.
 //! A crash leaves at worst a part without a record, which the next opening removes.
+//! What goes out of here goes through the export folder, by the same rules.
 
 mod budget;
 mod content;
 mod error;
+mod export;
 mod folder;
 mod format;
 #[cfg(feature = "fuzzing")]
@@ -21,15 +23,18 @@ mod qcow2;
 mod record;
 mod row;
 mod source;
+mod taken;
 mod writer;
 
 pub use error::ImageError;
+pub use export::{ExportFolder, ExportTarget, Exported, Outgoing};
 pub use folder::{Checked, ImageFolder};
 pub use identity::Identity;
 pub use import::{Format, ImportRequest, Source};
-pub use meter::ImportProgress;
+pub use meter::{ImportProgress, Meter, StopOnDrop};
 pub use record::{ImageRecord, Place};
 pub use source::SourceRules;
+pub use taken::Taken;
 
 #[cfg(test)]
 mod tests;

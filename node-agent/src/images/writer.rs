@@ -34,7 +34,8 @@ pub(super) struct Part {
 }
 
 impl Part {
-    fn create(folder: &Path) -> Result<Self, ImageError> {
+    /// An empty file in this folder.
+    pub(super) fn create(folder: &Path) -> Result<Self, ImageError> {
         let path = folder.join(format!("{}.{PART}", uuid::Uuid::new_v4().simple()));
         let file = File::options()
             .read(true)
@@ -56,6 +57,16 @@ impl Part {
     /// What was written.
     pub(super) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Where it is until it has its last name.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It has its last name: nothing is to be removed any more.
+    pub(super) fn named(&mut self) {
+        self.kept = true;
     }
 
     /// Gives the part its last name, over whatever has it.
@@ -222,8 +233,8 @@ impl RawWriter {
     }
 }
 
-/// Compares as many bytes at once as the compiler sees fit.
-fn is_zero(block: &[u8]) -> bool {
+/// Compares as many bytes at once as the compiler sees fit. At most 64 KiB at a time.
+pub(super) fn is_zero(block: &[u8]) -> bool {
     block == &ZEROES[..block.len()]
 }
 

@@ -91,6 +91,7 @@ impl Agent {
         image: Option<Checked>,
     ) -> Result<ThinView, ThinError> {
         usable(pool, &row)?;
+        self.not_read(row.owner)?;
         let live = self
             .kernel
             .find_live(row.owner)
@@ -147,6 +148,21 @@ impl Agent {
         how: Activation,
         image: Option<Checked>,
     ) -> Result<Made, ThinError> {
+        let (dev, origin) = self.ensure_table_over(pool, row, how, image)?;
+        let path = self.ensure_link(pool, row, dev)?;
+        self.thin_changed(row.owner);
+        Ok(Made { dev, origin, path })
+    }
+
+    /// Image device and thin device, without a link that anybody would find: their numbers. The
+    /// caller holds the row's lock.
+    pub(super) fn ensure_table_over(
+        &self,
+        pool: &OpenPool,
+        row: &ThinRecord,
+        how: Activation,
+        image: Option<Checked>,
+    ) -> Result<(DevNumber, Option<DevNumber>), ThinError> {
         let spec = |origin| ThinSpec {
             owner: row.owner,
             pool: pool.id,
@@ -169,9 +185,7 @@ impl Agent {
         let dev = dev
             .map_err(ThinError::Kernel)
             .inspect_err(|_| self.let_run(pool, row.owner))?;
-        let path = self.ensure_link(pool, row, dev)?;
-        self.thin_changed(row.owner);
-        Ok(Made { dev, origin, path })
+        Ok((dev, origin))
     }
 
     /// The link to a live device.
@@ -303,6 +317,9 @@ impl Agent {
             .find(owner)
             .ok_or(ThinError::NotFound(owner))?;
         check_epoch(&row, epoch)?;
+        if self.reads.has(owner) {
+            return self.view(&pool, &row); // the device that is there is nobody's activation
+        }
         if let Some(live) = self.kernel.find_live(owner).map_err(ThinError::Kernel)?
             && live.open_count > 0
         {

@@ -180,10 +180,11 @@ fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>, host: Host) -> Agent {
         roots: vec![dir.join("import")],
     };
     let images = ImageFolder::open(dir.join("images"), Bytes::GIB, rules).unwrap();
+    let exports = crate::images::ExportFolder::open(dir.join("export")).unwrap();
     let kernel: Arc<dyn Kernel> = Arc::clone(kernel) as Arc<dyn Kernel>;
     Agent::new(
         kernel,
-        Arc::new(images),
+        (Arc::new(images), exports),
         host,
         dir.join("pools"),
         dir.join("dev"),
@@ -293,6 +294,24 @@ fn mend_ownerless(rig: &Rig) -> Result<String, String> {
     Ok(format!("left {:?}", pool.record().quarantined))
 }
 
+/// Writes a snapshot to a file, over one that a call before it made.
+fn export(rig: &Rig) -> Result<String, String> {
+    let target = crate::images::ExportTarget {
+        file: "s.raw".into(),
+        format: Format::Raw,
+        replace: true,
+    };
+    let meter = crate::images::Meter::new(|_| {});
+    let made = rig
+        .agent
+        .export_thin(Some(STORE), snapshot(32), &target, &meter);
+    let made = made.map_err(|e| e.to_string())?;
+    let entries = std::fs::read_dir(rig.dir.path().join("export/.goldleaf-parts"));
+    assert_eq!(entries.unwrap().count(), 0, "a part is left");
+    assert_eq!(std::fs::metadata(&made.path).unwrap().len(), made.size.0);
+    Ok(format!("{} {}", made.digest, made.file_size))
+}
+
 /// A whole life, every operation in it.
 fn life() -> Vec<Step> {
     let create = |what, n, image, active| {
@@ -337,6 +356,18 @@ fn life() -> Vec<Step> {
                 Ok(views.join("; "))
             }),
         ),
+        (
+            "make an image of a snapshot",
+            Box::new(|rig| {
+                let meter = crate::images::Meter::new(|_| {});
+                let made = rig
+                    .agent
+                    .import_thin(Some(STORE), snapshot(31), None, &meter);
+                let made = made.map_err(|e| e.to_string())?;
+                Ok(format!("{} {} of {}", made.digest, made.size, made.source))
+            }),
+        ),
+        ("export a snapshot", Box::new(export)),
         delete_step("delete one of the group", snapshot(31)),
         delete_step("delete the other", snapshot(32)),
         thin_step("grow the volume", |rig| {

@@ -82,6 +82,9 @@ pub enum ThinError {
         /// How many.
         openers: u32,
     },
+    /// Somebody reads all of it.
+    #[error("{0} is being read whole, for an image or an export: ask again when that is done")]
+    BeingRead(ThinOwner),
     /// It was deleted; a creation that comes later is a late one.
     #[error("{0} was deleted and is not made again: ask for a new one")]
     Deleted(ThinOwner),
@@ -142,6 +145,17 @@ pub enum ThinError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Why a thin was not read whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The thin cannot be read now.
+    #[error(transparent)]
+    Thin(#[from] ThinError),
+    /// What was read cannot be kept.
+    #[error(transparent)]
+    Image(#[from] ImageError),
 }
 
 /// Why an operation on a pool did not happen.

@@ -19,6 +19,7 @@ mod open_pool;
 mod opening;
 mod pool_deletion;
 mod pools;
+mod reading;
 mod scan;
 mod snapshots;
 mod sweep;
@@ -43,6 +44,8 @@ mod name_tests;
 #[cfg(test)]
 mod pool_tests;
 #[cfg(test)]
+mod reading_tests;
+#[cfg(test)]
 mod sweep_tests;
 #[cfg(test)]
 mod tests;
@@ -54,12 +57,12 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::host::Host;
-use crate::images::ImageFolder;
+use crate::images::{ExportFolder, ImageFolder};
 use crate::kernel::Kernel;
 use crate::links::Links;
 
 pub use devices::DeviceRules;
-pub use error::{ImageOpError, OtherIncarnation, PoolError, ThinError};
+pub use error::{ImageOpError, OtherIncarnation, PoolError, ReadError, ThinError};
 pub use groups::CreateGroup;
 pub use import::ImportPool;
 pub use open_pool::{Doubt, OpenPool};
@@ -109,6 +112,7 @@ pub struct Agent {
     pub(crate) kernel: Arc<dyn Kernel>,
     /// This host's copies of images.
     pub images: Arc<ImageFolder>,
+    exports: ExportFolder,
     pub(crate) image_use: ImageUse,
     /// Rings when an image's device may have become idle.
     pub image_bell: Bell,
@@ -119,6 +123,7 @@ pub struct Agent {
     changes: watch::Sender<u64>,
     thin_news: news::ThinNews,
     deleted: deleted::Deleted,
+    reads: reading::Reads,
 }
 
 impl fmt::Debug for Agent {
@@ -134,7 +139,7 @@ impl Agent {
     #[must_use]
     pub fn new(
         kernel: Arc<dyn Kernel>,
-        images: Arc<ImageFolder>,
+        (images, exports): (Arc<ImageFolder>, ExportFolder),
         host: Host,
         pool_dir: PathBuf,
         device_dir: PathBuf,
@@ -142,6 +147,7 @@ impl Agent {
         Self {
             kernel,
             images,
+            exports,
             image_use: ImageUse::default(),
             image_bell: Bell::default(),
             links: Links::new(device_dir),
@@ -153,6 +159,7 @@ impl Agent {
             ),
             thin_news: news::ThinNews::default(),
             deleted: deleted::Deleted::default(),
+            reads: reading::Reads::default(),
         }
     }
 

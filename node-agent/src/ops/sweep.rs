@@ -98,6 +98,8 @@ impl Agent {
                 self.finish_again(pool, row, image)
             }
             Phase::Deleting => self.finish_deleting(pool, &row),
+            // Its device is nobody's activation, and goes when it was read.
+            Phase::Ready if self.reads.has(owner) => Ok(()),
             Phase::Ready if pool.is_missing(owner) => {
                 self.let_run(pool, owner);
                 Ok(())

@@ -285,6 +285,7 @@ impl Agent {
             .find(owner)
             .ok_or(ThinError::NotFound(owner))?;
         usable(&pool, &row)?;
+        self.not_read(owner)?;
         check_epoch(&row, epoch)?;
         if size < row.size {
             return Err(ThinError::OutOfRange {
@@ -351,6 +352,7 @@ impl Agent {
             return Ok(());
         };
         check_epoch(&row, epoch)?;
+        self.not_read(owner)?;
         if row.phase == Phase::Ready
             && self
                 .kernel

@@ -93,7 +93,9 @@ impl Agent {
         let live = self
             .kernel
             .find_live(row.owner)
-            .map_err(ThinError::Kernel)?;
+            .map_err(ThinError::Kernel)?
+            // A device that it is read through is nobody's activation.
+            .filter(|_| !self.reads.has(row.owner));
         let path = live
             .as_ref()
             .map(|_| self.links.path(&pool.name, &row.name));

@@ -95,6 +95,8 @@ id!(/// Snapshots of several volumes, taken at one instant.
     GroupId, "group", "group-");
 id!(/// An image's record in the control plane. The content is named by its digest.
     ImageId, "image", "img-");
+id!(/// A channel: a name that points to an image's content and can be moved.
+    ChannelId, "channel", "chan-");
 id!(/// A pool: one dm thin-pool on one node. Stands in the label of each of its devices.
     PoolId, "pool", "pool-");
 id!(/// A node: one host with one agent.

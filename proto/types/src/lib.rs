@@ -11,7 +11,8 @@ mod sizes;
 
 pub use digest::{BadDigest, Digest};
 pub use ids::{
-    BadId, GroupId, ImageId, Incarnation, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId,
+    BadId, ChannelId, GroupId, ImageId, Incarnation, NodeId, PoolId, SnapshotId, ThinOwner,
+    VolumeId,
 };
-pub use names::{BadName, Labels, Name};
+pub use names::{BadChannelName, BadName, ChannelName, Labels, Name};
 pub use sizes::{BadSize, BlockSize, Bytes, SECTOR, Sectors, ThinId, VolumeSize};

@@ -75,6 +75,70 @@ impl From<Name> for String {
     }
 }
 
+/// A name of a channel: two names or more with a `/` between them, at most 128 characters in all.
+///
+/// The slash tells it from the name of an image, so that one can stand wherever the other may.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ChannelName(String);
+
+/// Text that is no name of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no channel's name: want names with a '/' between them, as in \"debian/stable\", at \
+     most 128 characters"
+)]
+pub struct BadChannelName(pub String);
+
+impl ChannelName {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ChannelName {
+    type Err = BadChannelName;
+
+    fn from_str(text: &str) -> Result<Self, BadChannelName> {
+        let parts = text.split('/').map(str::parse::<Name>);
+        let ok =
+            text.len() <= Name::MAX && text.contains('/') && parts.into_iter().all(|p| p.is_ok());
+        if ok {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadChannelName(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<String> for ChannelName {
+    type Error = BadChannelName;
+
+    fn try_from(text: String) -> Result<Self, BadChannelName> {
+        text.parse()
+    }
+}
+
+impl From<ChannelName> for String {
+    fn from(name: ChannelName) -> String {
+        name.0
+    }
+}
+
 /// Key and value pairs that people set and filter by; Goldleaf never reads a meaning into them.
 ///
 /// At most 64 of them; keys of 1 to 128 and values of 0 to 256 printable ASCII characters, no key
@@ -145,6 +209,29 @@ mod tests {
             "", ".", "..", "-a", "a-", "a/b", "../x", "a b", "a\n", "\u{e9}", "a\0", &long,
         ] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?} passed");
+        }
+    }
+
+    #[test]
+    fn a_channels_name_has_a_slash_and_no_images_name_has_one() {
+        let long = format!("a/{}", "b".repeat(126));
+        for good in ["debian/stable", "a/b/c-1", &long] {
+            let name: ChannelName = good.parse().unwrap();
+            assert_eq!(name.as_str(), good);
+            assert!(good.parse::<Name>().is_err(), "{good:?} is an image's too");
+        }
+        for bad in [
+            "",
+            "/",
+            "a",
+            "a/",
+            "/a",
+            "a//b",
+            "a/../b",
+            "a/b ",
+            &format!("{long}b"),
+        ] {
+            assert!(bad.parse::<ChannelName>().is_err(), "{bad:?} passed");
         }
     }
 

@@ -22,12 +22,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::{
-    AgentError, AgentPort, Agents, Import, ImportStep, PoolReports, ThinReports, convert,
-    convert_doctor, imported, refusal, thin_news,
+    AgentError, AgentPort, Agents, Export, Import, ImportStep, PoolReports, ThinReports, convert,
+    convert_doctor, exports, imported, refusal, thin_news,
 };
 use crate::domain::{
-    ActivateOptions, Begin, CatalogueRow, Check, Finding, GroupSnapshot, ImageAsked, ImageReport,
-    ImportedPool, Mended, Node, Pool, PoolReport, ThinOrder, ThinReport,
+    ActivateOptions, Begin, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot, ImageAsked,
+    ImageReport, ImportedPool, Mended, Node, Pool, PoolReport, ThinOrder, ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -254,10 +254,24 @@ impl AgentPort for GrpcAgent {
             .boxed())
     }
 
-    async fn import_image(&self, asked: &ImageAsked) -> Result<Import, AgentError> {
-        let call = self.request(convert::import_image(asked));
+    async fn import_image(
+        &self,
+        asked: &ImageAsked,
+        thin: Option<ThinOwner>,
+    ) -> Result<Import, AgentError> {
+        let call = self.request(convert::import_image(asked, thin));
         let events = self.answer(self.client()?.import_image(call).await)?;
         Ok(steps(self.node.clone(), events))
+    }
+
+    async fn export_thin(
+        &self,
+        owner: ThinOwner,
+        order: &ExportOrder,
+    ) -> Result<Export, AgentError> {
+        let call = self.request(exports::request(owner, order));
+        let events = self.answer(self.client()?.export_thin(call).await)?;
+        Ok(exports::steps(self.node.clone(), events))
     }
 
     async fn images(&self) -> Result<Vec<ImageReport>, AgentError> {

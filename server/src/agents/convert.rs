@@ -55,14 +55,18 @@ pub(super) fn create_pool(pool: &Pool) -> pb::AgentCreatePoolRequest {
 }
 
 /// An image to bring.
-pub(super) fn import_image(asked: &ImageAsked) -> pb::AgentImportImageRequest {
+pub(super) fn import_image(
+    asked: &ImageAsked,
+    thin: Option<ThinOwner>,
+) -> pb::AgentImportImageRequest {
     use pb::agent_import_image_request::Source;
     pb::AgentImportImageRequest {
-        source: Some(match asked.source.clone() {
-            ImageSource::File(path) => Source::File(path),
-            ImageSource::Device(path) => Source::Device(path),
-            ImageSource::Url(url) => Source::Url(url),
-        }),
+        source: match asked.source.clone() {
+            ImageSource::File(path) => Some(Source::File(path)),
+            ImageSource::Device(path) => Some(Source::Device(path)),
+            ImageSource::Url(url) => Some(Source::Url(url)),
+            ImageSource::Volume(_) => thin.map(|owner| Source::Thin(owner.to_string())),
+        },
         format: match asked.format {
             ImageFormat::Guess => api::ImageFormat::Unspecified.into(),
             ImageFormat::Raw => api::ImageFormat::Raw.into(),

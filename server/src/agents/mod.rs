@@ -7,6 +7,7 @@
 pub mod client;
 mod convert;
 mod convert_doctor;
+mod exports;
 pub mod fake;
 mod imported;
 mod refusal;
@@ -20,8 +21,9 @@ use goldleaf_types::{Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use crate::domain::{
-    ActivateOptions, CatalogueRow, Check, Finding, GroupSnapshot, ImageAsked, ImageReport,
-    ImportedPool, Mended, Node, Pool, PoolReport, Progress, Refusal, ThinOrder, ThinReport,
+    ActivateOptions, CatalogueRow, Check, ExportOrder, ExportedFile, Finding, GroupSnapshot,
+    ImageAsked, ImageReport, ImportedPool, Mended, Node, Pool, PoolReport, Progress, Refusal,
+    ThinOrder, ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -90,6 +92,18 @@ pub enum ImportStep {
 /// Steps of an import; the last is `Done` or an error. Dropping it gives the import up.
 pub type Import = BoxStream<'static, Result<ImportStep, AgentError>>;
 
+/// How an export goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportStep {
+    /// So far.
+    Progress(Progress),
+    /// Here is the file. The last step.
+    Done(ExportedFile),
+}
+
+/// Steps of an export; the last is `Done` or an error. Dropping it gives the export up.
+pub type Export = BoxStream<'static, Result<ExportStep, AgentError>>;
+
 /// Every pool of a node, again whenever one changes.
 pub type PoolReports = BoxStream<'static, Result<Vec<PoolReport>, AgentError>>;
 
@@ -125,14 +139,25 @@ pub trait AgentPort: Send + Sync {
     /// Every pool now, and again at each change.
     async fn watch_pools(&self) -> Result<PoolReports, AgentError>;
 
-    /// Brings an image's content to the node.
-    async fn import_image(&self, asked: &ImageAsked) -> Result<Import, AgentError>;
+    /// Brings an image's content to the node: from its source, or of a thin of the node.
+    async fn import_image(
+        &self,
+        asked: &ImageAsked,
+        thin: Option<ThinOwner>,
+    ) -> Result<Import, AgentError>;
     /// Every image's content on the node.
     async fn images(&self) -> Result<Vec<ImageReport>, AgentError>;
     /// Reads an image's content again and compares it.
     async fn verify_image(&self, digest: Digest) -> Result<ImageReport, AgentError>;
     /// Deletes an image's content; one that is not there is as good.
     async fn delete_image(&self, digest: Digest) -> Result<(), AgentError>;
+
+    /// Writes a thin to a file of the node.
+    async fn export_thin(
+        &self,
+        owner: ThinOwner,
+        order: &ExportOrder,
+    ) -> Result<Export, AgentError>;
 
     /// Makes a thin as ordered, and its device if asked.
     async fn create_thin(

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use goldleaf_types::{
-    Digest, GroupId, ImageId, Name, NodeId, PoolId, SnapshotId, ThinOwner, VolumeId,
+    ChannelId, ChannelName, Digest, GroupId, ImageId, Name, NodeId, PoolId, SnapshotId, ThinOwner,
+    VolumeId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -50,11 +51,11 @@ impl Condition {
 
 /// How a request points at one thing of a kind: by its id or by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ref<Id> {
+pub enum Ref<Id, N = Name> {
     /// By id.
     Id(Id),
     /// By name.
-    Name(Name),
+    Name(N),
 }
 
 /// Text that points at nothing.
@@ -68,7 +69,7 @@ impl BadReference {
     }
 }
 
-impl<Id: FromStr> FromStr for Ref<Id> {
+impl<Id: FromStr, N: FromStr> FromStr for Ref<Id, N> {
     type Err = BadReference;
 
     fn from_str(text: &str) -> Result<Self, BadReference> {
@@ -84,7 +85,7 @@ impl<Id: FromStr> FromStr for Ref<Id> {
     }
 }
 
-impl<Id: std::fmt::Display> std::fmt::Display for Ref<Id> {
+impl<Id: std::fmt::Display, N: std::fmt::Display> std::fmt::Display for Ref<Id, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
@@ -100,12 +101,17 @@ pub enum ImageRef {
     Record(Ref<ImageId>),
     /// By its content.
     Digest(Digest),
+    /// By a channel, as it points now.
+    Channel(ChannelName),
 }
 
 impl FromStr for ImageRef {
     type Err = BadReference;
 
     fn from_str(text: &str) -> Result<Self, BadReference> {
+        if let Ok(channel) = text.parse() {
+            return Ok(Self::Channel(channel));
+        }
         match text.parse() {
             Ok(digest) => Ok(Self::Digest(digest)),
             Err(_) => text.parse().map(Self::Record),
@@ -149,9 +155,12 @@ impl FromStr for SourceRef {
             Some(("snapshot", name)) => Ok(Self::Snapshot(Ref::Name(
                 name.parse().map_err(|_| BadReference::of(text))?,
             ))),
-            Some(("image", name)) => Ok(Self::Image(ImageRef::Record(Ref::Name(
-                name.parse().map_err(|_| BadReference::of(text))?,
-            )))),
+            Some(("image", name)) => match name.parse() {
+                Ok(channel) => Ok(Self::Image(ImageRef::Channel(channel))),
+                Err(_) => Ok(Self::Image(ImageRef::Record(Ref::Name(
+                    name.parse().map_err(|_| BadReference::of(text))?,
+                )))),
+            },
             Some(_) | None => Err(BadReference::of(text)),
         }
     }
@@ -163,6 +172,7 @@ pub fn looks_like_an_id(text: &str) -> bool {
     text.parse::<ThinOwner>().is_ok()
         || text.parse::<GroupId>().is_ok()
         || text.parse::<ImageId>().is_ok()
+        || text.parse::<ChannelId>().is_ok()
         || text.parse::<PoolId>().is_ok()
         || text.parse::<NodeId>().is_ok()
         || text.parse::<Digest>().is_ok()
@@ -202,6 +212,7 @@ mod tests {
         for (text, wanted) in [
             (image.to_string(), ImageRef::Record(Ref::Id(image))),
             ("image/x".into(), "x".parse().unwrap()),
+            ("image/x/y".into(), "x/y".parse().unwrap()),
         ] {
             assert_eq!(text.parse(), Ok(SourceRef::Image(wanted)));
         }

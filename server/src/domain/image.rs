@@ -1,6 +1,6 @@
 //! An image: a name for immutable content, and the nodes that hold or are to hold it.
 
-use goldleaf_types::{Bytes, Digest, ImageId, Labels, Name, NodeId};
+use goldleaf_types::{Bytes, Digest, ImageId, Labels, Name, NodeId, ThinOwner};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub enum ImageSource {
     Device(String),
     /// http or https.
     Url(String),
+    /// A volume or snapshot, as the request pointed at it.
+    Volume(String),
 }
 
 /// How a source is stored.
@@ -50,6 +52,7 @@ impl ImageSource {
     pub fn shown(&self) -> String {
         match self {
             Self::File(path) | Self::Device(path) => path.clone(),
+            Self::Volume(source) => source.clone(),
             Self::Url(url) => without_credentials(url),
         }
     }
@@ -116,6 +119,8 @@ pub struct Image {
     pub created: Timestamp,
     /// What was asked for.
     pub asked: ImageAsked,
+    /// The volume or snapshot that it is made of, if its source is one.
+    pub thin: Option<ThinOwner>,
     /// The content's name, once known.
     pub digest: Option<Digest>,
     /// The content's size, once known.
@@ -138,6 +143,7 @@ impl Image {
                 ImageSource::File(_) => "file",
                 ImageSource::Device(_) => "device",
                 ImageSource::Url(_) => "url",
+                ImageSource::Volume(_) => "volume",
             })
         } else if self.asked.format != asked.format {
             Err("format")
@@ -168,6 +174,14 @@ impl Image {
     pub fn is_wanted_on(&self, node: NodeId) -> bool {
         self.copy_on(node)
             .is_some_and(|copy| copy.phase == Phase::Creating)
+    }
+
+    /// Whether it is being made of a thin, which must stay as it is until then.
+    #[must_use]
+    pub fn is_made_of(&self, owner: ThinOwner) -> bool {
+        self.thin == Some(owner)
+            && self.phase != Phase::Deleting
+            && self.copies.iter().any(|copy| copy.phase == Phase::Creating)
     }
 
     /// Whether its record gives a node's content a reason to stay there.

@@ -3,8 +3,10 @@
 //! Everything here is a plain value. Rules that can be said of values alone live here: whether a
 //! repeated request asks for the same thing, and which pool a volume goes to.
 
+mod channel;
 mod common;
 mod doctor;
+mod export;
 mod image;
 mod imported;
 mod marks;
@@ -18,8 +20,10 @@ mod volume;
 
 mod group;
 
+pub use channel::Channel;
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
 pub use doctor::{Finding, MendOutcome, Mended, Severity};
+pub use export::{ExportFormat, ExportOrder, ExportedFile};
 pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
 pub use imported::{CatalogueRow, ImportedPool};
 pub use marks::{First, Marks, Remark};

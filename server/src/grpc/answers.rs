@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use goldleaf_proto::v1 as api;
-use goldleaf_types::{Digest, Labels};
+use goldleaf_types::{Digest, Labels, NodeId};
 
+use crate::agents::ExportStep;
 use crate::domain::{
-    Activation, Begin, Check, Condition, GroupMember, GroupSnapshot, Holder, Phase, PoolMode,
-    PoolReport, PoolUsage, Snapshot, ThinReport, ThinUsage, Volume, WhenFull,
+    Activation, Begin, Channel, Check, Condition, GroupMember, GroupSnapshot, Holder, Phase,
+    PoolMode, PoolReport, PoolUsage, Progress, Snapshot, ThinReport, ThinUsage, Volume, WhenFull,
 };
 use crate::service::{Event, ImageView, NodeView, PoolView, VolumeView};
 
@@ -187,10 +188,7 @@ pub fn image(view: &ImageView) -> api::Image {
             .progress
             .iter()
             .find(|(node, _)| *node == copy.node)
-            .map(|(_, p)| api::Progress {
-                done_bytes: p.done.0,
-                total_bytes: p.total.0,
-            }),
+            .map(|(_, p)| progress(*p)),
         message: copy.message.clone(),
     };
     api::Image {
@@ -236,6 +234,50 @@ fn image_conditions(view: &ImageView) -> Vec<api::Condition> {
         });
     }
     all
+}
+
+/// One step of an export on a node, for the wire.
+#[must_use]
+pub fn export_step(node: NodeId, step: &ExportStep) -> api::ExportEvent {
+    match step {
+        ExportStep::Progress(p) => api::ExportEvent {
+            progress: Some(progress(*p)),
+            file: None,
+        },
+        ExportStep::Done(file) => api::ExportEvent {
+            progress: None,
+            file: Some(api::ExportedFile {
+                path: file.path.clone(),
+                node: node.to_string(),
+                digest: file.digest.to_string(),
+                size_bytes: file.size.0,
+                file_sha256: file.file_sha256.clone(),
+                file_size_bytes: file.file_size.0,
+                stored_bytes: file.stored.0,
+            }),
+        },
+    }
+}
+
+fn progress(p: Progress) -> api::Progress {
+    api::Progress {
+        done_bytes: p.done.0,
+        total_bytes: p.total.0,
+    }
+}
+
+/// A channel for the wire.
+#[must_use]
+pub fn channel(c: &Channel) -> api::Channel {
+    api::Channel {
+        id: c.id.to_string(),
+        name: c.name.to_string(),
+        labels: labels(&c.labels),
+        revision: c.revision,
+        created: Some(timestamp(c.created)),
+        moved: Some(timestamp(c.moved)),
+        digest: c.digest.to_string(),
+    }
 }
 
 /// A pool for the wire.

@@ -12,12 +12,11 @@ pub use goldleaf_rpc::field::{BadField, field, optional};
 use goldleaf_types::{BlockSize, Labels, Name, VolumeId, VolumeSize};
 
 use crate::domain::{
-    ActivateOptions, Holder, NodeAsked, PoolAsked,
-    PoolDevice, Ref, VolumeAsked, WhenFull, looks_like_an_id,
+    ActivateOptions, Holder, NodeAsked, PoolAsked, PoolDevice, Ref, VolumeAsked, WhenFull,
+    looks_like_an_id,
 };
 use crate::service::{
-    Clone as CloneThin, CreatePool, CreateSnapshot, CreateThin, Listing, Placement,
-    Target, Watch,
+    Clone as CloneThin, CreatePool, CreateSnapshot, CreateThin, Listing, Placement, Target, Watch,
 };
 
 /// Items of a page when nobody says how many.
@@ -160,7 +159,9 @@ pub fn resize(r: &api::ResizeRequest) -> Result<(Ref<VolumeId>, VolumeSize), Bad
 /// # Errors
 ///
 /// [`BadField`] when it points at nothing.
-pub fn target<Id: FromStr>(r: &api::DeleteRequest) -> Result<Target<Ref<Id>>, BadField> {
+pub fn target<Id: FromStr, N: FromStr>(
+    r: &api::DeleteRequest,
+) -> Result<Target<Ref<Id, N>>, BadField> {
     Ok(Target {
         what: field("target", &r.target)?,
         revision: r.expected_revision,

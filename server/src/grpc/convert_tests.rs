@@ -3,6 +3,7 @@
 use goldleaf_types::{NodeId, PoolId};
 
 use super::*;
+use crate::service::CreateImage;
 
 type Spoil<R> = (&'static str, fn(&mut R));
 
@@ -230,7 +231,7 @@ fn every_wrong_field_of_the_small_requests_is_named() {
             expected_revision: 0,
             ..Default::default()
         };
-        target::<VolumeId>(&r).map(|_| ())
+        target::<VolumeId, Name>(&r).map(|_| ())
     };
     assert!(delete("vm1").is_ok());
     assert_eq!(named(delete("")), "target");

@@ -7,7 +7,7 @@ use tonic::{Request, Response};
 use super::convert::{self, field};
 use super::{Answer, Api, EventStream, answers, convert_images, convert_update};
 use crate::domain::Ref;
-use crate::service::{CreateImage, Event, ImageView};
+use crate::service::{CreateImage, Event, ImageView, SetChannel};
 
 fn image_event(event: Event<ImageView>) -> api::ImageEvent {
     let gone = |id| api::Image {
@@ -18,6 +18,19 @@ fn image_event(event: Event<ImageView>) -> api::ImageEvent {
     api::ImageEvent {
         kind,
         image,
+        resume_token,
+    }
+}
+
+fn channel_event(event: Event<crate::domain::Channel>) -> api::ChannelEvent {
+    let gone = |id| api::Channel {
+        id,
+        ..Default::default()
+    };
+    let (kind, channel, resume_token) = answers::event(event, answers::channel, gone);
+    api::ChannelEvent {
+        kind,
+        channel,
         resume_token,
     }
 }
@@ -115,5 +128,56 @@ impl ImageService for Api {
     async fn watch(&self, r: Request<api::WatchRequest>) -> Answer<Self::WatchStream> {
         let events = self.service.watch_images(convert::watch(r.into_inner())?);
         Ok(Response::new(self.stream(events, image_event)))
+    }
+
+    async fn set_channel(&self, r: Request<api::SetChannelRequest>) -> Answer<api::Channel> {
+        let body = r.into_inner();
+        let (wait, wanted) = (body.wait, SetChannel::try_from(body)?);
+        let channel = self
+            .change(wait, move |service| {
+                let wanted = wanted.clone();
+                async move { service.set_channel(wanted).await }
+            })
+            .await?;
+        Ok(Response::new(answers::channel(&channel)))
+    }
+
+    async fn get_channel(&self, r: Request<api::GetRequest>) -> Answer<api::Channel> {
+        let what = field("target", &r.into_inner().target)?;
+        let channel = self.service.get_channel(&what).await?;
+        Ok(Response::new(answers::channel(&channel)))
+    }
+
+    async fn list_channels(
+        &self,
+        r: Request<api::ListRequest>,
+    ) -> Answer<api::ListChannelsResponse> {
+        let listing = convert::listing(r.into_inner())?;
+        let listed = self.service.list_channels(&listing).await?;
+        Ok(Response::new(api::ListChannelsResponse {
+            channels: listed.items.iter().map(answers::channel).collect(),
+            next_page_token: listed.next,
+        }))
+    }
+
+    async fn delete_channel(&self, r: Request<api::DeleteRequest>) -> Answer<api::DeleteResponse> {
+        let body = r.into_inner();
+        let target = convert::target(&body)?;
+        self.change(body.wait, move |service| {
+            let target = target.clone();
+            async move { service.delete_channel(target).await }
+        })
+        .await?;
+        Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    type WatchChannelsStream = EventStream<api::ChannelEvent>;
+
+    async fn watch_channels(
+        &self,
+        r: Request<api::WatchRequest>,
+    ) -> Answer<Self::WatchChannelsStream> {
+        let events = self.service.watch_channels(convert::watch(r.into_inner())?);
+        Ok(Response::new(self.stream(events, channel_event)))
     }
 }

@@ -1,14 +1,15 @@
 //! Volumes and their snapshots on the wire.
 
+use futures::StreamExt;
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, field};
-use super::{Answer, Api, EventStream, answers, convert_update};
+use super::{Answer, Api, EventStream, answers, convert_images, convert_update};
 use crate::domain::Ref;
 use crate::service::{
-    Clone as CloneThin, CreateGroup, CreateSnapshot, CreateThin, Event, VolumeView,
+    Clone as CloneThin, CreateGroup, CreateSnapshot, CreateThin, Event, ServiceError, VolumeView,
 };
 
 fn volume_event(event: Event<VolumeView>) -> api::VolumeEvent {
@@ -208,6 +209,19 @@ impl VolumeService for Api {
         })
         .await?;
         Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    type ExportStream = EventStream<api::ExportEvent>;
+
+    async fn export(&self, r: Request<api::ExportRequest>) -> Answer<Self::ExportStream> {
+        let (source, order) = convert_images::export(r.into_inner())?;
+        let (node, steps) = self.service.export(&source, &order).await?;
+        let events = steps.map(move |step| match step {
+            Ok(step) => Ok(answers::export_step(node, &step)),
+            Err(error) => Err(ServiceError::from(error).into()),
+        });
+        let stop = self.stop.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(events.take_until(stop))))
     }
 
     type WatchSnapshotsStream = EventStream<api::SnapshotEvent>;

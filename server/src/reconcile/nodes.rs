@@ -105,7 +105,7 @@ async fn follow(service: &Service, node: NodeId) -> Ended {
         if service.live.set(node, pools.clone()) {
             tracing::info!(%node, "its agent answers");
         }
-        if let Err(error) = service.follow_pools(&pools).await {
+        if let Err(error) = service.follow_pools(node, &pools).await {
             tracing::warn!(%node, error = %Chain(&error), "pool records not updated");
         }
     }

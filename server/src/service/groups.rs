@@ -299,6 +299,8 @@ impl Service {
             for member in &group.members {
                 let snapshot = self.records.by_id::<Snapshot>(member.snapshot).await?;
                 snapshot.as_ref().map(unprotected).transpose()?;
+                self.not_imaged(Snapshot::KIND, member.snapshot.into())
+                    .await?;
             }
             self.require_open(group.pool, group.node).await?;
         }

@@ -8,7 +8,7 @@ use goldleaf_types::{Digest, ImageId, NodeId};
 use super::image_fetching::import_key;
 use super::updates::unprotected;
 use super::{Begun, Op, Service, ServiceError, Target, Unfinished, at_revision, is_precondition};
-use crate::domain::{Image, Phase, Ref, Snapshot, Volume};
+use crate::domain::{Channel, Image, Phase, Ref, Snapshot, Volume};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::Row;
 
@@ -109,13 +109,23 @@ impl Service {
     }
 
     async fn not_needed(&self, image: &Image) -> Result<(), ServiceError> {
-        let needed = match image.digest {
-            Some(digest) => self.needed_by(digest, None).await?,
-            None => None,
+        let Some(digest) = image.digest else {
+            return Ok(());
         };
-        match needed {
-            Some(by) => Err(in_use(image, by)),
-            None => Ok(()),
+        if let Some(by) = self.needed_by(digest, None).await? {
+            return Err(in_use(image, by));
+        }
+        let points = |channel: &Channel| channel.digest == digest;
+        let other = |other: &Image| {
+            let same = other.id != image.id && other.digest == Some(digest);
+            same && other.phase != Phase::Deleting
+        };
+        match self.records.first::<Channel>(points).await? {
+            Some(channel) if self.records.first::<Image>(other).await?.is_none() => {
+                let by = format!("channel {}, which points to it", channel.name);
+                Err(in_use(image, by))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

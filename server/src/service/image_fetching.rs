@@ -79,7 +79,7 @@ impl Service {
         let mut asked = image.asked.clone();
         asked.digest = asked.digest.or(image.digest);
         let imported = tokio::select! {
-            imported = self.import(image.id, node, &asked) => imported,
+            imported = self.import(image, node, &asked) => imported,
             () = self.unwanted(image.id, node) => return Ok(()),
         };
         drop(importing);
@@ -95,14 +95,15 @@ impl Service {
 
     async fn import(
         &self,
-        image: ImageId,
+        image: &Image,
         node: NodeId,
         asked: &ImageAsked,
     ) -> Result<ImageReport, ServiceError> {
-        let mut steps = self.agent_of(node).await?.import_image(asked).await?;
+        let agent = self.agent_of(node).await?;
+        let mut steps = agent.import_image(asked, image.thin).await?;
         while let Some(step) = steps.next().await {
             match step? {
-                ImportStep::Progress(progress) => self.board.set(image, node, progress),
+                ImportStep::Progress(progress) => self.board.set(image.id, node, progress),
                 ImportStep::Done(report) => return Ok(report),
             }
         }
@@ -202,7 +203,12 @@ impl Service {
         let Some(mut image) = found.filter(|image| image.is_wanted_on(node)) else {
             return Ok(());
         };
-        let message = error.to_string();
+        let message = match image.thin {
+            Some(_) if error.is_not_found() => format!(
+                "{error}: an image of a volume or snapshot is made on that one's node alone"
+            ),
+            Some(_) | None => error.to_string(),
+        };
         if give_up {
             let copy = ImageCopy {
                 node,

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use super::progress::bumped;
 use super::{Listed, Listing, Service, ServiceError, Unfinished, busy, conflict, first};
 use crate::agents::AgentError;
-use crate::domain::{Image, ImageAsked, ImageCopy, Marks, Node, Phase, Progress, Ref, Refusal};
+use crate::domain::{
+    Image, ImageAsked, ImageCopy, Marks, Node, Phase, Progress, Ref, Refusal, SourceRef,
+};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
 
@@ -19,6 +21,8 @@ pub struct CreateImage {
     pub name: Name,
     /// Its parameters.
     pub asked: ImageAsked,
+    /// The volume or snapshot to make it of, if its source is one.
+    pub source: Option<SourceRef>,
     /// The node to bring it to; none while there is just one.
     pub node: Option<Ref<NodeId>>,
     /// Its labels.
@@ -79,7 +83,14 @@ impl Service {
             }
             return Ok(image);
         }
-        let node = self.node_named(wanted.node.as_ref()).await?;
+        let source = match &wanted.source {
+            Some(source) => Some(self.image_source(source, wanted.node.as_ref()).await?),
+            None => None,
+        };
+        let node = match &source {
+            Some(source) => source.node,
+            None => self.node_named(wanted.node.as_ref()).await?.id,
+        };
         let mut image = Image {
             id: ImageId::mint(),
             name: wanted.name.clone(),
@@ -89,14 +100,18 @@ impl Service {
             conditions: Vec::new(),
             created: Timestamp::now(),
             asked: wanted.asked.clone(),
+            thin: source.as_ref().map(|source| source.owner),
             digest: None,
             size: Bytes(0),
-            copies: vec![ImageCopy::wanted(node.id)],
+            copies: vec![ImageCopy::wanted(node)],
             marks: Marks::new(wanted.deletion_protection),
         };
         // Dropped at the end, well or badly: fetching is the loop's work.
         let _begun = self.pending.begin(Unfinished::Image(image.id));
-        self.records.insert(&mut image, Vec::new()).await?;
+        let rests_on = source.map(|source| source.unchanged);
+        self.records
+            .insert(&mut image, rests_on.into_iter().collect())
+            .await?;
         hit(Point::ImageWished);
         Ok(image)
     }

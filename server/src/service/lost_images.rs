@@ -116,7 +116,7 @@ fn lost_copy(image: &Image, node: NodeId, error: &AgentError) -> ImageCopy {
             ..ImageCopy::wanted(node)
         },
         // Its place on the node may be gone since, and only its user knows.
-        ImageSource::File(_) | ImageSource::Device(_) => ImageCopy {
+        ImageSource::File(_) | ImageSource::Device(_) | ImageSource::Volume(_) => ImageCopy {
             node,
             phase: Phase::Failed,
             message: format!(

@@ -5,8 +5,10 @@
 //! durable record), and only then an answer. A crash or a lost caller between any two leaves a
 //! record in an unfinished phase, and that record says what is to be done.
 
+mod channels;
 mod doctor;
 pub mod error;
+mod exports;
 mod groups;
 mod image_deletion;
 mod image_fetching;
@@ -30,13 +32,16 @@ mod updates;
 mod usage;
 mod views;
 mod volume_changes;
+mod volume_images;
 mod volumes;
+mod wanted_images;
 mod watches;
 
 use std::sync::Arc;
 
 use goldleaf_types::{Labels, NodeId, PoolId, ThinOwner};
 
+pub use channels::SetChannel;
 pub use doctor::Examination;
 pub use error::ServiceError;
 pub use groups::CreateGroup;
@@ -150,19 +155,16 @@ impl Service {
     }
 
     /// Takes a name, so that two creations of it follow each other.
-    async fn hold_name<T: Revised>(
-        &self,
-        name: &goldleaf_types::Name,
-    ) -> Result<Held, ServiceError> {
+    async fn hold_name<T: Revised>(&self, name: &T::Name) -> Result<Held, ServiceError> {
         let held = self.locks.take(rows::name_key::<T>(name), Op::Create).await;
-        held.map_err(|op| busy::<T>(name.as_str(), op.doing()))
+        held.map_err(|op| busy::<T>(&name.to_string(), op.doing()))
     }
 
     /// Takes a record that is not written yet, and that nobody else can know of.
     async fn hold_new<T: Revised>(&self, record: &T) -> Result<Held, ServiceError> {
         let held = self.locks.take(rows::key::<T>(record.id()), Op::Create);
         held.await
-            .map_err(|op| busy::<T>(record.name().as_str(), op.doing()))
+            .map_err(|op| busy::<T>(&record.name().to_string(), op.doing()))
     }
 
     /// Takes a record for an operation and reads it again under the lock; none when it went.
@@ -172,7 +174,7 @@ impl Service {
         op: Op,
     ) -> Result<(Held, Option<T>), ServiceError> {
         let held = self.locks.take(rows::key::<T>(record.id()), op).await;
-        let held = held.map_err(|op| busy::<T>(record.name().as_str(), op.doing()))?;
+        let held = held.map_err(|op| busy::<T>(&record.name().to_string(), op.doing()))?;
         Ok((held, self.records.by_id::<T>(record.id()).await?))
     }
 
@@ -276,14 +278,14 @@ fn conflict<T: Revised>(record: &T, field: &'static str) -> ServiceError {
 
 /// Refuses a record that nothing can be done with now.
 fn usable<T: Revised>(record: &T, phase: Phase) -> Result<(), ServiceError> {
-    let name = record.name().as_str();
+    let name = &record.name().to_string();
     match phase {
         Phase::Ready => Ok(()),
         Phase::Creating => Err(busy::<T>(name, Op::Create.doing())),
         Phase::Deleting => Err(busy::<T>(name, Op::Delete.doing())),
         Phase::Failed | Phase::Closed => Err(ServiceError::Unfit {
             kind: T::KIND,
-            name: name.to_owned(),
+            name: name.clone(),
             why: "failed: its conditions say why; delete it and ask anew".into(),
         }),
     }

@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use goldleaf_types::{Digest, Labels, NodeId, PoolId};
+use goldleaf_types::{Labels, NodeId, PoolId};
 
 use super::records::carries;
+use super::wanted_images::Content;
 use super::{Service, ServiceError, Unfinished, busy};
 use crate::agents::AgentError;
 use crate::domain::{
-    Candidate, Image, ImageCopy, ImageRef, ImageSource, NoPlace, Node, Phase, Pool, PoolReport,
-    Ref, choose,
+    Candidate, Image, ImageCopy, ImageSource, NoPlace, Node, Phase, Pool, PoolReport, Ref, choose,
 };
-use crate::store::rows::{self, Row};
+use crate::store::rows;
 
 /// Which pools a volume may go to.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub struct Placement {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) pool: Pool,
-    pub(super) image: Option<(Digest, Image)>,
+    pub(super) content: Option<Content>,
 }
 
 type Reports = BTreeMap<NodeId, Result<Vec<PoolReport>, ServiceError>>;
@@ -42,16 +42,11 @@ impl Service {
     pub(super) async fn place(
         &self,
         placement: &Placement,
-        image: Option<&ImageRef>,
+        content: Option<Content>,
     ) -> Result<Place, ServiceError> {
         let pools = self.matching(placement).await?;
-        let image = match image {
-            Some(wanted) => Some(self.usable_image(wanted, "image").await?),
-            None => None,
-        };
-        let content = image.as_ref().map(|(digest, _)| *digest);
-        let holders = match &image {
-            Some((digest, image)) => self.holders(*digest, image, &pools).await?,
+        let holders = match &content {
+            Some(content) => self.holders(content, &pools).await?,
             None => Vec::new(),
         };
         let has_image = |node| content.is_none() || holders.contains(&node);
@@ -68,13 +63,13 @@ impl Service {
             }
         };
         if !has_image(chosen.node)
-            && let Some((_, image)) = &image
+            && let Some(content) = &content
         {
-            return Err(self.want_copy(image, chosen.node).await?);
+            return Err(self.want_copy(&content.image, chosen.node).await?);
         }
         Ok(Place {
             pool: chosen,
-            image,
+            content,
         })
     }
 
@@ -174,48 +169,10 @@ impl Service {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// A ready image by name, id or content; `field` is the request's.
-    pub(super) async fn usable_image(
-        &self,
-        wanted: &ImageRef,
-        field: &'static str,
-    ) -> Result<(Digest, Image), ServiceError> {
-        let image = match wanted {
-            ImageRef::Record(what) => self.records.get::<Image>(what, field).await?,
-            ImageRef::Digest(digest) => {
-                let holds = |image: &Image| image.digest == Some(*digest);
-                let ready = |image: &Image| holds(image) && image.phase == Phase::Ready;
-                let found = match self.records.first(ready).await? {
-                    Some(image) => Some(image),
-                    None => self.records.first(holds).await?,
-                };
-                found.ok_or_else(|| ServiceError::NotFound {
-                    kind: Image::KIND,
-                    what: digest.to_string(),
-                    field,
-                })?
-            }
-        };
-        match (image.phase, image.digest) {
-            (Phase::Ready, Some(digest)) => Ok((digest, image)),
-            (Phase::Creating | Phase::Ready, _) => Err(self.on_its_way(&image, None).await),
-            (Phase::Deleting, _) => Err(busy::<Image>(image.name.as_str(), "being deleted")),
-            (Phase::Failed | Phase::Closed, _) => Err(ServiceError::Unfit {
-                kind: Image::KIND,
-                name: image.name.to_string(),
-                why: format!(
-                    "is on no node ({}): create it again with the same parameters, or delete it",
-                    why(&image)
-                ),
-            }),
-        }
-    }
-
     /// The nodes that hold a content, under whatever name.
     async fn holders(
         &self,
-        digest: Digest,
-        image: &Image,
+        content: &Content,
         pools: &[Pool],
     ) -> Result<Vec<NodeId>, ServiceError> {
         let on = |image: &Image| -> Vec<NodeId> {
@@ -225,12 +182,13 @@ impl Service {
                 .filter(|copy| copy.phase == Phase::Ready);
             ready.map(|copy| copy.node).collect()
         };
-        let mut nodes = on(image);
+        let mut nodes = on(&content.image);
         if pools.iter().all(|pool| nodes.contains(&pool.node)) {
             return Ok(nodes);
         }
         let others = self.records.all::<Image>().await?;
-        let same = |image: &&Image| image.digest == Some(digest) && image.phase == Phase::Ready;
+        let same =
+            |image: &&Image| image.digest == Some(content.digest) && image.phase == Phase::Ready;
         nodes.extend(others.iter().filter(same).flat_map(on));
         Ok(nodes)
     }
@@ -246,7 +204,7 @@ impl Service {
             Some(Phase::Failed | Phase::Deleting | Phase::Closed) | None => {
                 match image.asked.source {
                     ImageSource::Url(_) => {}
-                    ImageSource::File(_) | ImageSource::Device(_) => {
+                    ImageSource::File(_) | ImageSource::Device(_) | ImageSource::Volume(_) => {
                         return Ok(ServiceError::ImageElsewhere {
                             image: image.name.to_string(),
                             node: self.node(node).await?.name.to_string(),
@@ -255,48 +213,10 @@ impl Service {
                 }
                 image.settle(ImageCopy::wanted(node));
                 self.records.update(&mut image).await?;
+                self.board.wished(image.id);
             }
         }
         self.pending.add(Unfinished::Image(image.id));
         Ok(self.on_its_way(&image, Some(node)).await)
     }
-
-    async fn on_its_way(&self, image: &Image, node: Option<NodeId>) -> ServiceError {
-        let copy = match node {
-            Some(node) => image.copy_on(node),
-            None => image.copies.first(),
-        };
-        let progress = copy.and_then(|copy| self.board.of(image.id, copy.node));
-        let what = match progress {
-            Some(p) if p.total.0 > 0 => format!("{} of {} B are there", p.done.0, p.total.0),
-            Some(p) => format!("{} B are there", p.done.0),
-            None => match copy {
-                Some(copy) if !copy.message.is_empty() => copy.message.clone(),
-                Some(_) | None => "it is on its way".into(),
-            },
-        };
-        let name = match copy {
-            Some(copy) => match self.node(copy.node).await {
-                Ok(node) => node.name.to_string(),
-                Err(_) => copy.node.to_string(),
-            },
-            None => "any".into(),
-        };
-        ServiceError::ImageOnItsWay {
-            image: image.name.to_string(),
-            node: name,
-            what: format!("{what}; ask again"),
-        }
-    }
-}
-
-/// What an image's copies say of their failure.
-fn why(image: &Image) -> String {
-    let said: Vec<_> = image
-        .copies
-        .iter()
-        .filter(|copy| !copy.message.is_empty())
-        .map(|copy| copy.message.as_str())
-        .collect();
-    said.join("; ")
 }

@@ -348,7 +348,11 @@ impl Service {
     /// # Errors
     ///
     /// When the store is away; the next report tries again.
-    pub async fn follow_pools(&self, reports: &[PoolReport]) -> Result<(), ServiceError> {
+    pub async fn follow_pools(
+        &self,
+        node: NodeId,
+        reports: &[PoolReport],
+    ) -> Result<(), ServiceError> {
         for report in reports {
             let _held = self.locks.take_inner(rows::key::<Pool>(report.id)).await;
             let Some(mut pool) = self.records.by_id::<Pool>(report.id).await? else {
@@ -358,7 +362,8 @@ impl Service {
                 Phase::Creating | Phase::Deleting => continue, // a wish decides
                 Phase::Ready | Phase::Closed | Phase::Failed => {}
             }
-            if self.live.is_overtaken(pool.node, report) {
+            // Another node that sees its disks has nothing to say of it.
+            if pool.node != node || self.live.is_overtaken(node, report) {
                 continue;
             }
             if pool.follow(report) {

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use goldleaf_types::{Labels, Name};
+use goldleaf_types::Labels;
 
 use super::error::ServiceError;
-use crate::domain::{GroupSnapshot, Image, Node, Pool, Ref, Snapshot, Volume};
+use crate::domain::{Channel, GroupSnapshot, Image, Node, Pool, Ref, Snapshot, Volume};
 use crate::store::rows::{self, BadRow, Row};
 use crate::store::{Expect, Range, Revision, Store, Txn, Write};
 
@@ -55,7 +55,7 @@ macro_rules! revised {
     )*};
 }
 
-revised!(Volume, Snapshot, GroupSnapshot, Image, Pool, Node);
+revised!(Volume, Snapshot, GroupSnapshot, Image, Channel, Pool, Node);
 
 /// One part of a list.
 #[derive(Clone, Debug)]
@@ -108,7 +108,7 @@ impl Records {
     /// # Errors
     ///
     /// As [`Self::by_id`].
-    pub async fn by_name<T: Revised>(&self, name: &Name) -> Result<Option<T>, ServiceError> {
+    pub async fn by_name<T: Revised>(&self, name: &T::Name) -> Result<Option<T>, ServiceError> {
         match self.store.get(&rows::name_key::<T>(name)).await? {
             Some(entry) => self.by_id(rows::id_of_name::<T>(&entry)?).await,
             None => Ok(None),
@@ -120,7 +120,10 @@ impl Records {
     /// # Errors
     ///
     /// As [`Self::by_id`].
-    pub async fn find<T: Revised>(&self, what: &Ref<T::Id>) -> Result<Option<T>, ServiceError> {
+    pub async fn find<T: Revised>(
+        &self,
+        what: &Ref<T::Id, T::Name>,
+    ) -> Result<Option<T>, ServiceError> {
         match what {
             Ref::Id(id) => self.by_id(*id).await,
             Ref::Name(name) => self.by_name(name).await,
@@ -134,7 +137,7 @@ impl Records {
     /// [`ServiceError::NotFound`], or as [`Self::by_id`].
     pub async fn get<T: Revised>(
         &self,
-        what: &Ref<T::Id>,
+        what: &Ref<T::Id, T::Name>,
         field: &'static str,
     ) -> Result<T, ServiceError> {
         self.find(what)
@@ -173,12 +176,30 @@ impl Records {
             .await
     }
 
+    /// As [`Self::update`], if `also` holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub async fn update_if<T: Revised>(
+        &self,
+        record: &mut T,
+        mut also: Vec<Expect>,
+    ) -> Result<(), ServiceError> {
+        also.push(unchanged(record));
+        self.write(record, also, vec![record.put()]).await
+    }
+
     /// As [`Self::update`], for a record that got another name.
     ///
     /// # Errors
     ///
     /// As [`Self::insert`].
-    pub async fn rename<T: Revised>(&self, record: &mut T, old: &Name) -> Result<(), ServiceError> {
+    pub async fn rename<T: Revised>(
+        &self,
+        record: &mut T,
+        old: &T::Name,
+    ) -> Result<(), ServiceError> {
         let expect = vec![
             unchanged(record),
             Expect::Absent(rows::name_key::<T>(record.name())),

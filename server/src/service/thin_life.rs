@@ -266,6 +266,7 @@ impl Service {
             let ready = async {
                 at_revision(&record, target.revision)?;
                 unprotected(&record)?;
+                self.not_imaged(T::KIND, record.owner()).await?;
                 let (pool, node) = record.place();
                 self.require_open(pool, node).await
             };

@@ -6,8 +6,8 @@
 use super::records::Revised;
 use super::{Op, Service, ServiceError, at_revision, busy};
 use crate::domain::{Image, Marks, Phase, Pool, Ref, Remark, Snapshot, Volume};
-use crate::store::rows;
-use goldleaf_types::{ImageId, Labels, PoolId, SnapshotId, VolumeId};
+use crate::store::rows::{self, Row};
+use goldleaf_types::{ImageId, Labels, Name, PoolId, SnapshotId, VolumeId};
 
 /// A change of one thing's labels and protection.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Update<R> {
 }
 
 /// A record that its user can mark.
-pub(super) trait Marked: Revised {
+pub(super) trait Marked: Revised + Row<Name = Name> {
     fn phase(&self) -> Phase;
     fn marks(&self) -> &Marks;
     fn marks_mut(&mut self) -> (&mut Labels, &mut Marks);
@@ -116,7 +116,7 @@ impl Service {
         let by_id = Ref::Id(found.id());
         let mut record = self.records.get::<T>(&by_id, "target").await?;
         if record.phase() == Phase::Deleting {
-            return Err(busy::<T>(record.name().as_str(), Op::Delete.doing()));
+            return Err(busy::<T>(&record.name().to_string(), Op::Delete.doing()));
         }
         let before = record.clone();
         let (labels, marks) = record.marks_mut();

@@ -101,7 +101,11 @@ impl Service {
             if let Some(volume) = self.records.by_name::<Volume>(&wanted.name).await? {
                 return self.repeat(volume, &common).await;
             }
-            let place = self.place(&wanted.placement, wanted.image.as_ref()).await?;
+            let content = match &wanted.image {
+                Some(image) => Some(self.usable_image(image, "image").await?),
+                None => None,
+            };
+            let place = self.place(&wanted.placement, content).await?;
             let (volume, expect) = placed(&wanted, place);
             match self.wish(volume, expect).await {
                 Err(error) if error.is_conflict() => {} // something it rests on changed
@@ -181,11 +185,12 @@ impl Service {
         wanted: &Clone,
         image: &ImageRef,
     ) -> Result<(Volume, Vec<Expect>), ServiceError> {
-        let (_, found) = self.usable_image(image, "source").await?;
-        let whole = VolumeSize::new(found.size.0).map_err(|e| ServiceError::OutOfRange {
-            field: "source",
-            problem: format!("the image's size cannot be a volume's: {e}"),
-        })?;
+        let content = self.usable_image(image, "source").await?;
+        let whole =
+            VolumeSize::new(content.image.size.0).map_err(|e| ServiceError::OutOfRange {
+                field: "source",
+                problem: format!("the image's size cannot be a volume's: {e}"),
+            })?;
         let size = wanted.size.unwrap_or(whole);
         if size < whole {
             return Err(ServiceError::OutOfRange {
@@ -198,7 +203,7 @@ impl Service {
                 ),
             });
         }
-        let place = self.place(&wanted.placement, Some(image)).await?;
+        let place = self.place(&wanted.placement, Some(content)).await?;
         let thin = CreateThin {
             name: wanted.name.clone(),
             size,
@@ -349,9 +354,9 @@ pub(super) fn smaller(asked: Bytes, least: Bytes) -> ServiceError {
 
 fn placed(wanted: &CreateThin, place: Place) -> (Volume, Vec<Expect>) {
     let mut expect = vec![unchanged(&place.pool)];
-    let digest = place.image.map(|(digest, image)| {
-        expect.push(unchanged(&image));
-        digest
+    let digest = place.content.map(|content| {
+        expect.extend(content.expected());
+        content.digest
     });
     let volume = Volume {
         id: VolumeId::mint(),

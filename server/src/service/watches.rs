@@ -55,7 +55,7 @@ pub enum Event<V> {
 pub type Events<V> = ReceiverStream<Result<Event<V>, ServiceError>>;
 
 type Out<V> = mpsc::Sender<Result<Event<V>, ServiceError>>;
-type Bumps<Id> = BoxStream<'static, Id>;
+pub(super) type Bumps<Id> = BoxStream<'static, Id>;
 
 /// The watcher went away.
 struct Left;
@@ -110,7 +110,7 @@ impl Service {
         )
     }
 
-    fn watch<T: Revised, V: Send + 'static>(
+    pub(super) fn watch<T: Revised, V: Send + 'static>(
         self: &Arc<Self>,
         watch: Watch,
         bumps: Bumps<T::Id>,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod images;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -226,6 +228,7 @@ pub fn image(name: &str) -> CreateImage {
             source_sha256: String::new(),
             digest: None,
         },
+        source: None,
         node: Some(Ref::Id(NODE)),
         labels: Labels::default(),
         deletion_protection: false,

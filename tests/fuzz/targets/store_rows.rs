@@ -1,7 +1,7 @@
 //! Rows of the server's store, and the parameters of a request that a volume's row carries.
 #![no_main]
 
-use goldleaf_server::domain::{Image, Node, Pool, Snapshot, Volume};
+use goldleaf_server::domain::{Channel, Image, Node, Pool, Snapshot, Volume};
 use goldleaf_server::store::rows::{Parameters, Row, key};
 use goldleaf_types::{ThinOwner, VolumeId};
 use libfuzzer_sys::fuzz_target;
@@ -28,6 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
     row::<Volume>(bytes);
     row::<Snapshot>(bytes);
     row::<Image>(bytes);
+    row::<Channel>(bytes);
     row::<Pool>(bytes);
     row::<Node>(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -82,6 +82,10 @@ calls! {
     place_image(api::PlaceImageRequest) -> api::Image, ImageServiceClient.place;
     /// Takes a node's copy of an image away.
     evict_image(api::EvictImageRequest) -> api::Image, ImageServiceClient.evict;
+    /// Makes a channel or moves it.
+    set_channel(api::SetChannelRequest) -> api::Channel, ImageServiceClient.set_channel;
+    /// Forgets a channel.
+    delete_channel(api::DeleteRequest) -> api::DeleteResponse, ImageServiceClient.delete_channel;
     /// Lists images.
     list_images(api::ListRequest) -> api::ListImagesResponse, ImageServiceClient.list;
     /// Makes a volume.
@@ -303,6 +307,31 @@ impl Host {
             image: image.into(),
             node: node.into(),
             wait: false,
+        })
+    }
+
+    /// Has a channel point to an image.
+    pub fn point(&self, channel: &str, image: &str) -> Answer<api::Channel> {
+        self.set_channel(api::SetChannelRequest {
+            name: channel.into(),
+            image: image.into(),
+            ..Default::default()
+        })
+    }
+
+    /// Writes a volume or snapshot to a file; how far it said to have come, and the file.
+    pub fn export(&self, request: api::ExportRequest) -> Answer<(Vec<u64>, api::ExportedFile)> {
+        let mut client = self.volumes();
+        self.runtime.block_on(async {
+            let mut events = client.export(request).await?.into_inner();
+            let mut told = Vec::new();
+            while let Some(event) = events.message().await? {
+                told.extend(event.progress.map(|progress| progress.done_bytes));
+                if let Some(file) = event.file {
+                    return Ok((told, file));
+                }
+            }
+            panic!("an export ended without a file, after {told:?}");
         })
     }
 

@@ -201,6 +201,10 @@ pub const LIFE: &[Step] = &[
     ("place it there again", |h| {
         h.place("second", &[super::NODE]).map(copies)
     }),
+    ("point a channel at it", |h| {
+        h.point("some/channel", "second")
+            .map(|c| format!("{} {}", c.name, c.digest))
+    }),
     ("a pool on what is no device", |h| {
         let devices = vec![api::PoolDevice {
             path: "/etc/passwd".into(),
@@ -254,6 +258,25 @@ pub const LIFE: &[Step] = &[
     ("freeze two at one instant", |h| {
         h.group("g", &["v", "b"]).map(group_of)
     }),
+    ("make an image of one of them", |h| {
+        let source = api::create_image_request::Source::Volume("snapshot/g.v".into());
+        h.create_image(api::CreateImageRequest {
+            name: "promoted".into(),
+            source: Some(source),
+            wait: true,
+            ..Default::default()
+        })
+        .map(|i| format!("{} {}", i.name, i.digest))
+    }),
+    ("export the other", |h| {
+        h.export(api::ExportRequest {
+            source: "snapshot/g.b".into(),
+            file: "g.b.qcow2".into(),
+            format: api::ExportFormat::Qcow2.into(),
+            replace: true,
+        })
+        .map(|(_, file)| format!("{} of {}", file.digest, file.size_bytes))
+    }),
     ("delete one of the group", |h| {
         h.delete_snapshot("g.v").map(|()| "gone".into())
     }),
@@ -304,6 +327,16 @@ pub const LIFE: &[Step] = &[
     ("see that the pool still holds nothing", holds_nothing),
     ("delete the pool", |h| {
         h.delete_pool("p").map(|()| "gone".into())
+    }),
+    ("delete the image of the snapshot", |h| {
+        h.delete_image("promoted").map(|()| "gone".into())
+    }),
+    ("forget the channel", |h| {
+        h.delete_channel(api::DeleteRequest {
+            target: "some/channel".into(),
+            ..Default::default()
+        })
+        .map(|_| "gone".into())
     }),
     ("delete the image", |h| {
         h.delete_image("second").map(|()| "gone".into())

@@ -180,6 +180,10 @@ impl Host {
             format!("--socket={}", self.dir.join("agent.sock").display()),
             format!("--state-dir={}", self.dir.join("agent").display()),
             format!("--image-source={}", self.dir.join("import").display()),
+            format!(
+                "--export-dir={}",
+                self.dir.join("import/exported").display()
+            ),
             format!("--device-dir={}", self.dir.join("dev").display()),
             format!("--node-name={NODE}"),
             format!("--host-id={}", self.host_id),

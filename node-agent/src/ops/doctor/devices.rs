@@ -72,6 +72,9 @@ impl Agent {
                 // Whoever works on it is waited for: a snapshot suspends its source for a moment.
                 let _held = pool.locks.take(&[owner]);
                 let row = pool.catalogue.find(owner)?;
+                if self.reads.has(owner) {
+                    return None;
+                }
                 let live = self.kernel.find_live(owner).ok()??;
                 self.device_of(&pool, &row, &live, images)
             }

@@ -400,7 +400,12 @@ async fn an_import_has_steps_and_an_end_or_broke_off() {
         digest: Some(digest),
     };
     small.script().events = vec![progress.clone(), last.clone(), progress.clone()];
-    let steps: Vec<_> = agent.import_image(&asked).await.unwrap().collect().await;
+    let steps: Vec<_> = agent
+        .import_image(&asked, None)
+        .await
+        .unwrap()
+        .collect()
+        .await;
     let half = ImportStep::Progress(Progress {
         done: Bytes(1),
         total: Bytes(2),
@@ -417,7 +422,12 @@ async fn an_import_has_steps_and_an_end_or_broke_off() {
     );
     assert_eq!(sent.source_sha256, asked.source_sha256);
     small.script().events = vec![progress];
-    let steps: Vec<_> = agent.import_image(&asked).await.unwrap().collect().await;
+    let steps: Vec<_> = agent
+        .import_image(&asked, None)
+        .await
+        .unwrap()
+        .collect()
+        .await;
     assert!(
         matches!(steps[..], [Ok(_), Err(AgentError::Away { .. })]),
         "{steps:?}"
@@ -429,7 +439,12 @@ async fn an_import_has_steps_and_an_end_or_broke_off() {
         },
         last,
     ];
-    let steps: Vec<_> = agent.import_image(&asked).await.unwrap().collect().await;
+    let steps: Vec<_> = agent
+        .import_image(&asked, None)
+        .await
+        .unwrap()
+        .collect()
+        .await;
     assert!(
         matches!(steps[..], [Err(AgentError::Refused { .. })]),
         "{steps:?}"

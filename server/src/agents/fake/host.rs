@@ -55,6 +55,7 @@ pub(super) struct Host {
     pub(super) pools: BTreeMap<PoolId, FakePool>,
     pub(super) images: BTreeMap<Digest, Bytes>,
     pub(super) spoilt: BTreeSet<Digest>,
+    pub(super) files: BTreeSet<String>,
     pub(super) offers: BTreeMap<String, (Digest, Bytes)>,
     pub(super) thins: BTreeMap<ThinOwner, FakeThin>,
 }
@@ -277,9 +278,21 @@ impl Host {
     }
 
     /// The content that an import would bring.
-    pub(super) fn source(&self, asked: &ImageAsked) -> Result<ImageReport, AgentError> {
-        let (ImageSource::File(place) | ImageSource::Device(place) | ImageSource::Url(place)) =
-            &asked.source;
+    pub(super) fn source(
+        &self,
+        asked: &ImageAsked,
+        thin: Option<ThinOwner>,
+    ) -> Result<ImageReport, AgentError> {
+        let place = match (&asked.source, thin) {
+            (ImageSource::Volume(_), Some(owner)) => return self.content_of(owner),
+            (
+                ImageSource::File(place)
+                | ImageSource::Device(place)
+                | ImageSource::Url(place)
+                | ImageSource::Volume(place),
+                _,
+            ) => place,
+        };
         let (digest, size) = *self.offers.get(place).ok_or_else(|| {
             unavailable(
                 "SOURCE_NOT_READABLE",
@@ -293,8 +306,25 @@ impl Host {
         Ok(ImageReport { digest, size })
     }
 
-    pub(super) fn import(&mut self, asked: &ImageAsked) -> Done<ImageReport> {
-        let report = self.source(asked)?;
+    /// What a thin reads: one content for each image under it, in this host.
+    pub(super) fn content_of(&self, owner: ThinOwner) -> Result<ImageReport, AgentError> {
+        let thin = self.usable(owner, 0)?;
+        if thin.live.is_some() {
+            return Err(precondition("ACTIVE", format!("{owner} is active")));
+        }
+        let digest = thin.image.unwrap_or(Digest::from_bytes([0x11; 32]));
+        Ok(ImageReport {
+            digest: Digest::from_bytes(digest.as_bytes().map(|byte| byte ^ 0x80)),
+            size: thin.size.bytes(),
+        })
+    }
+
+    pub(super) fn import(
+        &mut self,
+        asked: &ImageAsked,
+        thin: Option<ThinOwner>,
+    ) -> Done<ImageReport> {
+        let report = self.source(asked, thin)?;
         let mended = self.spoilt.remove(&report.digest);
         let changed = self.images.insert(report.digest, report.size).is_none() || mended;
         Ok((report, changed))

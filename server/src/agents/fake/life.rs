@@ -4,9 +4,9 @@ use goldleaf_types::{Bytes, ThinOwner};
 use jiff::Timestamp;
 
 use super::host::{Done, Host};
-use super::refuse::precondition;
+use super::refuse::{other_parameters, precondition};
 use crate::agents::AgentError;
-use crate::domain::{GroupSnapshot, PoolMode, ThinReport, ThinUsage};
+use crate::domain::{ExportOrder, ExportedFile, GroupSnapshot, PoolMode, ThinReport, ThinUsage};
 
 /// What every fake thin maps.
 const MAPPED: Bytes = Bytes(3 << 16);
@@ -36,6 +36,26 @@ impl Host {
             }
         }
         Ok((instant, changed))
+    }
+
+    /// The file that a thin would be written to.
+    pub(super) fn export(
+        &self,
+        owner: ThinOwner,
+        order: &ExportOrder,
+    ) -> Result<ExportedFile, AgentError> {
+        let content = self.content_of(owner)?;
+        if self.files.contains(&order.file) && !order.replace {
+            return Err(other_parameters(&order.file, "content"));
+        }
+        Ok(ExportedFile {
+            path: format!("/export/{}", order.file),
+            digest: content.digest,
+            size: content.size,
+            file_sha256: "ab".repeat(32),
+            file_size: content.size,
+            stored: Bytes(0),
+        })
     }
 
     /// Each thin maps the same, of which a block is another's too.

@@ -36,6 +36,8 @@ pub enum Verb {
     DeletePool,
     /// Brings an image.
     ImportImage,
+    /// Writes a thin to a file.
+    Export,
     /// Deletes an image.
     DeleteImage,
     /// Makes a thin.
@@ -242,6 +244,12 @@ impl FakeNode {
     #[must_use]
     pub fn pools(&self) -> Vec<PoolId> {
         self.host().pools.keys().copied().collect()
+    }
+
+    /// Every file that was exported on the node.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        self.host().files.iter().cloned().collect()
     }
 
     /// Every image's content that the node has.

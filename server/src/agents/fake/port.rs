@@ -9,11 +9,13 @@ use tokio_stream::wrappers::WatchStream;
 use super::host::{Done, Host};
 use super::{Cut, FakeNode, Verb};
 use crate::agents::{
-    AgentError, AgentPort, Import, ImportStep, PoolReports, ThinNews, ThinReports,
+    AgentError, AgentPort, Export, ExportStep, Import, ImportStep, PoolReports, ThinNews,
+    ThinReports,
 };
 use crate::domain::{
-    ActivateOptions, CatalogueRow, Check, Finding, GroupSnapshot, ImageAsked, ImageReport,
-    ImportedPool, MendOutcome, Mended, Pool, PoolReport, Progress, ThinOrder, ThinReport,
+    ActivateOptions, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot, ImageAsked,
+    ImageReport, ImportedPool, MendOutcome, Mended, Pool, PoolReport, Progress, ThinOrder,
+    ThinReport,
 };
 
 /// The agent of one node.
@@ -175,8 +177,12 @@ impl AgentPort for FakeAgent {
         Ok(reports.boxed())
     }
 
-    async fn import_image(&self, asked: &ImageAsked) -> Result<Import, AgentError> {
-        let report = self.look(|host| host.source(asked))?;
+    async fn import_image(
+        &self,
+        asked: &ImageAsked,
+        thin: Option<ThinOwner>,
+    ) -> Result<Import, AgentError> {
+        let report = self.look(|host| host.source(asked, thin))?;
         let half = Progress {
             done: Bytes(report.size.0 / 2),
             total: report.size,
@@ -187,10 +193,35 @@ impl AgentPort for FakeAgent {
             // The sender lives as long as the agent that we hold.
             let _ = held.wait_for(|held| !held).await;
             agent
-                .change(Verb::ImportImage, |host| host.import(&asked))
+                .change(Verb::ImportImage, |host| host.import(&asked, thin))
                 .map(ImportStep::Done)
         };
         let begin = stream::once(std::future::ready(Ok(ImportStep::Progress(half))));
+        Ok(begin.chain(stream::once(end)).boxed())
+    }
+
+    async fn export_thin(
+        &self,
+        owner: ThinOwner,
+        order: &ExportOrder,
+    ) -> Result<Export, AgentError> {
+        let file = self.look(|host| host.export(owner, order))?;
+        let half = Progress {
+            done: Bytes(file.size.0 / 2),
+            total: file.size,
+        };
+        let (agent, order) = (self.clone(), order.clone());
+        let end = async move {
+            let mut held = agent.node.held.subscribe();
+            // The sender lives as long as the agent that we hold.
+            let _ = held.wait_for(|held| !held).await;
+            agent.change(Verb::Export, |host| {
+                let file = host.export(owner, &order)?;
+                host.files.insert(order.file.clone());
+                Ok((ExportStep::Done(file), true))
+            })
+        };
+        let begin = stream::once(std::future::ready(Ok(ExportStep::Progress(half))));
         Ok(begin.chain(stream::once(end)).boxed())
     }
 

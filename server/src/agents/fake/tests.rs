@@ -99,7 +99,7 @@ impl Rig {
             source_sha256: String::new(),
             digest: None,
         };
-        match self.agent.import_image(&asked).await {
+        match self.agent.import_image(&asked, None).await {
             Ok(steps) => steps.collect().await,
             Err(error) => vec![Err(error)],
         }

@@ -71,6 +71,7 @@ impl From<MemberV1> for GroupMember {
 
 impl Row for GroupSnapshot {
     type Id = GroupId;
+    type Name = Name;
     const KIND: &'static str = "group";
 
     fn id(&self) -> GroupId {

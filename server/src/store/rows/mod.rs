@@ -5,6 +5,7 @@
 //! does not hold its revision: that is the store's, filled in when it is read. A row that cannot
 //! be read whole is refused by name; nothing of it is guessed.
 
+mod channels;
 mod groups;
 mod parameters;
 mod parts;
@@ -14,8 +15,6 @@ mod tests;
 
 use std::fmt::Display;
 use std::str::FromStr;
-
-use goldleaf_types::Name;
 
 use super::{Change, Entry, Revision, Write};
 
@@ -55,6 +54,8 @@ pub enum BadRow {
 pub trait Row: Clone + Send + Sync + Sized + 'static {
     /// Its id.
     type Id: Copy + Display + FromStr + Eq + Send + Sync + 'static;
+    /// What its user calls it.
+    type Name: Clone + Display + Send + Sync + 'static;
     /// How its keys begin.
     const KIND: &'static str;
 
@@ -62,7 +63,7 @@ pub trait Row: Clone + Send + Sync + Sized + 'static {
     fn id(&self) -> Self::Id;
 
     /// Its name, unique among its kind.
-    fn name(&self) -> &Name;
+    fn name(&self) -> &Self::Name;
 
     /// Its row, as bytes.
     fn encode(&self) -> Vec<u8>;
@@ -132,7 +133,7 @@ pub fn key<T: Row>(id: T::Id) -> String {
 
 /// The key under which a name points to a row.
 #[must_use]
-pub fn name_key<T: Row>(name: &Name) -> String {
+pub fn name_key<T: Row>(name: &T::Name) -> String {
     format!("{}-name/{name}", T::KIND)
 }
 

@@ -85,6 +85,7 @@ pub(super) enum SourceV1 {
     File(String),
     Device(String),
     Url(String),
+    Volume(String),
 }
 
 impl From<ImageSource> for SourceV1 {
@@ -93,6 +94,7 @@ impl From<ImageSource> for SourceV1 {
             ImageSource::File(x) => Self::File(x),
             ImageSource::Device(x) => Self::Device(x),
             ImageSource::Url(x) => Self::Url(x),
+            ImageSource::Volume(x) => Self::Volume(x),
         }
     }
 }
@@ -103,6 +105,7 @@ impl From<SourceV1> for ImageSource {
             SourceV1::File(x) => Self::File(x),
             SourceV1::Device(x) => Self::Device(x),
             SourceV1::Url(x) => Self::Url(x),
+            SourceV1::Volume(x) => Self::Volume(x),
         }
     }
 }

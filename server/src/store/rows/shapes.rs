@@ -85,6 +85,7 @@ struct VolumeAskedV1 {
 
 impl Row for Volume {
     type Id = VolumeId;
+    type Name = Name;
     const KIND: &'static str = "volume";
 
     fn id(&self) -> VolumeId {
@@ -180,6 +181,7 @@ struct SnapshotV1 {
 
 impl Row for Snapshot {
     type Id = SnapshotId;
+    type Name = Name;
     const KIND: &'static str = "snapshot";
 
     fn id(&self) -> SnapshotId {
@@ -252,6 +254,8 @@ struct ImageV1 {
     conditions: Vec<ConditionV1>,
     created: Timestamp,
     asked: ImageAskedV1,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    thin: Option<ThinOwner>,
     digest: Option<Digest>,
     size_bytes: u64,
     copies: Vec<CopyV1>,
@@ -270,6 +274,7 @@ struct ImageAskedV1 {
 
 impl Row for Image {
     type Id = ImageId;
+    type Name = Name;
     const KIND: &'static str = "image";
 
     fn id(&self) -> ImageId {
@@ -295,6 +300,7 @@ impl Row for Image {
                 source_sha256: noun.asked.source_sha256,
                 digest: noun.asked.digest,
             },
+            thin: noun.thin,
             digest: noun.digest,
             size_bytes: noun.size.0,
             copies: all(noun.copies),
@@ -320,6 +326,7 @@ impl Row for Image {
                     source_sha256: row.asked.source_sha256,
                     digest: row.asked.digest,
                 },
+                thin: row.thin,
                 digest: row.digest,
                 size: Bytes(row.size_bytes),
                 copies: all(row.copies),
@@ -357,6 +364,7 @@ struct PoolV1 {
 
 impl Row for Pool {
     type Id = PoolId;
+    type Name = Name;
     const KIND: &'static str = "pool";
 
     fn id(&self) -> PoolId {
@@ -434,6 +442,7 @@ struct NodeV1 {
 
 impl Row for Node {
     type Id = NodeId;
+    type Name = Name;
     const KIND: &'static str = "node";
 
     fn id(&self) -> NodeId {

@@ -24,6 +24,7 @@ const SNAPSHOT_V1_MARKED: &str = include_str!("../../../tests/golden/snapshot-v1
 const SNAPSHOT_V1_GROUP: &str = include_str!("../../../tests/golden/snapshot-v1-group.json");
 const IMAGE_V1_MARKED: &str = include_str!("../../../tests/golden/image-v1-marked.json");
 const POOL_V1_MARKED: &str = include_str!("../../../tests/golden/pool-v1-marked.json");
+const IMAGE_V1_VOLUME: &str = include_str!("../../../tests/golden/image-v1-volume.json");
 const PARAMETERS_V1: &str = include_str!("../../../tests/golden/parameters-v1.json");
 
 fn labels() -> Labels {
@@ -105,6 +106,7 @@ fn image() -> Image {
             source_sha256: "cd".repeat(32),
             digest: None,
         },
+        thin: None,
         digest: Some(Digest::from_bytes([0xab; 32])),
         size: Bytes(2 << 30),
         copies: vec![
@@ -291,6 +293,22 @@ fn every_word_of_a_row_is_read_back_as_it_was_written() {
             image
         );
     }
+}
+
+#[test]
+fn an_image_of_a_snapshot_says_of_which() {
+    let mut image = image();
+    image.asked = ImageAsked {
+        source: ImageSource::Volume("snapshot/s1".into()),
+        format: ImageFormat::Guess,
+        source_sha256: String::new(),
+        digest: None,
+    };
+    image.thin = Some(SnapshotId::from_bytes([0x22; 16]).into());
+    let row = IMAGE_V1_VOLUME.trim_end();
+    let key = key::<Image>(image.id);
+    assert_eq!(Image::decode(&key, row.as_bytes(), 7).unwrap(), image);
+    assert_eq!(String::from_utf8(image.encode()).unwrap(), row);
 }
 
 /// That a spoilt row of each kind is refused, and how.

@@ -164,6 +164,13 @@ impl NodeAgent for SmallAgent {
             events.into_iter().map(Ok),
         ))))
     }
+    type ExportThinStream = Events<pb::AgentExportThinEvent>;
+    async fn export_thin(
+        &self,
+        _: Request<pb::AgentExportThinRequest>,
+    ) -> Answer<Self::ExportThinStream> {
+        not_asked()
+    }
     async fn list_images(
         &self,
         _: Request<pb::ListAgentImagesRequest>,
