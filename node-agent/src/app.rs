@@ -72,6 +72,7 @@ pub async fn run(args: Args) -> Result<()> {
     let starting = Arc::clone(&agent);
     tokio::task::spawn_blocking(move || starting.start()).await?;
     tasks.spawn(sweep_loop(Arc::clone(&agent), stop.clone()));
+    tasks.spawn(space_loop(Arc::clone(&agent), stop.clone()));
     events::follow(&agent).context("cannot follow the kernel's events")?;
     if !args.server.is_empty() {
         let address = format!("http://{}", tcp.local_addr()?);
@@ -184,6 +185,33 @@ async fn sweep_loop(agent: Arc<Agent>, stop: CancellationToken) {
         };
         if let Err(error) = tokio::task::spawn_blocking(sweep).await {
             tracing::error!(%error, "a sweep panicked; the next one starts clean");
+        }
+    }
+}
+
+/// Uses spares and keeps writers of full pools waiting: the bell and the clock say when, the kernel
+/// says what.
+async fn space_loop(agent: Arc<Agent>, stop: CancellationToken) {
+    loop {
+        let minded = Arc::clone(&agent);
+        let look = tokio::task::spawn_blocking(move || {
+            minded.use_spares();
+            minded.mind_waiting()
+        });
+        let due = look.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a look at the pools' room panicked; the next one starts clean");
+            None
+        });
+        let next = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = agent.space_bell.rung() => {}
+            () = next => {}
         }
     }
 }

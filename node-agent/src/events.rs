@@ -2,7 +2,7 @@
 //!
 //! One thread, started by `app`; it blocks in the kernel and goes with the process. Arms the control
 //! node's poll, looks, waits, and compares event numbers: no pool is asked for its status while
-//! nothing happens. What it tells is only that somebody should look.
+//! nothing happens. A pool that moved has its room minded at once, before anybody is told.
 
 use std::collections::HashMap;
 use std::io;
@@ -46,8 +46,11 @@ fn watch(agent: &Weak<Agent>) -> Result<(), DmError> {
         // Pool by pool: the list of all devices is as long as there are volumes, and each volume
         // that comes or goes wakes us.
         for pool in agent.pools.all_open() {
-            if let Some(device) = control.find(&Owned::Pool(pool.id).name())? {
-                moved |= seen.insert(pool.id, device.event_nr) != Some(device.event_nr);
+            if let Some(device) = control.find(&Owned::Pool(pool.id).name())?
+                && seen.insert(pool.id, device.event_nr) != Some(device.event_nr)
+            {
+                moved = true;
+                agent.mind_space(&pool);
             }
         }
         if moved {

@@ -15,7 +15,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{
-    ActivateOptions, Channel, GroupSnapshot, Image, Phase, Ref, Snapshot,
+    ActivateOptions, Channel, GroupSnapshot, Image, MoreRoom, Phase, PolicyChange, PoolDevice, Ref,
+    Snapshot, WhenFull,
 };
 use goldleaf_server::failpoint::{Died, Point, dying_at};
 use goldleaf_server::service::{
@@ -260,6 +261,17 @@ fn takedown() -> Vec<Step> {
         step("delete the other name", gone, |s| async move {
             s.delete_image(target("golden-too")).await
         }),
+        step("extend the pool", of_pool, |s| async move {
+            s.extend_pool(&named("fast"), &more_room()).await
+        }),
+        step("let writers of the pool wait", of_pool, |s| async move {
+            let change = PolicyChange {
+                when_full: Some(WhenFull::Queue),
+                wait_seconds: Some(600),
+                overcommit_percent: Some(200),
+            };
+            s.set_pool_policy(&named("fast"), &change).await
+        }),
         step("close the pool", of_pool, |s| async move {
             s.close_pool(&named("fast")).await
         }),
@@ -270,6 +282,16 @@ fn takedown() -> Vec<Step> {
             s.delete_pool(target("fast")).await
         }),
     ]
+}
+
+fn more_room() -> MoreRoom {
+    MoreRoom {
+        devices: vec![PoolDevice {
+            path: "/dev/more".into(),
+            create_file_bytes: 0,
+        }],
+        ..MoreRoom::default()
+    }
 }
 
 /// What the agent refuses only after the wish: the image or the source is lost on the node.

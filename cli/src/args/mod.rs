@@ -7,6 +7,7 @@ mod doctor;
 mod image;
 mod import;
 mod marks;
+mod pool;
 mod values;
 mod wait;
 
@@ -20,7 +21,8 @@ pub use doctor::{Doctor, Verb as DoctorVerb};
 pub use image::{Channel, Image, ImageCreate, ImageFormat, ImagePlace};
 pub use import::PoolImport;
 pub use marks::Update;
-use values::{duration, file_and_size, key_value, server, size};
+pub use pool::{Pool, PoolCreate, PoolExtend, PoolSet, WhenFull};
+use values::{duration, key_value, server, size};
 
 pub use life::{Export, ExportFormat, Group, Look};
 pub use wait::{WaitedTarget, Waiting};
@@ -189,94 +191,6 @@ pub struct Removal {
     /// Waiting.
     #[command(flatten)]
     pub waiting: Waiting,
-}
-
-/// What to do with pools.
-#[derive(Debug, Subcommand)]
-pub enum Pool {
-    /// Makes a pool on blank devices.
-    #[command(after_help = "Examples:
-  goldleaf pool create fast --device /dev/nvme0n1 --metadata-device /dev/nvme1n1
-  goldleaf pool create try --file /var/lib/goldleaf/pools/try.pool=20G")]
-    Create(PoolCreate),
-    /// Takes over a pool from its devices alone, with its volumes and snapshots.
-    #[command(after_help = "Examples:
-  goldleaf pool import --node n2 --device /dev/sdb --device /dev/sdc
-  goldleaf pool import --device /dev/sdb --force-from-host node-0f8a42389ed20197801dc4eb97da2934")]
-    Import(PoolImport),
-    /// Lists pools.
-    #[command(after_help = "Examples:
-  goldleaf pool list
-  goldleaf pool list -l team=web -o json")]
-    List(Selection),
-    /// Shows one pool.
-    #[command(after_help = "Example:
-  goldleaf pool get fast -o yaml")]
-    Get(Target),
-    /// Brings a closed pool back.
-    #[command(after_help = "Example:
-  goldleaf pool open fast --wait --timeout 5m")]
-    Open(WaitedTarget),
-    /// Releases a pool's devices cleanly.
-    #[command(after_help = "Example:
-  goldleaf pool close fast")]
-    Close(WaitedTarget),
-    /// Changes labels and deletion protection.
-    #[command(after_help = "Examples:
-  goldleaf pool update fast --label team=db --unlabel old
-  goldleaf pool update fast --protect
-  goldleaf pool update fast --unprotect --if-revision 7")]
-    Update(Update),
-    /// Deletes an empty pool and wipes its labels.
-    #[command(after_help = "Examples:
-  goldleaf pool delete fast
-  goldleaf pool delete fast --if-revision 7")]
-    Delete(Removal),
-    /// Prints pools as they change.
-    #[command(after_help = "Examples:
-  goldleaf pool watch
-  goldleaf pool watch -o json | jq -r .item.name")]
-    Watch(Selection),
-}
-
-/// A pool to be.
-#[derive(Debug, ClapArgs)]
-pub struct PoolCreate {
-    /// Its name.
-    pub name: String,
-    /// A block device on the node; may be given again.
-    #[arg(long = "device", required_unless_present = "files")]
-    pub devices: Vec<String>,
-    /// A sparse file to make in the node's pool folder, for trying out; may be given again.
-    #[arg(long = "file", value_name = "PATH=SIZE", value_parser = file_and_size)]
-    pub files: Vec<(String, u64)>,
-    /// A device for the metadata alone.
-    #[arg(long)]
-    pub metadata_device: Option<String>,
-    /// What the pool allocates at a time: 64K to 1G, a multiple of 64K.
-    #[arg(long, value_parser = size, default_value = "64K")]
-    pub block_size: u64,
-    /// What writers meet when the pool is full.
-    #[arg(long, value_enum, default_value_t = WhenFull::Error)]
-    pub when_full: WhenFull,
-    /// The node, if there are several.
-    #[arg(long)]
-    pub node: Option<String>,
-    /// Labels.
-    #[command(flatten)]
-    pub labels: SetLabels,
-    /// Waiting.
-    #[command(flatten)]
-    pub waiting: Waiting,
-}
-
-/// What writers meet when a pool is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WhenFull {
-    /// Their writes fail at once.
-    Error,
-    /// Their writes wait for room.
-    Queue,
 }
 
 /// What to do with volumes.

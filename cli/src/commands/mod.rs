@@ -6,6 +6,7 @@ mod export;
 mod image;
 mod node;
 mod pool;
+mod pool_space;
 mod snapshot;
 mod volume;
 

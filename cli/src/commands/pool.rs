@@ -2,8 +2,9 @@
 
 use goldleaf_proto::v1 as api;
 
+use super::pool_space::{extension, policy, when_full};
 use super::{Call, all, delete, get, labels, update, watch};
-use crate::args::{Pool, PoolCreate, WhenFull};
+use crate::args::{Pool, PoolCreate};
 use crate::failure::Failure;
 use crate::output;
 
@@ -45,6 +46,8 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
             }))
             .await
         }
+        Pool::Extend(wanted) => call.show(pools.extend(extension(wanted))).await,
+        Pool::Set(wanted) => call.show(pools.set_policy(policy(wanted))).await,
         Pool::Update(wanted) => call.show(pools.update(update(wanted)?)).await,
         Pool::Delete(t) => call.gone(&t.target.clone(), pools.delete(delete(t))).await,
         Pool::Watch(selection) => {
@@ -66,10 +69,6 @@ fn request(wanted: PoolCreate) -> Result<api::CreatePoolRequest, Failure> {
             path,
             create_file_bytes,
         });
-    let when_full = match wanted.when_full {
-        WhenFull::Error => api::WhenFull::Error,
-        WhenFull::Queue => api::WhenFull::Queue,
-    };
     Ok(api::CreatePoolRequest {
         name: wanted.name,
         node: wanted.node.unwrap_or_default(),
@@ -81,7 +80,7 @@ fn request(wanted: PoolCreate) -> Result<api::CreatePoolRequest, Failure> {
             .collect(),
         metadata_device: wanted.metadata_device.map(device),
         block_size_bytes: wanted.block_size,
-        when_full: when_full.into(),
+        when_full: when_full(wanted.when_full).into(),
         deletion_protection: wanted.labels.protect,
         wait: wanted.waiting.wait,
         labels: labels(wanted.labels)?,

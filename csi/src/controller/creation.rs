@@ -20,6 +20,8 @@ use crate::status::CsiError;
 const TRY_ANOTHER: &[&str] = &[
     "NO_POOL_MATCHES",
     "POOL_FULL",
+    "METADATA_LOW",
+    "OVERCOMMITTED",
     "POOL_NOT_WRITABLE",
     "IMAGE_ELSEWHERE",
 ];

@@ -176,6 +176,21 @@ pub(crate) fn loop_clear(device: BorrowedFd<'_>) -> Result<()> {
     .map(drop)
 }
 
+/// LOOP_SET_CAPACITY: takes over the size that the file has now.
+pub(crate) fn loop_set_capacity(device: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: linux/loop.h: number 0x4C07, no argument.
+    unsafe {
+        rustix::ioctl::ioctl(
+            device,
+            NumberCall {
+                opcode: 0x4C07,
+                argument: 0,
+            },
+        )
+    }
+    .map(drop)
+}
+
 /// BLKGETSIZE64: a block device's size in bytes.
 pub(crate) fn block_size64(device: BorrowedFd<'_>) -> Result<u64> {
     let mut size = Aligned([0; 8]);

@@ -68,6 +68,15 @@ impl LoopDevice {
         &self.file
     }
 
+    /// Makes it as large as its file is now; what uses it goes on.
+    ///
+    /// # Errors
+    ///
+    /// ENXIO when nothing is attached.
+    pub fn follow_size(&self) -> io::Result<()> {
+        Ok(ioctl::loop_set_capacity(self.file.as_fd())?)
+    }
+
     /// Detaches it, at its last close if it is in use.
     ///
     /// # Errors

@@ -11,7 +11,9 @@ use super::*;
 const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
 const THIN_V1_GROWN: &str = include_str!("../../tests/golden/thin-v1-grown.json");
 const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
+const POOL_V1_GROWN: &str = include_str!("../../tests/golden/pool-v1-grown.json");
 const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
+const LABEL_V1_GROWN: &str = include_str!("../../tests/golden/label-v1-grown.hex");
 const REGION_V1: &str = include_str!("../../tests/golden/region-header-v1.hex");
 const LABEL_V1_TWIN: &str = include_str!("../../tests/golden/label-v1-twin.hex");
 const LABEL_V1_CLAIMED: &str = include_str!("../../tests/golden/label-v1-claimed.hex");
@@ -67,8 +69,19 @@ fn pool() -> PoolRecord {
         transaction_id: 9,
         next_thin: 18,
         no_space: NoSpace::Queue,
+        wait_seconds: 0,
+        overcommit_percent: 0,
         created: "2026-11-24T06:00:00Z".parse().unwrap(),
         quarantined: vec![5, 6],
+    }
+}
+
+/// A row with everything that was added to version 1 since.
+fn grown_pool() -> PoolRecord {
+    PoolRecord {
+        wait_seconds: 600,
+        overcommit_percent: 250,
+        ..pool()
     }
 }
 
@@ -77,6 +90,7 @@ fn label() -> Label {
         kind,
         start: Sectors(start),
         len: Sectors(len),
+        order: 0,
     };
     Label {
         pool: PoolId::from_bytes([0x33; 16]),
@@ -124,6 +138,10 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
         String::from_utf8(encode_thin(&thin()).unwrap()).unwrap(),
         THIN_V1.trim_end()
     );
+    let grown = POOL_V1_GROWN.trim_end();
+    assert_eq!(decode_pool(grown.as_bytes()).unwrap(), grown_pool());
+    let written = encode_pool(&grown_pool()).unwrap();
+    assert_eq!(String::from_utf8(written).unwrap(), grown);
     let grown = THIN_V1_GROWN.trim_end();
     assert_eq!(decode_thin(grown.as_bytes()).unwrap(), grown_thin());
     let written = encode_thin(&grown_thin()).unwrap();
@@ -155,6 +173,29 @@ fn the_label_of_a_pool_with_a_twin_is_read_and_written_as_ever() {
     };
     assert_eq!(Label::decode(&bytes(LABEL_V1_CLAIMED)).unwrap(), claimed);
     assert_eq!(claimed.encode().unwrap().to_vec(), bytes(LABEL_V1_CLAIMED));
+}
+
+#[test]
+fn the_label_of_a_device_that_grew_is_read_and_written_as_ever() {
+    let region = |kind, order, start, len| Region {
+        kind,
+        start: Sectors(start),
+        len: Sectors(len),
+        order,
+    };
+    let mut grown = Label {
+        layout_generation: 4,
+        incompatible: super::label::GROWN,
+        device_size: Sectors(1 << 23),
+        ..label()
+    };
+    grown.regions.extend([
+        region(RegionKind::Data, 2, 1 << 21, 1 << 20),
+        region(RegionKind::Metadata, 3, (1 << 21) + (1 << 20), 8192),
+        region(RegionKind::Data, 4, 1 << 22, 1 << 20),
+    ]);
+    assert_eq!(Label::decode(&bytes(LABEL_V1_GROWN)).unwrap(), grown);
+    assert_eq!(grown.encode().unwrap().to_vec(), bytes(LABEL_V1_GROWN));
 }
 
 /// A region that begins with this header.

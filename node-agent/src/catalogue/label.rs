@@ -31,21 +31,26 @@ pub const HEADER_BYTES: u64 = 1 << 20;
 pub const VERSION: u32 = 1;
 /// The pool's catalogue has two copies, and both must be written.
 pub const FEATURE_TWIN: u64 = 1;
+/// The pool has grown: its regions have an order of their own, and there may be more than four.
+pub const GROWN: u64 = 2;
 /// Bits of features without which a device is not to be opened, as far as this version knows them.
-pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_TWIN;
+pub const KNOWN_INCOMPATIBLE: u64 = FEATURE_TWIN | GROWN;
+/// Compatible: the device waited as a spare before it came to hold data. An extension that was cut
+/// short makes it a spare again.
+pub const WAS_SPARE: u64 = 1;
 /// Most regions of one device.
-pub const REGIONS_MAX: usize = 4;
+pub const REGIONS_MAX: usize = 10;
 /// Most bytes of a pool's name.
 pub const NAME_MAX: usize = 128;
 
-/// What a device is to its pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a device is to its pool. In this order a pool holds its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// Holds volumes' data. Number 0 holds the catalogue too.
     Data,
     /// Holds the pool's metadata and nothing else.
     Metadata,
-    /// Waits to be used.
+    /// Waits to be used: counted nowhere, so that a pool opens without it.
     Spare,
 }
 
@@ -79,6 +84,9 @@ pub struct Region {
     pub start: Sectors,
     /// How long it is.
     pub len: Sectors,
+    /// The layout generation that added it, 0 if the first did. Regions of a kind follow each other
+    /// by this, then by device: what was mapped once stays where it is.
+    pub order: u32,
 }
 
 /// What a device says of itself and its pool.
@@ -112,7 +120,7 @@ pub struct Label {
     pub device_size: Sectors,
     /// What the pool allocates at a time.
     pub block_size: BlockSize,
-    /// Its regions, at most 4.
+    /// Its regions, at most 10.
     pub regions: Vec<Region>,
 }
 

@@ -12,7 +12,7 @@ use super::label::{FEATURE_TWIN, HEADER_BYTES, Label, Region, RegionKind, Role};
 /// Bytes of a block of metadata.
 ///
 /// Source: Linux `drivers/md/dm-thin-metadata.h`, `THIN_METADATA_BLOCK_SIZE`.
-const METADATA_BLOCK: u64 = 4096;
+pub(super) const METADATA_BLOCK: u64 = 4096;
 
 /// The most metadata that the kernel uses, in bytes: 255 bitmap entries' worth of blocks.
 ///
@@ -21,7 +21,7 @@ pub const METADATA_MAX: u64 = 255 * (1 << 14) * METADATA_BLOCK;
 
 const METADATA_MIN: u64 = 32 << 20;
 const METADATA_BASE: u64 = 16 << 20;
-const METADATA_PER_BLOCK: u64 = 64;
+pub(super) const METADATA_PER_BLOCK: u64 = 64;
 
 const CATALOGUE_SHARE: u64 = 256;
 const CATALOGUE_MIN: u64 = 16 << 20;
@@ -29,7 +29,7 @@ const CATALOGUE_MAX: u64 = 1 << 30;
 
 /// No device is larger: sums of them stay far from overflowing.
 const DEVICE_MAX: u64 = 1 << 56;
-const DEVICES_MAX: usize = 256;
+pub(super) const DEVICES_MAX: usize = 256;
 
 /// A device to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,20 @@ pub enum LayoutError {
         size: Bytes,
         /// The smallest size that works beside the other devices as they are.
         smallest: Bytes,
+    },
+    /// New room does not have what was asked of it.
+    #[error("{asked} of metadata were asked for and the new room has {room}: add a larger device")]
+    NoRoomForMetadata {
+        /// What was asked for.
+        asked: Bytes,
+        /// What there is.
+        room: Bytes,
+    },
+    /// A device grew too often in between others.
+    #[error("{device} has no place for another region in its label: add a device instead")]
+    TooManyRegions {
+        /// Which.
+        device: String,
     },
     /// The data has more blocks than the kernel's metadata can describe.
     #[error("the devices have {blocks} blocks, more than metadata can hold: use larger blocks")]
@@ -195,7 +209,7 @@ fn catalogue_bytes(device: u64) -> u64 {
 
 /// 64 bytes for each block of data and 16 MiB besides, from 32 MiB to [`METADATA_MAX`]: twice
 /// what one full volume needs, for the snapshots.
-fn metadata_bytes(blocks: u64) -> u64 {
+pub(super) fn metadata_bytes(blocks: u64) -> u64 {
     let wanted = round_up(METADATA_PER_BLOCK * blocks + METADATA_BASE, METADATA_BLOCK);
     wanted.clamp(METADATA_MIN, METADATA_MAX)
 }
@@ -230,6 +244,7 @@ fn with_data(
             kind,
             start: sectors(at),
             len: sectors(len),
+            order: 0,
         });
         at += len;
     }
@@ -238,6 +253,7 @@ fn with_data(
         kind: RegionKind::Data,
         start: sectors(start),
         len: sectors(len),
+        order: 0,
     });
     Ok(regions)
 }
@@ -258,6 +274,7 @@ fn whole_metadata(size: Bytes, blocks: u64) -> Result<Region, LayoutError> {
         kind: RegionKind::Metadata,
         start: sectors(HEADER_BYTES),
         len: sectors(len),
+        order: 0,
     })
 }
 
@@ -265,11 +282,11 @@ const fn sectors(bytes: u64) -> Sectors {
     Sectors(bytes / goldleaf_types::SECTOR)
 }
 
-const fn round_up(bytes: u64, unit: u64) -> u64 {
+pub(super) const fn round_up(bytes: u64, unit: u64) -> u64 {
     bytes.div_ceil(unit) * unit
 }
 
-const fn round_down(bytes: u64, unit: u64) -> u64 {
+pub(super) const fn round_down(bytes: u64, unit: u64) -> u64 {
     bytes / unit * unit
 }
 

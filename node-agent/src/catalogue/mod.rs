@@ -9,6 +9,7 @@ mod blank;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod growth;
 mod label;
 mod layout;
 mod region;
@@ -36,8 +37,10 @@ use goldleaf_types::{PoolId, ThinOwner};
 
 pub use blank::foreign_signature;
 pub use error::{CatalogueError, WriteError};
+pub use growth::{Growth, in_order, plan_growth, taken_back};
 pub use label::{
-    FEATURE_TWIN, Label, LabelError, Region, RegionKind, Role, read_label, wipe_label, write_label,
+    FEATURE_TWIN, Label, LabelError, Region, RegionKind, Role, WAS_SPARE, read_label, wipe_label,
+    write_label,
 };
 pub use layout::{Layout, LayoutError, PlannedDevice, plan_layout};
 pub use region::{Medium, RegionStorage};

@@ -109,6 +109,10 @@ pub struct PoolRecord {
     pub next_thin: u32,
     /// What writers meet when it is full.
     pub no_space: NoSpace,
+    /// How long they wait, in seconds; 0: as long as the kernel lets them.
+    pub wait_seconds: u32,
+    /// What the volumes' sizes may sum up to, in hundredths of the data; 0: no limit.
+    pub overcommit_percent: u32,
     /// When it was made.
     pub created: jiff::Timestamp,
     /// Thin ids that metadata has and nobody owns: never handed out.
@@ -260,6 +264,21 @@ impl<'a> Rows<'a> {
             .into_iter()
             .filter_map(|owner| self.find(owner))
             .collect()
+    }
+
+    /// The sum of what each row counts for.
+    #[must_use]
+    pub fn sum(&self, count: impl Fn(&ThinRecord) -> u64) -> u64 {
+        let own = self.own.thins.iter();
+        let staged = self.staged.thins.iter();
+        let staged = staged.filter(|(owner, _)| !self.own.thins.contains_key(owner));
+        let changed = own.chain(staged).filter_map(|(_, row)| row.as_ref());
+        let untouched = self.durable.thins.iter().filter(|(owner, _)| {
+            !self.own.thins.contains_key(owner) && !self.staged.thins.contains_key(owner)
+        });
+        changed
+            .chain(untouched.map(|(_, stored)| &stored.record))
+            .fold(0, |sum, row| sum.saturating_add(count(row)))
     }
 
     /// The pool's record.

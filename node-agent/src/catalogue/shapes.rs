@@ -107,6 +107,11 @@ struct PoolV1 {
     no_space: NoSpaceV1,
     created: jiff::Timestamp,
     quarantined: Vec<u32>,
+    // Since 0.2; left out when there is none, so that older versions read such rows too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    wait_seconds: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    overcommit_percent: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -209,6 +214,8 @@ pub(super) fn encode_pool(record: &PoolRecord) -> Result<Vec<u8>, serde_json::Er
         },
         created: r.created,
         quarantined: r.quarantined,
+        wait_seconds: r.wait_seconds,
+        overcommit_percent: r.overcommit_percent,
     }))
 }
 
@@ -233,7 +240,14 @@ pub(super) fn decode_pool(bytes: &[u8]) -> Result<PoolRecord, BadRow> {
         },
         created: r.created,
         quarantined: r.quarantined,
+        wait_seconds: r.wait_seconds,
+        overcommit_percent: r.overcommit_percent,
     })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn known(bytes: &[u8]) -> Result<(), BadRow> {

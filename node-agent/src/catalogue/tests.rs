@@ -16,6 +16,8 @@ pub(super) fn pool() -> PoolRecord {
         transaction_id: 4,
         next_thin: 1,
         no_space: NoSpace::Error,
+        wait_seconds: 0,
+        overcommit_percent: 0,
         created: jiff::Timestamp::UNIX_EPOCH,
         quarantined: vec![],
     }

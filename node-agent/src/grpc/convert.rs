@@ -75,7 +75,7 @@ pub fn activation(options: Option<api::ActivateOptions>) -> Result<Activation, B
     })
 }
 
-fn device(device: api::PoolDevice) -> DeviceRequest {
+pub(super) fn device(device: api::PoolDevice) -> DeviceRequest {
     DeviceRequest {
         path: PathBuf::from(device.path),
         create: (device.create_file_bytes != 0).then_some(Bytes(device.create_file_bytes)),
@@ -90,11 +90,7 @@ impl TryFrom<pb::AgentCreatePoolRequest> for CreatePool {
             0 => BlockSize::DEFAULT,
             bytes => BlockSize::new(bytes).map_err(|e| bad("block_size_bytes", e))?,
         };
-        let no_space = match api::WhenFull::try_from(r.when_full) {
-            Ok(api::WhenFull::Unspecified | api::WhenFull::Error) => NoSpace::Error,
-            Ok(api::WhenFull::Queue) => NoSpace::Queue,
-            Err(_) => return Err(bad("when_full", "is no known choice")),
-        };
+        let no_space = super::convert_pools::no_space(r.when_full)?.unwrap_or(NoSpace::Error);
         if r.devices.is_empty() {
             return Err(bad("devices", "is empty: name at least one device"));
         }
@@ -254,7 +250,7 @@ pub fn image(record: &ImageRecord) -> pb::AgentImage {
     }
 }
 
-fn condition(kind: &str, status: bool, reason: &str, message: String) -> api::Condition {
+pub(super) fn condition(kind: &str, status: bool, reason: &str, message: String) -> api::Condition {
     api::Condition {
         r#type: kind.into(),
         status,
@@ -374,7 +370,7 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
         ),
         PoolState::Open { .. } => (
             api::Phase::Ready,
-            open_conditions(&view.state),
+            open_conditions(view),
             usage(&view.state, view.block),
         ),
     };
@@ -388,6 +384,11 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
             .iter()
             .map(|p| p.display().to_string())
             .collect(),
+        spares: view
+            .spares
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect(),
         block_size_bytes: view.block.bytes().0,
         when_full: if view.queue_when_full {
             api::WhenFull::Queue.into()
@@ -396,21 +397,25 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
         },
         usage,
         as_of: view.as_of,
+        policy: view.policy.map(|policy| policy.into()),
     }
 }
 
-fn open_conditions(state: &PoolState) -> Vec<api::Condition> {
+fn open_conditions(view: &PoolView) -> Vec<api::Condition> {
     let PoolState::Open {
+        status,
+        braked,
         doubt,
         degraded,
         quarantined,
         missing,
         ..
-    } = state
+    } = &view.state
     else {
         return Vec::new();
     };
-    let mut conditions = Vec::new();
+    let mut conditions = super::convert_space::conditions(status.as_ref(), *braked);
+    conditions.extend(super::convert_space::of_spares(view));
     if let Some(doubt) = doubt {
         conditions.push(condition(
             "PoolWritable",

@@ -6,6 +6,8 @@
 
 pub mod convert;
 mod convert_doctor;
+mod convert_pools;
+mod convert_space;
 pub mod status;
 
 mod convert_life;
@@ -24,7 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use self::convert::{Import, field, optional};
-use crate::ops::{Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, ImportPool, Look};
+use crate::ops::{
+    Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, ExtendPool, ImportPool, Look,
+    SetPolicy,
+};
 use crate::preflight;
 
 /// The service.
@@ -144,6 +149,25 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let (store, body) = caller(r)?;
         let id: PoolId = field("pool", &body.pool)?;
         let view = self.blocking(move |a| a.close_pool(id, store)).await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn extend_pool(&self, r: Request<pb::AgentExtendPoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let wanted = ExtendPool::try_from(body)?;
+        let view = self
+            .blocking(move |a| a.extend_pool(store, &wanted))
+            .await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn set_pool_policy(
+        &self,
+        r: Request<pb::AgentSetPoolPolicyRequest>,
+    ) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let wanted = SetPolicy::try_from(body)?;
+        let view = self.blocking(move |a| a.set_policy(store, wanted)).await?;
         Ok(Response::new(convert::pool(&view)))
     }
 

@@ -61,6 +61,8 @@ impl From<ThinError> for Status {
             ThinError::OtherIncarnation(_) => (Code::FailedPrecondition, "OTHER_INCARNATION"),
             ThinError::PoolReadOnly { .. } => (Code::FailedPrecondition, "POOL_READ_ONLY"),
             ThinError::PoolFull(_) => (Code::ResourceExhausted, "POOL_FULL"),
+            ThinError::MetadataLow(_) => (Code::ResourceExhausted, "METADATA_LOW"),
+            ThinError::Overcommitted { .. } => (Code::ResourceExhausted, "OVERCOMMITTED"),
             ThinError::NoThinIds(_) => (Code::ResourceExhausted, "NO_THIN_IDS"),
             ThinError::Image(cause) => image_code(cause),
             ThinError::ImageMissing(_) => (Code::Unavailable, "IMAGE_NOT_HERE"),
@@ -89,6 +91,8 @@ impl From<ThinError> for Status {
             | ThinError::OtherIncarnation(_)
             | ThinError::PoolReadOnly { .. }
             | ThinError::PoolFull(_)
+            | ThinError::MetadataLow(_)
+            | ThinError::Overcommitted { .. }
             | ThinError::NoThinIds(_)
             | ThinError::Kernel(_)
             | ThinError::Catalogue(_)

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use goldleaf_dm::{
@@ -16,8 +16,8 @@ use goldleaf_dm::{
 use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 use super::{
-    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec,
-    ThinSpec, ThinUse, group, metadata, origin, pool, thin,
+    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, LoadedPool,
+    Outcome, PoolSpec, ThinSpec, ThinUse, group, metadata, origin, pool, pool_tables, thin,
 };
 
 /// Device-mapper of this host.
@@ -28,6 +28,8 @@ pub struct DmKernel {
     pub(super) metadata_turn: Mutex<()>,
     /// Two callers must not both find an image's device missing and make it.
     pub(super) image_turn: Mutex<()>,
+    /// Many load thins' tables at once, or one loads a live pool's anew.
+    pool_turn: RwLock<()>,
 }
 
 impl DmKernel {
@@ -41,6 +43,7 @@ impl DmKernel {
             control: Control::open()?,
             metadata_turn: Mutex::new(()),
             image_turn: Mutex::new(()),
+            pool_turn: RwLock::new(()),
         })
     }
 }
@@ -188,9 +191,27 @@ impl Kernel for DmKernel {
     }
 
     fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
-        let outcome = pool::ensure(&self.control, spec)?;
+        let outcome = pool_tables::ensure(&self.control, spec)?;
         thin::ensure_no_probe(&self.control, spec.id)?;
         Ok(outcome)
+    }
+
+    fn reload_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
+        let _turn = self.over_thins();
+        pool_tables::reload(&self.control, spec)
+    }
+
+    fn loaded_pool(&self, pool: PoolId) -> Result<LoadedPool, KernelError> {
+        pool_tables::loaded(&self.control, pool)
+    }
+
+    fn renew_wait(&self, pool: PoolId) -> Result<(), KernelError> {
+        let _turn = self.over_thins();
+        pool_tables::renew_wait(&self.control, pool)
+    }
+
+    fn wait_limit(&self) -> Option<Duration> {
+        pool_tables::wait_limit()
     }
 
     fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
@@ -228,6 +249,7 @@ impl Kernel for DmKernel {
         thin: ThinId,
         owner: ThinOwner,
     ) -> Result<Outcome, KernelError> {
+        let _turn = self.under_pools();
         thin::ensure(&self.control, pool, thin, owner)
     }
 
@@ -255,6 +277,7 @@ impl Kernel for DmKernel {
     }
 
     fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError> {
+        let _turn = self.under_pools();
         thin::ensure_active(&self.control, spec)
     }
 
@@ -327,6 +350,20 @@ impl Kernel for DmKernel {
 }
 
 impl DmKernel {
+    /// No pool is suspended for another table meanwhile: the kernel loads no thin over one that is.
+    fn under_pools(&self) -> RwLockReadGuard<'_, ()> {
+        self.pool_turn
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No thin is loaded meanwhile. Neither waits for I/O, so a full pool holds nobody up.
+    fn over_thins(&self) -> RwLockWriteGuard<'_, ()> {
+        self.pool_turn
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every device of ours.
     fn ours(&self) -> Result<Vec<Owned>, KernelError> {
         let devices = self.devices()?;

@@ -16,8 +16,8 @@ use goldleaf_dm::{
 use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
 use super::{
-    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, Outcome, PoolSpec,
-    ThinSpec, ThinUse,
+    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, LoadedPool,
+    Outcome, PoolSpec, ThinSpec, ThinUse,
 };
 use crate::failpoint::{Point, hit};
 
@@ -34,6 +34,18 @@ pub struct FakePool {
     pub mode: Option<PoolMode>,
     /// Whether it was loaded to be read only.
     pub read_only: bool,
+    /// Where its table asks to be told.
+    pub low_water: u64,
+    /// Whether its writers wait when it is full.
+    pub queues: bool,
+    /// How often it was resumed to let them wait on.
+    pub renewed: u32,
+    /// Metadata blocks in use, besides one.
+    pub metadata_used: u64,
+    /// Data sectors that were loaded.
+    pub data_len: u64,
+    /// Metadata sectors that were loaded.
+    pub metadata_len: u64,
 }
 
 /// What happens once, when a pool's devices are about to go.
@@ -69,6 +81,10 @@ pub struct World {
     pub silent: bool,
     /// Whether no device takes a longer table.
     pub no_growth: bool,
+    /// How long the kernel lets writers wait.
+    pub wait_limit: Option<Duration>,
+    /// Whether no table can be loaded over a live pool's.
+    pub reload_fails: bool,
     /// Whether somebody uses every disk.
     pub disks_used: bool,
     devices: u32,
@@ -109,6 +125,20 @@ impl FakeKernel {
 }
 
 impl FakePool {
+    fn load(&mut self, spec: &PoolSpec) {
+        let len = |stretches: &[super::Stretch]| stretches.iter().map(|s| s.len.0).sum::<u64>();
+        let (data, metadata) = (len(&spec.data), len(&spec.metadata));
+        assert!(
+            !self.live || !spec.read_only || metadata == self.metadata_len,
+            "the kernel gives a pool up whose metadata grows while it is read-only"
+        );
+        assert!(data >= self.data_len, "a pool's data shrank");
+        assert!(metadata >= self.metadata_len, "a pool's metadata shrank");
+        (self.data_len, self.metadata_len) = (data, metadata);
+        self.low_water = spec.low_water_blocks;
+        self.queues = spec.queue_when_full;
+    }
+
     fn mode(&self) -> PoolMode {
         match self.read_only {
             true => PoolMode::ReadOnly,
@@ -167,14 +197,50 @@ impl Kernel for FakeKernel {
         let mut world = self.world();
         let pool = world.pools.entry(spec.id).or_default();
         let outcome = if pool.live {
-            pool.read_only |= spec.read_only;
+            let more: u64 = spec.metadata.iter().map(|s| s.len.0).sum();
+            pool.read_only = spec.read_only || (pool.read_only && more == pool.metadata_len);
             Outcome::AlreadySo
         } else {
             pool.read_only = spec.read_only;
             Outcome::Done
         };
+        pool.load(spec);
         pool.live = true;
         Ok(outcome)
+    }
+
+    fn reload_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
+        let mut world = self.world();
+        if world.reload_fails {
+            return Err(KernelError::OtherTable {
+                what: spec.id.to_string(),
+                found: "another".into(),
+            });
+        }
+        let pool = world.pool(spec.id)?;
+        pool.load(spec);
+        pool.read_only = spec.read_only;
+        Ok(Outcome::Done)
+    }
+
+    fn loaded_pool(&self, pool: PoolId) -> Result<LoadedPool, KernelError> {
+        let mut world = self.world();
+        let pool = world.pool(pool)?;
+        Ok(LoadedPool {
+            read_only: pool.read_only,
+            low_water_blocks: pool.low_water,
+            queue_when_full: pool.queues,
+        })
+    }
+
+    fn renew_wait(&self, pool: PoolId) -> Result<(), KernelError> {
+        let mut world = self.world();
+        world.pool(pool)?.renewed += 1;
+        Ok(())
+    }
+
+    fn wait_limit(&self) -> Option<Duration> {
+        self.world().wait_limit
     }
 
     fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
@@ -201,14 +267,17 @@ impl Kernel for FakeKernel {
         let found = world.pool(pool)?;
         Ok(PoolStatus::Working(WorkingPool {
             transaction_id: found.transaction,
-            used_metadata_blocks: 1,
-            total_metadata_blocks: 1000,
+            used_metadata_blocks: 1 + found.metadata_used,
+            total_metadata_blocks: found.metadata_len / 8,
             used_data_blocks: found.thins.values().sum(),
-            total_data_blocks: 1000,
+            total_data_blocks: found.data_len / 128,
             held_root: None,
             mode: found.mode(),
             discard: goldleaf_dm::DiscardPolicy::Passdown,
-            no_space: NoSpacePolicy::Error,
+            no_space: match found.queues {
+                true => NoSpacePolicy::Queue,
+                false => NoSpacePolicy::Error,
+            },
             needs_check: false,
             metadata_low_water: None,
         }))

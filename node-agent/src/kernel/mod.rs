@@ -10,6 +10,7 @@ pub mod fake;
 mod held_root;
 mod origin;
 mod pool;
+mod pool_tables;
 mod thin;
 
 mod group;
@@ -56,8 +57,22 @@ pub struct PoolSpec {
     pub block: BlockSize,
     /// Whether a full pool lets writers wait instead of failing.
     pub queue_when_full: bool,
-    /// Take nothing new and change nothing: what a doubtful pool is opened with.
+    /// Take nothing new and change nothing: what a doubtful pool is opened with, and one whose
+    /// metadata must not be used up.
     pub read_only: bool,
+    /// Free data blocks at which the kernel tells us to look. A live pool's own may differ.
+    pub low_water_blocks: u64,
+}
+
+/// What a live pool's table asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadedPool {
+    /// It was loaded to change nothing.
+    pub read_only: bool,
+    /// Free data blocks at which the kernel tells us to look.
+    pub low_water_blocks: u64,
+    /// A full pool lets writers wait, until the kernel has waited long enough.
+    pub queue_when_full: bool,
 }
 
 /// Everything from which a thin's table is made.
@@ -278,7 +293,8 @@ pub struct Attached {
 
 /// What the agent asks of the kernel.
 pub trait Kernel: Send + Sync + 'static {
-    /// Makes a block device of a pool's file, or finds the one that there is.
+    /// Makes a block device of a pool's file, or finds the one that there is and makes it as large
+    /// as the file is now.
     ///
     /// # Errors
     ///
@@ -294,13 +310,40 @@ pub trait Kernel: Send + Sync + 'static {
     /// [`KernelError::Busy`] when somebody does.
     fn check_unused(&self, dev: DevNumber) -> Result<(), KernelError>;
 
-    /// Leaves the pool's three devices live with the tables of `spec`. A writable one is made
-    /// read-only; a live read-only one stays so, until it is closed.
+    /// Leaves the pool's three devices live with the tables of `spec`; shorter live ones grow. A
+    /// writable one is made read-only; a live read-only one stays so, until it is closed or
+    /// [`Kernel::reload_pool`] says otherwise.
     ///
     /// # Errors
     ///
     /// [`KernelError::OtherTable`] when one is live with another table.
     fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError>;
+
+    /// Leaves a live pool with exactly the tables of `spec`, read-only or not. Devices only ever
+    /// grow. I/O waits meanwhile and goes on; nothing is flushed, so a full pool does not hang it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoPool`] when it is not live; [`KernelError::OtherTable`] when a live table is
+    /// no beginning of the wanted one.
+    fn reload_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError>;
+
+    /// What the live pool's table asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoPool`] when it is not live.
+    fn loaded_pool(&self, pool: PoolId) -> Result<LoadedPool, KernelError>;
+
+    /// Has the kernel count anew how long writers of a full pool wait: suspends and resumes it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoPool`] when it is not live.
+    fn renew_wait(&self, pool: PoolId) -> Result<(), KernelError>;
+
+    /// How long the kernel lets writers of any full pool of this host wait; `None`: for ever.
+    fn wait_limit(&self) -> Option<Duration>;
 
     /// Leaves none of the pool's devices. [`KernelError::Busy`] while a thin of it is live.
     ///

@@ -1,7 +1,6 @@
-//! A pool's three devices, its status and its messages.
+//! A pool's disks, its status and its messages. Its tables are in `pool_tables`.
 //!
-//! Used by `dm`. The metadata and data devices are linear over the pool's stretches, so that a pool
-//! can later grow onto more devices without its users seeing it.
+//! Used by `dm`. Nothing is remembered: what the kernel says now is asked for each time.
 
 use std::fs::File;
 use std::io;
@@ -9,68 +8,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use goldleaf_dm::{
-    Access, Autoclear, Commit, Control, DevNumber, DirectIo, DmError, LinearSegment, LoopDevice,
-    Owned, PoolFeatures, PoolMessage, PoolMode, PoolStatus, Table, Target, ThinPool, WorkingPool,
-    loopdev, nodes,
+    Access, Autoclear, Commit, Control, DevNumber, DirectIo, DmError, LoopDevice, Owned,
+    PoolMessage, PoolMode, PoolStatus, WorkingPool, loopdev, nodes,
 };
 use goldleaf_types::PoolId;
 use rustix::fs::OFlags;
 
-use super::dm::{ensure_none as no_device, ensure_table, ensure_table_over, find, grow, total};
-use super::held_root;
-use super::{Attached, KernelError, Outcome, PoolSpec, Stretch};
-
-/// The kernel warns when this part of the data is free: early enough to add room.
-const LOW_WATER_SHARE: u64 = 20;
-
-/// Leaves the three devices live.
-pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, KernelError> {
-    let (metadata, _) = ensure_table(
-        control,
-        Owned::PoolMetadata(spec.id),
-        "make a pool's metadata device",
-        &linear(&spec.metadata),
-    )?;
-    let (data, _) = ensure_table(
-        control,
-        Owned::PoolData(spec.id),
-        "make a pool's data device",
-        &linear(&spec.data),
-    )?;
-    let len = total(spec.data.iter().map(|s| s.len));
-    let blocks = len.bytes().0 / spec.block.bytes().0;
-    let table = |read_only| {
-        Table::of(Target::ThinPool(ThinPool {
-            len,
-            metadata,
-            data,
-            block: spec.block,
-            low_water_blocks: (blocks / LOW_WATER_SHARE).max(1),
-            features: PoolFeatures {
-                error_if_no_space: !spec.queue_when_full,
-                read_only,
-                ..PoolFeatures::default()
-            },
-        }))
-    };
-    let (owned, what) = (Owned::Pool(spec.id), "make a pool");
-    let found = find(control, owned)?;
-    if found.as_ref().is_none_or(|f| !f.device.has_active_table) {
-        held_root::settle(spec.id, metadata)?;
-    }
-    let live = found.as_ref().and_then(|f| f.targets.as_deref());
-    if live == Some(&table(!spec.read_only).targets) {
-        if spec.read_only {
-            grow(control, owned, &table(true))?;
-            return Ok(Outcome::Done);
-        }
-        // Made read-only by us because of a doubt, which a new opening is to settle, not this.
-        let wanted = (what, &table(true));
-        return ensure_table_over(control, owned, found, wanted).map(|(_, outcome)| outcome);
-    }
-    let wanted = (what, &table(spec.read_only));
-    ensure_table_over(control, owned, found, wanted).map(|(_, outcome)| outcome)
-}
+use super::dm::ensure_none as no_device;
+use super::{Attached, KernelError, Outcome};
 
 /// The loop device over a pool's file: the one that a table already uses, or a new one. One over a
 /// part of the file, or that takes no writes, is somebody's: over it every table would be shifted.
@@ -91,7 +36,11 @@ pub(super) fn attach(file: &File) -> Result<Attached, KernelError> {
         });
     }
     let device = match found.into_iter().next() {
-        Some((device, _)) => device,
+        Some((device, _)) => {
+            // The file may have grown since it was attached.
+            device.follow_size().map_err(failed)?;
+            device
+        }
         None => attach_whole(file).map_err(failed)?,
     };
     Ok(Attached {
@@ -133,14 +82,6 @@ fn attach_whole(file: &File) -> io::Result<LoopDevice> {
     // Direct, where the file system can: the pool's writes are cached once, above.
     loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes)
         .or_else(|_| loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::No))
-}
-
-fn linear(stretches: &[Stretch]) -> Table {
-    Table::linear(stretches.iter().map(|s| LinearSegment {
-        len: s.len,
-        dev: s.dev,
-        offset: s.start,
-    }))
 }
 
 /// Leaves none of the three. The pool goes first: it holds the other two.

@@ -219,6 +219,20 @@ fn thin_step(
     )
 }
 
+/// So many blocks of metadata are in use now, and the agent looks.
+fn metadata_step(what: &'static str, used: u64) -> Step {
+    let call = move |rig: &Rig| {
+        if let Some(pool) = rig.kernel.world().pools.get_mut(&POOL) {
+            pool.metadata_used = used;
+        }
+        let pool = rig.agent.pools.open(POOL).ok_or("not open")?;
+        rig.agent.mind_space(&pool);
+        let loaded = rig.kernel.world().pools[&POOL].read_only;
+        Ok(format!("braked {} loaded {loaded}", pool.is_braked()))
+    };
+    (what, Box::new(call))
+}
+
 fn delete_step(what: &'static str, owner: ThinOwner) -> Step {
     let call = move |rig: &Rig| rig.agent.delete_thin(Some(STORE), owner, None, 1);
     (
@@ -239,9 +253,11 @@ fn pool_step(
             doubt,
             missing,
             quarantined,
+            status,
             ..
         } => {
-            format!("open {thins} {doubt:?} {missing:?} {quarantined:?}")
+            let total = space_rules::working(&status.unwrap()).map(|s| s.total_data_blocks);
+            format!("open {thins} {total:?} {doubt:?} {missing:?} {quarantined:?}")
         }
     };
     (
@@ -312,6 +328,32 @@ fn export(rig: &Rig) -> Result<String, String> {
     Ok(format!("{} {}", made.digest, made.file_size))
 }
 
+/// The pool is full and the kernel has lost its patience once; then there is room again.
+fn wait_on(rig: &Rig) -> Result<String, String> {
+    let mode = |rig: &Rig, mode| {
+        let mut world = rig.kernel.world();
+        if let Some(pool) = world.pools.get_mut(&POOL) {
+            pool.mode = Some(mode);
+        }
+        world.wait_limit = Some(std::time::Duration::ZERO);
+    };
+    mode(rig, goldleaf_dm::PoolMode::OutOfDataSpace);
+    let pool = rig.agent.pools.open(POOL).ok_or("not open")?;
+    rig.agent.mind_space(&pool);
+    if let Some(waiting) = pool.waiting() {
+        std::thread::park_timeout(
+            waiting
+                .due
+                .saturating_duration_since(std::time::Instant::now()),
+        );
+    }
+    rig.agent.mind_space(&pool);
+    mode(rig, goldleaf_dm::PoolMode::ReadWrite);
+    rig.agent.mind_space(&pool);
+    let queues = rig.kernel.world().pools[&POOL].queues;
+    Ok(format!("waits {queues}"))
+}
+
 /// A whole life, every operation in it.
 fn life() -> Vec<Step> {
     let create = |what, n, image, active| {
@@ -378,6 +420,36 @@ fn life() -> Vec<Step> {
                 1,
             )
         }),
+        metadata_step("use up the metadata", 8192 - 200),
+        pool_step("extend it by two devices and a longer one", |rig| {
+            let file = |name: &str, mib: u64| DeviceRequest {
+                path: rig.dir.path().join("pools").join(name),
+                create: Some(Bytes(mib << 20)),
+            };
+            let request = ExtendPool {
+                id: POOL,
+                devices: vec![file("third.pool", 64)],
+                metadata_devices: vec![file("metadata.pool", 16)],
+                spares: vec![file("spare.pool", 32)],
+                grow: vec![GrowDevice {
+                    path: rig.dir.path().join("pools/second.pool"),
+                    size: Some(Bytes(80 << 20)),
+                }],
+                metadata: Bytes(0),
+            };
+            rig.agent.extend_pool(Some(STORE), &request)
+        }),
+        metadata_step("have metadata again", 100),
+        pool_step("let its writers wait", |rig| {
+            let policy = SetPolicy {
+                id: POOL,
+                no_space: Some(NoSpace::Queue),
+                wait_seconds: Some(1),
+                overcommit_percent: Some(1000),
+            };
+            rig.agent.set_policy(Some(STORE), policy)
+        }),
+        ("be full, and have the kernel wait on", Box::new(wait_on)),
         deactivate("deactivate the volume", 12),
         deactivate("deactivate the blank one", 11),
         deactivate("deactivate the clone", 13),

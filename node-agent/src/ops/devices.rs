@@ -6,8 +6,10 @@
 //! that was made here goes again unless the pool comes to be ([`HeldDevice::keep`]).
 
 use std::fs::{File, OpenOptions};
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use goldleaf_dm::{DevNumber, block};
 use goldleaf_types::{Bytes, Sectors};
@@ -23,15 +25,17 @@ pub struct HeldDevice {
     /// Its path as it was given or found.
     pub path: PathBuf,
     /// Open for reading and writing, and locked.
-    pub file: File,
+    pub file: Arc<Locked>,
     /// The block device that tables name.
     pub dev: DevNumber,
     /// Its size.
     pub size: Bytes,
     /// What is written on it; `None` on a blank one.
     pub label: Option<Label>,
+    /// Its label in memory is older than the one on it, which a crash cut short.
+    pub(super) taken_back: bool,
     /// Keeps a file's loop device until a table holds it.
-    _attached: Option<Attached>,
+    _attached: Option<Arc<Attached>>,
     /// The file, if this call made it and the pool is not there yet.
     made: MadeFile,
 }
@@ -52,7 +56,48 @@ impl Drop for MadeFile {
     }
 }
 
+/// An open file that is locked as long as it is here.
+#[derive(Debug)]
+pub struct Locked(File);
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
 impl HeldDevice {
+    /// The same device, held once more.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+            dev: self.dev,
+            size: self.size,
+            label: self.label.clone(),
+            taken_back: self.taken_back,
+            _attached: self._attached.clone(),
+            made: MadeFile::default(),
+        }
+    }
+
+    /// The same device, as it is after its label was written anew.
+    pub(super) fn relabelled(&self, label: Label) -> Self {
+        Self {
+            size: self.size.max(label.device_size.bytes()),
+            label: Some(label),
+            taken_back: false,
+            ..self.again()
+        }
+    }
+
+    /// What is in a file of the pool's folder, and not a block device.
+    pub(super) fn is_file(&self) -> bool {
+        self.file.metadata().is_ok_and(|m| m.is_file())
+    }
+
     /// The pool comes to be: a file that was made for it stays.
     pub(super) fn keep(&mut self) {
         self.made.0 = None;
@@ -69,12 +114,12 @@ impl HeldDevice {
     }
 }
 
-impl Drop for HeldDevice {
+impl Drop for Locked {
     fn drop(&mut self) {
         // Said, not left to the close: a program that is just being started has the file open too,
         // for the moment between its fork and its exec, and would go on holding the lock.
-        if let Err(error) = rustix::fs::flock(&self.file, FlockOperation::Unlock) {
-            tracing::warn!(device = %self.path.display(), %error, "its lock goes with this process");
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(file = ?self.0, %error, "its lock goes with this process");
         }
     }
 }
@@ -139,7 +184,7 @@ impl DeviceRules {
         })?;
         let (dev, size, attached) = if kind.is_file() {
             let attached = kernel.attach(&file).map_err(|e| in_use(path, e))?;
-            (attached.dev, Bytes(kind.len()), Some(attached))
+            (attached.dev, Bytes(kind.len()), Some(Arc::new(attached)))
         } else {
             let size = block::size(&file).map_err(PoolError::io("read a device's size"))?;
             let dev = block::number(&file).map_err(PoolError::io("read a device's number"))?;
@@ -147,10 +192,11 @@ impl DeviceRules {
         };
         Ok(HeldDevice {
             path: path.to_owned(),
-            file,
+            file: Arc::new(Locked(file)),
             dev,
             size,
             label,
+            taken_back: false,
             _attached: attached,
             made,
         })

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use goldleaf_types::{Digest, Incarnation, Name, NodeId, PoolId, ThinOwner};
+use goldleaf_types::{Bytes, Digest, Incarnation, Name, NodeId, PoolId, ThinOwner};
 
 use crate::catalogue::{CatalogueError, LabelError, LayoutError};
 use crate::images::ImageError;
@@ -119,8 +119,34 @@ pub enum ThinError {
         why: String,
     },
     /// The pool has no data block left.
-    #[error("pool {0} has no data space left: delete something in it")]
+    #[error(
+        "pool {0} has no data space left: extend it (goldleaf pool extend), or delete something"
+    )]
     PoolFull(PoolId),
+    /// The pool's limit does not let so much be provisioned.
+    #[error(
+        "pool {pool} has {provisioned} provisioned and {asked} more were asked for, and its limit is \
+         {limit} ({percent} % of its data): extend it (goldleaf pool extend), raise the limit \
+         (goldleaf pool set --overcommit), or delete something"
+    )]
+    Overcommitted {
+        /// Which.
+        pool: PoolId,
+        /// The sum of its volumes' sizes.
+        provisioned: Bytes,
+        /// What that may be.
+        limit: Bytes,
+        /// The same in hundredths of its data.
+        percent: u32,
+        /// How much more was asked for.
+        asked: Bytes,
+    },
+    /// What is left of the pool's metadata is for what is there already.
+    #[error(
+        "pool {0} has less than a quarter of its metadata free, which is kept for the volumes that \
+         are there: extend its metadata (goldleaf pool extend --metadata), or delete something"
+    )]
+    MetadataLow(PoolId),
     /// The pool hands out no more thin ids.
     #[error("pool {0} has no thin id left")]
     NoThinIds(PoolId),

@@ -52,6 +52,8 @@ impl PoolPlan {
             transaction_id: 0,
             next_thin: 1,
             no_space: request.no_space,
+            wait_seconds: 0,
+            overcommit_percent: 0,
             created: jiff::Timestamp::now(),
             quarantined: Vec::new(),
         };
@@ -234,7 +236,7 @@ fn plan(
 }
 
 /// Holds a device that is blank or was claimed by an earlier call for the same pool.
-fn hold_blank(
+pub(super) fn hold_blank(
     kernel: &dyn Kernel,
     rules: &DeviceRules,
     field: &str,
@@ -296,6 +298,7 @@ pub(super) fn check_complete(
     let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
     let newest = labels
         .iter()
+        .filter(|l| l.role != Role::Spare)
         .max_by_key(|l| l.layout_generation)
         .ok_or(PoolError::NotFound(id))?;
     if is_half(labels.iter().copied()) {
@@ -303,7 +306,8 @@ pub(super) fn check_complete(
     }
     let held_by_another = labels.iter().find(|label| {
         let forced = force_from == Some(NodeId::from_bytes(label.owner_host));
-        label.owner_host != host.owner && !label.clean && !forced
+        // A spare holds nothing, and counts for nothing.
+        label.role != Role::Spare && label.owner_host != host.owner && !label.clean && !forced
     });
     if let Some(label) = held_by_another {
         return Err(foreign(id, label));
@@ -311,7 +315,9 @@ pub(super) fn check_complete(
     check_present(id, newest, &labels)?;
     for device in devices {
         let Some(label) = &device.label else { continue };
-        if label.layout_generation != newest.layout_generation {
+        // A spare may have been away when the others grew.
+        let stale = label.layout_generation != newest.layout_generation;
+        if stale && label.role != Role::Spare {
             return Err(mismatch(
                 id,
                 &format!(

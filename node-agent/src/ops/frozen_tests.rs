@@ -17,8 +17,8 @@ use super::*;
 use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
-    Attached, GroupMember, ImageSpec, KernelError, KnownThin, LiveThin, Outcome, PoolSpec,
-    ThinSpec, ThinUse,
+    Attached, GroupMember, ImageSpec, KernelError, KnownThin, LiveThin, LoadedPool, Outcome,
+    PoolSpec, ThinSpec, ThinUse,
 };
 
 /// The fake kernel, with some devices suspended.
@@ -48,10 +48,17 @@ impl Kernel for Freezing {
         Ok(live.map(|live| LiveThin { suspended, ..live }))
     }
 
+    fn wait_limit(&self) -> Option<std::time::Duration> {
+        self.kernel.wait_limit()
+    }
+
     as_the_kernel! {
         attach(file: &File) -> Attached;
         check_unused(dev: DevNumber) -> ();
         ensure_pool(spec: &PoolSpec) -> Outcome;
+        reload_pool(spec: &PoolSpec) -> Outcome;
+        loaded_pool(pool: PoolId) -> LoadedPool;
+        renew_wait(pool: PoolId) -> ();
         ensure_no_pool(pool: PoolId) -> Outcome;
         pool_status(pool: PoolId) -> PoolStatus;
         pool_message(pool: PoolId, message: &PoolMessage) -> ();

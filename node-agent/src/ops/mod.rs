@@ -5,11 +5,13 @@
 //! "Blocks" does ioctls or commits and belongs on a blocking thread.
 
 mod activation;
+mod admission;
 pub mod caller;
 mod deleted;
 mod devices;
 pub mod doctor;
 mod error;
+mod extension;
 mod forming;
 mod groups;
 mod import;
@@ -22,15 +24,21 @@ mod pools;
 mod reading;
 mod scan;
 mod snapshots;
+mod space;
+pub mod space_rules;
+mod spares;
 mod sweep;
 mod thins;
 mod usage;
 mod view;
+mod waiting;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod doctor_tests;
+#[cfg(test)]
+mod extension_tests;
 #[cfg(test)]
 mod frozen_tests;
 #[cfg(test)]
@@ -42,9 +50,15 @@ mod import_tests;
 #[cfg(test)]
 mod name_tests;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod pool_tests;
 #[cfg(test)]
 mod reading_tests;
+#[cfg(test)]
+mod space_tests;
+#[cfg(test)]
+mod spare_tests;
 #[cfg(test)]
 mod sweep_tests;
 #[cfg(test)]
@@ -61,11 +75,13 @@ use crate::images::{ExportFolder, ImageFolder};
 use crate::kernel::Kernel;
 use crate::links::Links;
 
+pub use admission::{Policy, SetPolicy};
 pub use devices::DeviceRules;
 pub use error::{ImageOpError, OtherIncarnation, PoolError, ReadError, ThinError};
+pub use extension::{ExtendPool, GrowDevice};
 pub use groups::CreateGroup;
 pub use import::ImportPool;
-pub use open_pool::{Doubt, OpenPool};
+pub use open_pool::{BRAKED, Doubt, OpenPool};
 pub use pools::{CreatePool, DeviceRequest, Pools};
 pub use scan::Look;
 pub use snapshots::CreateSnapshot;
@@ -116,6 +132,8 @@ pub struct Agent {
     pub(crate) image_use: ImageUse,
     /// Rings when an image's device may have become idle.
     pub image_bell: Bell,
+    /// Rings when a pool's room may have become scarce.
+    pub space_bell: Bell,
     pub(crate) links: Links,
     /// Who this host is.
     pub host: Host,
@@ -150,6 +168,7 @@ impl Agent {
             exports,
             image_use: ImageUse::default(),
             image_bell: Bell::default(),
+            space_bell: Bell::default(),
             links: Links::new(device_dir),
             host,
             pools: Pools::new(DeviceRules { pool_dir }),

@@ -4,9 +4,10 @@
 //! pool's devices against other agents. Dropping it touches nothing in the kernel: volumes go on.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use goldleaf_dm::{PoolMode, PoolStatus};
+use goldleaf_dm::{PoolMode, PoolStatus, WorkingPool};
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
 
 use super::caller;
@@ -14,9 +15,11 @@ use super::devices::HeldDevice;
 use super::error::{OtherIncarnation, ThinError};
 use super::forming::catalogue_places;
 use super::locks::{Held, Locks};
-use super::opening::labelled;
-use crate::catalogue::{Catalogue, NoSpace, PoolRecord};
-use crate::kernel::Kernel;
+use super::opening::{labelled, stretches};
+use super::space_rules::{Scarcity, metadata, working};
+use super::waiting::Waiting;
+use crate::catalogue::{Catalogue, NoSpace, PoolRecord, RegionKind};
+use crate::kernel::{Kernel, PoolSpec, Stretch};
 
 /// Why a pool is open for reading and rescue only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,10 @@ impl std::fmt::Display for Doubt {
     }
 }
 
+/// What a braked pool says, and what helps.
+pub const BRAKED: &str = "its metadata is nearly used up, and was it used up, reads would fail too; \
+    extend it (goldleaf pool extend): it takes changes again by itself";
+
 /// An open pool.
 #[derive(Debug)]
 pub struct OpenPool {
@@ -73,16 +80,121 @@ pub struct OpenPool {
     /// Its record. Dropped before the devices, whose locks guard it.
     pub catalogue: Catalogue,
     /// Its devices, held.
-    pub devices: Arc<Vec<HeldDevice>>,
+    held: RwLock<Arc<Vec<HeldDevice>>>,
     /// One call at a time for each thin.
     pub locks: Locks<ThinOwner>,
     /// Why it takes no change, if so.
     pub doubt: Option<Doubt>,
     /// Rows that are `Ready` while the kernel has no such thin: lost data, shown everywhere.
     pub missing: RwLock<BTreeSet<ThinOwner>>,
+    /// One look at its room, or change of its tables, at a time.
+    pub(super) space: Mutex<()>,
+    /// Whether it takes no change because its metadata is nearly used up.
+    braked: AtomicBool,
+    /// Why its spare could not be used, in words.
+    spare_trouble: Mutex<Option<String>>,
+    /// Its writers wait for room, and something is to be done for them in time.
+    pub(super) waiting: Mutex<Option<Waiting>>,
+}
+
+/// What an opening found out.
+#[derive(Debug, Default)]
+pub(super) struct Agreed {
+    /// Why it takes no change, if so.
+    pub(super) doubt: Option<Doubt>,
+    /// Owners whose data is lost; none are known while nothing may be changed.
+    pub(super) missing: BTreeSet<ThinOwner>,
+    /// Its metadata is nearly used up.
+    pub(super) braked: bool,
 }
 
 impl OpenPool {
+    /// A pool whose tables are live.
+    pub(super) fn new(
+        id: PoolId,
+        devices: Arc<Vec<HeldDevice>>,
+        catalogue: Catalogue,
+        agreed: Agreed,
+    ) -> Self {
+        Self {
+            id,
+            name: catalogue.pool().name,
+            held: RwLock::new(devices),
+            catalogue,
+            locks: Locks::new(),
+            doubt: agreed.doubt,
+            missing: RwLock::new(agreed.missing),
+            space: Mutex::new(()),
+            braked: AtomicBool::new(agreed.braked),
+            spare_trouble: Mutex::default(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Everything from which its tables are made, if the kernel is to let writers wait as its policy
+    /// says; that may be over.
+    pub(super) fn spec(&self, read_only: bool, low_water_blocks: u64) -> PoolSpec {
+        let (record, devices) = (self.record(), self.devices());
+        PoolSpec {
+            id: self.id,
+            metadata: stretches(&devices, RegionKind::Metadata),
+            data: stretches(&devices, RegionKind::Data),
+            block: record.block_size,
+            queue_when_full: record.no_space == NoSpace::Queue,
+            read_only,
+            low_water_blocks,
+        }
+    }
+
+    /// Whether its labels give it more than the kernel knows of.
+    pub(super) fn is_longer_than(&self, status: &WorkingPool) -> bool {
+        let spec = self.spec(false, 0);
+        let bytes =
+            |stretches: &[Stretch]| -> u64 { stretches.iter().map(|s| s.len.bytes().0).sum() };
+        bytes(&spec.data) / spec.block.bytes().0 > status.total_data_blocks
+            || bytes(&spec.metadata) / 4096 > status.total_metadata_blocks
+    }
+
+    /// Its devices, held: data devices in order, then metadata devices, then spares.
+    #[must_use]
+    pub fn devices(&self) -> Arc<Vec<HeldDevice>> {
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_devices(&self, devices: Vec<HeldDevice>) {
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(devices);
+    }
+
+    /// Whether it takes no change because its metadata is nearly used up.
+    #[must_use]
+    pub fn is_braked(&self) -> bool {
+        self.braked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_braked(&self, braked: bool) {
+        self.braked.store(braked, Ordering::Relaxed);
+    }
+
+    /// Why its spare could not be used, in words.
+    #[must_use]
+    pub fn spare_trouble(&self) -> Option<String> {
+        self.spare_trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// True when that is news.
+    pub(super) fn set_spare_trouble(&self, trouble: Option<String>) -> bool {
+        let mut now = self
+            .spare_trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let news = *now != trouble;
+        *now = trouble;
+        news
+    }
+
     /// The pool's record now.
     #[must_use]
     pub fn record(&self) -> PoolRecord {
@@ -135,7 +247,8 @@ impl OpenPool {
     #[must_use]
     pub fn degraded(&self) -> Option<String> {
         let degraded = self.catalogue.degraded()?;
-        let places = catalogue_places(labelled(&self.devices));
+        let devices = self.devices();
+        let places = catalogue_places(labelled(&devices));
         let device = places.get(degraded.copy).map_or_else(
             || "a device".to_owned(),
             |(device, _)| device.path.display().to_string(),
@@ -190,8 +303,15 @@ impl OpenPool {
     ///
     /// # Errors
     ///
-    /// [`ThinError::PoolFull`] besides.
+    /// [`ThinError::PoolFull`] and [`ThinError::MetadataLow`] besides.
     pub fn check_room(&self, kernel: &dyn Kernel) -> Result<(), ThinError> {
+        let status = kernel.pool_status(self.id).map_err(ThinError::Kernel)?;
+        if let Some(status) = working(&status).filter(|s| !s.needs_check) {
+            match metadata(status) {
+                Scarcity::Enough => {}
+                Scarcity::Low | Scarcity::Out => return Err(ThinError::MetadataLow(self.id)),
+            }
+        }
         match self.writable_mode(kernel)? {
             PoolMode::OutOfDataSpace => Err(ThinError::PoolFull(self.id)),
             PoolMode::ReadWrite | PoolMode::ReadOnly => Ok(()),
@@ -231,6 +351,7 @@ impl OpenPool {
             }
             PoolStatus::Working(status) => match status.mode {
                 PoolMode::ReadWrite | PoolMode::OutOfDataSpace => Ok(status.mode),
+                PoolMode::ReadOnly if self.is_braked() => no(BRAKED.into()),
                 PoolMode::ReadOnly => no("the kernel made it read-only".into()),
             },
         }

@@ -4,7 +4,7 @@
 //! an agent that restarts finds its pool as it left it and touches nothing that runs.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use goldleaf_dm::{PoolMessage, PoolMode, PoolStatus, WorkingPool};
 use goldleaf_types::{Name, PoolId, ThinId, ThinOwner};
@@ -13,10 +13,11 @@ use super::Agent;
 use super::devices::HeldDevice;
 use super::error::PoolError;
 use super::forming::{catalogue_places, catalogue_regions};
-use super::locks::Locks;
-use super::open_pool::{Doubt, OpenPool};
+use super::open_pool::{Agreed, Doubt, OpenPool};
+use super::space_rules::{first_mark, may_release};
 use crate::catalogue::{
-    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, ThinRecord, WriteError, write_label,
+    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, ThinRecord, WriteError, in_order,
+    write_label,
 };
 use crate::failpoint::{Point, hit};
 use crate::kernel::{KnownThin, Outcome, PoolSpec, Stretch};
@@ -55,23 +56,22 @@ impl Agent {
             block: record.block_size,
             queue_when_full: record.no_space == NoSpace::Queue,
             read_only: false,
+            low_water_blocks: 0,
+        };
+        let blocks = spec.data.iter().map(|s| s.len.bytes().0).sum::<u64>();
+        let spec = PoolSpec {
+            low_water_blocks: first_mark(blocks / spec.block.bytes().0),
+            ..spec
         };
         let fresh = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)? == Outcome::Done;
         hit(Point::PoolLive);
-        let (doubt, missing) = self.agree(&spec, &catalogue, fresh)?;
-        let pool = Arc::new(OpenPool {
-            id,
-            name: record.name,
-            devices,
-            catalogue,
-            locks: Locks::new(),
-            doubt,
-            missing: RwLock::new(missing),
-        });
+        let agreed = self.agree(&spec, &catalogue, fresh)?;
+        let pool = Arc::new(OpenPool::new(id, devices, catalogue, agreed));
         if fresh {
             self.clear_links(&pool.name, &pool.catalogue.all())?;
         }
         self.pools.insert(Arc::clone(&pool));
+        self.mind_space(&pool);
         self.sweep_pool(&pool);
         Ok(pool)
     }
@@ -87,15 +87,24 @@ impl Agent {
 
     /// Brings metadata and catalogue together, if the metadata takes changes and is the one that
     /// the catalogue knows. If not, nothing is changed: the doubt, and no data is called lost.
-    fn agree(
+    pub(super) fn agree(
         &self,
         spec: &PoolSpec,
         catalogue: &Catalogue,
         fresh: bool,
-    ) -> Result<(Option<Doubt>, BTreeSet<ThinOwner>), PoolError> {
+    ) -> Result<Agreed, PoolError> {
         let id = spec.id;
         let status = self.kernel.pool_status(id).map_err(PoolError::Kernel)?;
-        let status = match examine(&status, catalogue.pool().transaction_id) {
+        let loaded = self.kernel.loaded_pool(id).map_err(PoolError::Kernel)?;
+        let recorded = catalogue.pool().transaction_id;
+        if is_braked(&status, recorded, loaded.read_only) {
+            tracing::error!(pool = %id, "its metadata is nearly used up: it takes no change");
+            return Ok(Agreed {
+                braked: true,
+                ..Agreed::default()
+            });
+        }
+        let status = match examine(&status, recorded) {
             Ok(status) => status,
             Err(doubt) => {
                 tracing::error!(pool = %id, %doubt, "open for reading and rescue only");
@@ -107,7 +116,10 @@ impl Agent {
                     };
                     let _ = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)?;
                 }
-                return Ok((Some(doubt), BTreeSet::new()));
+                return Ok(Agreed {
+                    doubt: Some(doubt),
+                    ..Agreed::default()
+                });
             }
         };
         self.agree_on_transaction(id, catalogue, (status.transaction_id, fresh))?;
@@ -117,7 +129,10 @@ impl Agent {
                 .pool_message(id, &PoolMessage::ReleaseMetadataSnap)
                 .map_err(PoolError::Kernel)?;
         }
-        Ok((None, self.compare_thins(id, catalogue)?))
+        Ok(Agreed {
+            missing: self.compare_thins(id, catalogue)?,
+            ..Agreed::default()
+        })
     }
 
     /// Bumps the metadata's transaction id once per opening, wish first, so that metadata that was
@@ -214,6 +229,20 @@ fn examine(status: &PoolStatus, recorded: u64) -> Result<&WorkingPool, Doubt> {
     }
 }
 
+/// Whether nothing is wrong with it but that its metadata must not be used up: we loaded it
+/// read-only for that, or the kernel found none left.
+fn is_braked(status: &PoolStatus, recorded: u64, loaded_read_only: bool) -> bool {
+    let PoolStatus::Working(status) = status else {
+        return false;
+    };
+    let lawful =
+        status.transaction_id == recorded || status.transaction_id.checked_add(1) == Some(recorded);
+    status.mode == PoolMode::ReadOnly
+        && lawful
+        && !status.needs_check
+        && (loaded_read_only || !may_release(status))
+}
+
 fn next_after(thin: ThinId) -> u32 {
     if thin.get() == ThinId::MAX {
         0
@@ -256,13 +285,17 @@ pub(super) fn labelled(devices: &[HeldDevice]) -> impl Iterator<Item = (&HeldDev
         .filter_map(|device| Some((device, device.label.as_ref()?)))
 }
 
-fn stretches(devices: &[HeldDevice], kind: RegionKind) -> Vec<Stretch> {
-    let of = |device: &HeldDevice| -> Vec<Stretch> {
-        let regions = device.label.iter().flat_map(|label| &label.regions);
-        regions
-            .filter(|r| r.kind == kind)
-            .map(|r| device.stretch(r.start, r.len))
-            .collect()
-    };
-    devices.iter().flat_map(of).collect()
+/// What a pool's devices give to one kind, in the order in which it is mapped.
+pub(super) fn stretches(devices: &[HeldDevice], kind: RegionKind) -> Vec<Stretch> {
+    let labelled = devices
+        .iter()
+        .filter_map(|d| d.label.clone().map(|label| (d, label)));
+    let (held, labels): (Vec<_>, Vec<_>) = labelled.unzip();
+    let regions = in_order(&labels, kind).into_iter();
+    regions
+        .map(|(device, region)| {
+            let region = labels[device].regions[region];
+            held[device].stretch(region.start, region.len)
+        })
+        .collect()
 }

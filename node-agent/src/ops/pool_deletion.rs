@@ -14,7 +14,7 @@ use super::error::PoolError;
 use super::forming::{check_present, is_half, mismatch};
 use super::open_pool::OpenPool;
 use super::scan::{FoundDevice, Look};
-use crate::catalogue::{Label, Role, wipe_label, write_label};
+use crate::catalogue::{Label, wipe_label, write_label};
 use crate::failpoint::{Point, hit};
 
 impl Agent {
@@ -38,11 +38,11 @@ impl Agent {
                 // Somebody may have made a volume meanwhile; from here on nobody can.
                 if let Err(not_empty) = check_empty(&pool) {
                     self.pools.remove(id);
-                    self.raise(id, Arc::clone(&pool.devices))?;
+                    self.raise(id, pool.devices())?;
                     return Err(not_empty);
                 }
                 self.pools.remove(id);
-                Arc::clone(&pool.devices)
+                pool.devices()
             }
             None => match self.pools.scanner.scan(Look::Everywhere).remove(&id) {
                 Some(found) => Arc::new(self.hold_half(id, &found)?),
@@ -84,11 +84,7 @@ impl Agent {
         if let Some(newest) = labels.iter().find(|l| l.layout_generation > 0) {
             check_present(id, newest, &labels)?;
         }
-        devices.sort_by_key(|d| {
-            d.label
-                .as_ref()
-                .map(|l| (l.role == Role::Metadata, l.index))
-        });
+        devices.sort_by_key(|d| d.label.as_ref().map(|l| (l.role, l.index)));
         Ok(devices)
     }
 

@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, NodeId, PoolId};
 
 use super::Agent;
+use super::admission::Policy;
 use super::devices::{DeviceRules, HeldDevice};
 use super::error::PoolError;
+use super::extension::{store_taken_back, take_back};
 use super::forming::{HALF, PoolPlan, is_half};
 use super::open_pool::OpenPool;
 use super::opening::labelled;
@@ -316,12 +318,10 @@ impl Agent {
                 devices.push(held);
             }
         }
+        take_back(&mut devices);
         super::forming::check_complete(id, (&self.host, force_from), &devices)?;
-        devices.sort_by_key(|d| {
-            d.label
-                .as_ref()
-                .map(|l| (l.role == Role::Metadata, l.index))
-        });
+        store_taken_back(&devices)?;
+        devices.sort_by_key(|d| d.label.as_ref().map(|l| (l.role, l.index)));
         Ok(devices)
     }
 
@@ -346,7 +346,7 @@ impl Agent {
         pool.admit(caller)?;
         let busy = self.pools.begin(id);
         self.take_down(&pool)?;
-        for device in pool.devices.iter() {
+        for device in pool.devices().iter() {
             let Some(label) = &device.label else { continue };
             let mut label = label.clone();
             label.clean = true;
@@ -447,9 +447,13 @@ impl Agent {
         Some(PoolView {
             id,
             name: first.label.pool_name.parse().ok()?,
-            devices: found.iter().map(|d| d.path.clone()).collect(),
+            devices: paths(found, |role| role != Role::Spare),
+            spares: paths(found, |role| role == Role::Spare),
+            were_spares: Vec::new(),
+            spare_trouble: None,
             block: first.label.block_size,
             queue_when_full: false,
+            policy: None,
             state,
             as_of,
         })
@@ -466,11 +470,16 @@ impl Agent {
         Ok(PoolView {
             id: pool.id,
             name: pool.name.clone(),
-            devices: pool.devices.iter().map(|d| d.path.clone()).collect(),
+            devices: pool.in_use(),
+            spares: pool.spares(),
+            were_spares: pool.were_spares(),
+            spare_trouble: pool.spare_trouble(),
             block: record.block_size,
             queue_when_full: pool.queues_when_full(),
+            policy: Some(Policy::of(&record)),
             state: PoolState::Open {
                 status,
+                braked: pool.is_braked(),
                 doubt: pool.doubt.clone(),
                 degraded: pool.degraded(),
                 provisioned: pool.provisioned(),
@@ -483,6 +492,11 @@ impl Agent {
     }
 }
 
+fn paths(found: &[FoundDevice], wanted: impl Fn(Role) -> bool) -> Vec<PathBuf> {
+    let wanted = found.iter().filter(|d| wanted(d.label.role));
+    wanted.map(|d| d.path.clone()).collect()
+}
+
 fn same_pool(pool: &OpenPool, request: &CreatePool) -> Result<(), PoolError> {
     let conflict = |field| {
         Err(PoolError::Conflict {
@@ -490,7 +504,8 @@ fn same_pool(pool: &OpenPool, request: &CreatePool) -> Result<(), PoolError> {
             field,
         })
     };
-    let data = pool.devices.iter().filter(|d| {
+    let devices = pool.devices();
+    let data = devices.iter().filter(|d| {
         d.label
             .as_ref()
             .is_some_and(|label| label.role == Role::Data)

@@ -7,6 +7,7 @@
 use goldleaf_types::{Incarnation, Labels, Name, ThinOwner, VolumeSize};
 
 use super::Agent;
+use super::admission::admit_size;
 use super::error::ThinError;
 use super::open_pool::OpenPool;
 use super::thins::{
@@ -98,6 +99,7 @@ impl Agent {
             activate,
         };
         let (image, parent) = (source.image, source.owner);
+        let data = pool.data_bytes();
         let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
             Some(row) if row.parent != Some(parent) => Err(ThinError::Conflict {
                 owner: row.owner,
@@ -105,6 +107,7 @@ impl Agent {
             }),
             Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
             None => {
+                admit_size(rows, data, (request.owner, request.size))?;
                 let row = fresh_row(rows, request, image, Some(parent), pool_time())?;
                 rows.insert(row.clone());
                 Ok((row, Attempt::First))

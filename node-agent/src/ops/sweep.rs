@@ -25,6 +25,7 @@ impl Agent {
     /// One pass over a pool. Blocks.
     pub(super) fn sweep_pool(&self, pool: &Arc<OpenPool>) {
         pool.refresh_missing();
+        self.mind_space(pool);
         if pool.doubt.is_some() || pool.check_writable(&*self.kernel).is_err() {
             self.revive_only(pool);
             return;

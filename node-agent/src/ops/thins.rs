@@ -12,6 +12,7 @@ use goldleaf_types::{
 
 use super::Agent;
 use super::activation::{ImageUsed, Made};
+use super::admission::admit_size;
 use super::error::ThinError;
 use super::open_pool::OpenPool;
 use super::view::ThinView;
@@ -105,9 +106,11 @@ impl Agent {
         }
         let recorded = used.as_ref().map(ImageUsed::recorded);
         let activate = request.activate;
+        let data = pool.data_bytes();
         let (row, attempt) = write(&pool, move |rows| match rows.find(request.owner) {
             Some(row) => Ok((same_or_conflict(row, &request)?, Attempt::Again)),
             None => {
+                admit_size(rows, data, (request.owner, request.size))?;
                 let row = fresh_row(rows, request, recorded, None, pool_time())?;
                 rows.insert(row.clone());
                 Ok((row, Attempt::First))
@@ -306,7 +309,9 @@ impl Agent {
         };
         let row = ThinRecord { size, ..row };
         let wish = row.clone();
+        let data = pool.data_bytes();
         write(&pool, move |rows| {
+            admit_size(rows, data, (wish.owner, wish.size))?;
             rows.replace(wish);
             Ok(())
         })?;

@@ -8,6 +8,7 @@ use goldleaf_dm::PoolStatus;
 use goldleaf_types::{BlockSize, Bytes, Name, PoolId, ThinOwner};
 
 use super::Agent;
+use super::admission::Policy;
 use super::error::ThinError;
 use super::open_pool::{Doubt, OpenPool};
 use crate::catalogue::ThinRecord;
@@ -49,12 +50,20 @@ pub struct PoolView {
     pub id: PoolId,
     /// Its name.
     pub name: Name,
-    /// Paths of its devices.
+    /// Paths of its devices that hold something.
     pub devices: Vec<PathBuf>,
+    /// Paths of its devices that wait to be used.
+    pub spares: Vec<PathBuf>,
+    /// Paths of its data devices that were spares, while it is open.
+    pub were_spares: Vec<PathBuf>,
+    /// Why its spare could not be used, in words.
+    pub spare_trouble: Option<String>,
     /// What it allocates at a time.
     pub block: BlockSize,
     /// Whether a full pool lets writers wait.
     pub queue_when_full: bool,
+    /// What it does when it fills; none while it is not open.
+    pub policy: Option<Policy>,
     /// What it is.
     pub state: PoolState,
     /// Grows with each change here: of two views the one of the larger number is newer.
@@ -72,6 +81,8 @@ pub enum PoolState {
     Open {
         /// What the kernel says; `None` when it does not say.
         status: Option<PoolStatus>,
+        /// Whether it takes no change because its metadata is nearly used up.
+        braked: bool,
         /// Why it takes no change, if so.
         doubt: Option<Doubt>,
         /// What is wrong with one copy of its catalogue, if anything.

@@ -27,7 +27,8 @@ use super::{
 };
 use crate::domain::{
     ActivateOptions, Begin, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot, ImageAsked,
-    ImageReport, ImportedPool, Mended, Node, Pool, PoolReport, ThinOrder, ThinReport,
+    ImageReport, ImportedPool, Mended, MoreRoom, Node, PolicyChange, Pool, PoolReport, ThinOrder,
+    ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -227,6 +228,22 @@ impl AgentPort for GrpcAgent {
     async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
         let call = self.pool_call(pool);
         let answer = self.answer(self.client()?.close_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn extend_pool(&self, pool: PoolId, more: &MoreRoom) -> Result<PoolReport, AgentError> {
+        let call = self.within(self.timeouts.pool, convert::extend_pool(pool, more));
+        let answer = self.answer(self.client()?.extend_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn set_policy(
+        &self,
+        pool: PoolId,
+        change: &PolicyChange,
+    ) -> Result<PoolReport, AgentError> {
+        let call = self.within(self.timeouts.pool, convert::set_policy(pool, change));
+        let answer = self.answer(self.client()?.set_pool_policy(call).await)?;
         convert::pool(&self.node, answer)
     }
 

@@ -8,15 +8,16 @@ use std::str::FromStr;
 
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
-use goldleaf_types::{Bytes, Digest, Labels, ThinOwner};
+use goldleaf_types::{Bytes, Digest, Labels, PoolId, ThinOwner};
 use jiff::Timestamp;
 
 use super::refusal::bad_answer;
 use super::{AgentError, ImportStep};
 use crate::domain::{
     ActivateOptions, Activation, Check, Condition, GroupMember, GroupSnapshot, Holder, ImageAsked,
-    ImageFormat, ImageReport, ImageSource, Phase, Pool, PoolDevice, PoolMode, PoolReport,
-    PoolUsage, Progress, ThinOrder, ThinReport, ThinUsage, WhenFull,
+    ImageFormat, ImageReport, ImageSource, MoreRoom, Phase, PolicyChange, Pool, PoolDevice,
+    PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, ThinOrder, ThinReport, ThinUsage,
+    WhenFull,
 };
 use crate::store::rows::Parameters;
 
@@ -47,10 +48,52 @@ pub(super) fn create_pool(pool: &Pool) -> pb::AgentCreatePoolRequest {
         devices: pool.asked.devices.iter().map(device).collect(),
         metadata_device: pool.asked.metadata_device.as_ref().map(device),
         block_size_bytes: pool.asked.block_size.bytes().0,
-        when_full: match pool.asked.when_full {
-            WhenFull::Error => api::WhenFull::Error.into(),
-            WhenFull::Queue => api::WhenFull::Queue.into(),
+        when_full: when_full(pool.asked.when_full).into(),
+    }
+}
+
+const fn when_full(choice: WhenFull) -> api::WhenFull {
+    match choice {
+        WhenFull::Error => api::WhenFull::Error,
+        WhenFull::Queue => api::WhenFull::Queue,
+    }
+}
+
+/// A pool's policy to be.
+pub(super) fn set_policy(pool: PoolId, change: &PolicyChange) -> pb::AgentSetPoolPolicyRequest {
+    pb::AgentSetPoolPolicyRequest {
+        pool: pool.to_string(),
+        when_full: change.when_full.map(|choice| when_full(choice).into()),
+        wait_seconds: change.wait_seconds,
+        overcommit_percent: change.overcommit_percent,
+    }
+}
+
+fn policy(node: &str, found: api::PoolPolicy) -> Result<PoolPolicy, AgentError> {
+    Ok(PoolPolicy {
+        when_full: match api::WhenFull::try_from(found.when_full) {
+            Ok(api::WhenFull::Error | api::WhenFull::Unspecified) => WhenFull::Error,
+            Ok(api::WhenFull::Queue) => WhenFull::Queue,
+            Err(error) => return Err(bad_answer(node, "policy.when_full", &error.to_string())),
         },
+        wait_seconds: found.wait_seconds,
+        overcommit_percent: found.overcommit_percent,
+    })
+}
+
+/// More room for a pool.
+pub(super) fn extend_pool(pool: PoolId, more: &MoreRoom) -> pb::AgentExtendPoolRequest {
+    let grow = more.grow.iter().map(|(path, bytes)| api::GrowPoolDevice {
+        path: path.clone(),
+        file_bytes: *bytes,
+    });
+    pb::AgentExtendPoolRequest {
+        pool: pool.to_string(),
+        devices: more.devices.iter().map(device).collect(),
+        metadata_devices: more.metadata_devices.iter().map(device).collect(),
+        spares: more.spares.iter().map(device).collect(),
+        grow: grow.collect(),
+        metadata_bytes: more.metadata.0,
     }
 }
 
@@ -233,9 +276,12 @@ pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<PoolReport, Agen
     Ok(PoolReport {
         id: parse(node, "pool.id", &answer.id)?,
         as_of: answer.as_of,
+        devices: answer.devices,
+        spares: answer.spares,
         phase: phase(node, answer.phase)?,
         conditions: conditions(node, answer.conditions)?,
         usage: answer.usage.map(|found| usage(node, found)).transpose()?,
+        policy: answer.policy.map(|found| policy(node, found)).transpose()?,
     })
 }
 

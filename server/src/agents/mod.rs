@@ -22,8 +22,8 @@ use jiff::Timestamp;
 
 use crate::domain::{
     ActivateOptions, CatalogueRow, Check, ExportOrder, ExportedFile, Finding, GroupSnapshot,
-    ImageAsked, ImageReport, ImportedPool, Mended, Node, Pool, PoolReport, Progress, Refusal,
-    ThinOrder, ThinReport,
+    ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node, PolicyChange, Pool, PoolReport,
+    Progress, Refusal, ThinOrder, ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -132,6 +132,14 @@ pub trait AgentPort: Send + Sync {
     async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
     /// Closes a pool.
     async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
+    /// Gives a pool more room.
+    async fn extend_pool(&self, pool: PoolId, more: &MoreRoom) -> Result<PoolReport, AgentError>;
+    /// Sets what a pool does when it fills.
+    async fn set_policy(
+        &self,
+        pool: PoolId,
+        change: &PolicyChange,
+    ) -> Result<PoolReport, AgentError>;
     /// Deletes an empty pool; one that is not there is as good.
     async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError>;
     /// Every pool.

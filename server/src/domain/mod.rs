@@ -29,7 +29,10 @@ pub use imported::{CatalogueRow, ImportedPool};
 pub use marks::{First, Marks, Remark};
 pub use node::{Check, Node, NodeAsked};
 pub use placement::{Candidate, NoPlace, choose};
-pub use pool::{Pool, PoolAsked, PoolDevice, PoolMode, PoolReport, PoolUsage, WhenFull};
+pub use pool::{
+    MoreRoom, PolicyChange, Pool, PoolAsked, PoolDevice, PoolMode, PoolPolicy, PoolReport,
+    PoolUsage, WhenFull,
+};
 pub use refusal::Refusal;
 pub use role::{Caller, Role};
 pub use snapshot::Snapshot;

@@ -13,6 +13,8 @@ pub struct Candidate {
     pub reachable: bool,
     /// How full it is, if its node said.
     pub usage: Option<PoolUsage>,
+    /// What may be provisioned in it, if its node said and there is a limit.
+    pub limit: Option<Bytes>,
     /// Whether its node holds the image that is wanted; true when none is.
     pub has_image: bool,
 }
@@ -29,6 +31,28 @@ pub enum NoPlace {
     /// The only ones that match have no room.
     #[error("pool {0} is out of data space: extend it or delete volumes in it")]
     Full(PoolId),
+    /// What is left of their metadata is for what is in them.
+    #[error(
+        "pool {0} has less than a quarter of its metadata free, which is kept for what is in it: \
+         extend it (goldleaf pool extend --metadata) or delete something"
+    )]
+    MetadataLow(PoolId),
+    /// Their limits do not let so much be provisioned.
+    #[error(
+        "pool {pool} has {provisioned} provisioned and {asked} more were asked for, and its limit is \
+         {limit}: extend it (goldleaf pool extend), raise the limit (goldleaf pool set \
+         --overcommit), or delete something in it"
+    )]
+    Overcommitted {
+        /// The pool.
+        pool: PoolId,
+        /// The sum of its volumes' sizes.
+        provisioned: Bytes,
+        /// What that may be.
+        limit: Bytes,
+        /// How much more was asked for.
+        asked: Bytes,
+    },
     /// The only ones that match cannot be written.
     #[error("pool {pool} takes no new volume: {why}")]
     NotWritable {
@@ -39,7 +63,7 @@ pub enum NoPlace {
     },
 }
 
-/// The pool that a volume goes to, among those that match its request.
+/// The pool that a volume of this size goes to, among those that match its request.
 ///
 /// A node that holds the image goes first, then the pool with most free data, then the older one,
 /// so that the same facts always give the same answer.
@@ -47,11 +71,11 @@ pub enum NoPlace {
 /// # Errors
 ///
 /// [`NoPlace`], with the reason nearest to success among the candidates.
-pub fn choose(candidates: &[Candidate]) -> Result<&Candidate, NoPlace> {
+pub fn choose(candidates: &[Candidate], size: Bytes) -> Result<&Candidate, NoPlace> {
     let mut nearest = NoPlace::NoneMatches;
     let mut best: Option<(&Candidate, Bytes)> = None;
     for candidate in candidates {
-        match room(candidate) {
+        match room(candidate, size) {
             Ok(free) if best.is_none_or(|best| better((candidate, free), best)) => {
                 best = Some((candidate, free));
             }
@@ -72,14 +96,14 @@ fn better(a: (&Candidate, Bytes), b: (&Candidate, Bytes)) -> bool {
 const fn distance(reason: &NoPlace) -> u8 {
     match reason {
         NoPlace::Unreachable(_) => 0,
-        NoPlace::Full(_) => 1,
+        NoPlace::Full(_) | NoPlace::MetadataLow(_) | NoPlace::Overcommitted { .. } => 1,
         NoPlace::NotWritable { .. } => 2,
         NoPlace::NoneMatches => 3,
     }
 }
 
 /// Free data bytes of a pool that can take a volume now.
-fn room(candidate: &Candidate) -> Result<Bytes, NoPlace> {
+fn room(candidate: &Candidate, asked: Bytes) -> Result<Bytes, NoPlace> {
     let pool = candidate.pool.id;
     let closed = |why| Err(NoPlace::NotWritable { pool, why });
     match candidate.pool.phase {
@@ -96,6 +120,23 @@ fn room(candidate: &Candidate) -> Result<Bytes, NoPlace> {
         return closed("its node does not have it open; see its conditions");
     };
     match usage.mode {
+        // The brake of a pool whose metadata is nearly used up makes it read-only.
+        PoolMode::ReadWrite | PoolMode::OutOfDataSpace | PoolMode::ReadOnly
+            if usage.is_low_on_metadata() && !usage.needs_check =>
+        {
+            Err(NoPlace::MetadataLow(pool))
+        }
+        PoolMode::ReadWrite
+            if let Some(limit) = candidate.limit
+                && usage.provisioned.0.saturating_add(asked.0) > limit.0 =>
+        {
+            Err(NoPlace::Overcommitted {
+                pool,
+                provisioned: usage.provisioned,
+                limit,
+                asked,
+            })
+        }
         PoolMode::ReadWrite => Ok(Bytes(usage.data_total.0.saturating_sub(usage.data_used.0))),
         PoolMode::OutOfDataSpace => Err(NoPlace::Full(pool)),
         PoolMode::ReadOnly => closed("the kernel made it read-only; check its metadata"),
@@ -110,6 +151,8 @@ mod tests {
 
     use super::*;
     use crate::domain::{PoolAsked, WhenFull};
+
+    const SIZE: Bytes = Bytes(1 << 20);
 
     fn candidate(
         n: u8,
@@ -147,6 +190,7 @@ mod tests {
             pool,
             reachable,
             usage,
+            limit: None,
             has_image,
         }
     }
@@ -180,7 +224,7 @@ mod tests {
             let fit = |c: &&Candidate| c.pool.phase == Phase::Ready && c.reachable
                 && c.usage.is_some_and(|u| u.mode == PoolMode::ReadWrite);
             let free = |c: &Candidate| c.usage.map_or(0, |u| u.data_total.0 - u.data_used.0);
-            match choose(&all) {
+            match choose(&all, SIZE) {
                 Ok(chosen) => {
                     prop_assert!(fit(&chosen));
                     for other in all.iter().filter(fit) {
@@ -197,7 +241,27 @@ mod tests {
             let mut turned = all.clone();
             turned.reverse();
             let id = |r: Result<&Candidate, NoPlace>| r.map(|c| c.pool.id).ok();
-            prop_assert_eq!(id(choose(&all)), id(choose(&turned)));
+            prop_assert_eq!(id(choose(&all, SIZE)), id(choose(&turned, SIZE)));
+        }
+    }
+
+    #[test]
+    fn a_pool_low_on_metadata_is_no_place_even_if_the_brake_is_on() {
+        let with = |mode, used: u64| {
+            let mut candidate = candidate(1, Phase::Ready, true, Some(mode), 9, true);
+            if let Some(usage) = &mut candidate.usage {
+                usage.metadata_used = Bytes(used);
+                usage.metadata_total = Bytes(100);
+            }
+            candidate
+        };
+        assert!(choose(&[with(PoolMode::ReadWrite, 75)], SIZE).is_ok());
+        for mode in [PoolMode::ReadWrite, PoolMode::ReadOnly] {
+            let low = with(mode, 76);
+            assert_eq!(
+                choose(std::slice::from_ref(&low), SIZE).unwrap_err(),
+                NoPlace::MetadataLow(low.pool.id)
+            );
         }
     }
 
@@ -213,15 +277,41 @@ mod tests {
         );
         let dead = candidate(2, Phase::Ready, true, Some(PoolMode::Failed), 9, true);
         let away = candidate(3, Phase::Ready, false, Some(PoolMode::ReadWrite), 9, true);
-        assert_eq!(choose(&[]).unwrap_err(), NoPlace::NoneMatches);
+        assert_eq!(choose(&[], SIZE).unwrap_err(), NoPlace::NoneMatches);
         assert_eq!(
-            choose(&[full.clone(), dead.clone()]).unwrap_err(),
+            choose(&[full.clone(), dead.clone()], SIZE).unwrap_err(),
             NoPlace::Full(full.pool.id)
         );
-        assert!(matches!(choose(&[dead]), Err(NoPlace::NotWritable { .. })));
+        assert!(matches!(
+            choose(&[dead], SIZE),
+            Err(NoPlace::NotWritable { .. })
+        ));
         assert_eq!(
-            choose(&[full, away.clone()]).unwrap_err(),
+            choose(&[full, away.clone()], SIZE).unwrap_err(),
             NoPlace::Unreachable(away.pool.node)
         );
+    }
+
+    #[test]
+    fn a_limit_is_passed_by_no_volume_and_another_pool_takes_it() {
+        let mut tight = candidate(1, Phase::Ready, true, Some(PoolMode::ReadWrite), 9, true);
+        tight.limit = Some(Bytes(10 << 20));
+        let usage = tight.usage.as_mut().unwrap();
+        usage.provisioned = Bytes(9 << 20);
+        assert!(choose(std::slice::from_ref(&tight), SIZE).is_ok());
+        let asked = Bytes(SIZE.0 + 1);
+        let refused = choose(std::slice::from_ref(&tight), asked).unwrap_err();
+        assert_eq!(
+            refused,
+            NoPlace::Overcommitted {
+                pool: tight.pool.id,
+                provisioned: Bytes(9 << 20),
+                limit: Bytes(10 << 20),
+                asked,
+            }
+        );
+        let other = candidate(2, Phase::Ready, true, Some(PoolMode::ReadWrite), 1, false);
+        let both = [tight, other.clone()];
+        assert_eq!(choose(&both, asked).unwrap().pool.id, other.pool.id);
     }
 }

@@ -143,6 +143,66 @@ pub struct PoolUsage {
     pub thin_count: u64,
 }
 
+impl PoolUsage {
+    /// Whether what is left of the metadata is for what is there already: less than a quarter.
+    #[must_use]
+    pub const fn is_low_on_metadata(&self) -> bool {
+        let free = self.metadata_total.0.saturating_sub(self.metadata_used.0);
+        free.saturating_mul(4) < self.metadata_total.0
+    }
+}
+
+/// What a pool does when it fills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolPolicy {
+    /// What writers meet when it is full.
+    pub when_full: WhenFull,
+    /// How long they wait, in seconds; 0: as long as the node's kernel lets them.
+    pub wait_seconds: u32,
+    /// What its volumes' sizes may sum up to, in hundredths of its data; 0: no limit.
+    pub overcommit_percent: u32,
+}
+
+impl PoolPolicy {
+    /// What the sizes of its volumes may sum up to.
+    #[must_use]
+    pub fn limit(&self, data: Bytes) -> Option<Bytes> {
+        match self.overcommit_percent {
+            0 => None,
+            percent => {
+                let limit = u128::from(data.0) * u128::from(percent) / 100;
+                Some(Bytes(u64::try_from(limit).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+}
+
+/// A change of a pool's policy; what is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// What writers meet when it is full.
+    pub when_full: Option<WhenFull>,
+    /// How long they wait, in seconds.
+    pub wait_seconds: Option<u32>,
+    /// What its volumes' sizes may sum up to, in hundredths of its data.
+    pub overcommit_percent: Option<u32>,
+}
+
+/// More room for a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MoreRoom {
+    /// New devices for data.
+    pub devices: Vec<PoolDevice>,
+    /// New devices for metadata alone.
+    pub metadata_devices: Vec<PoolDevice>,
+    /// New devices that wait until room gets scarce.
+    pub spares: Vec<PoolDevice>,
+    /// Devices of the pool to be used to their end: path, and what size to give a file first.
+    pub grow: Vec<(String, u64)>,
+    /// How much more metadata at least.
+    pub metadata: Bytes,
+}
+
 /// A pool as its node sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolReport {
@@ -150,10 +210,16 @@ pub struct PoolReport {
     pub id: PoolId,
     /// Grows with each change on its node: of two reports the one of the larger number is newer.
     pub as_of: u64,
+    /// Paths of its devices that hold something now.
+    pub devices: Vec<String>,
+    /// Paths of its devices that wait.
+    pub spares: Vec<String>,
     /// Ready, closed or failed.
     pub phase: Phase,
     /// What its node finds worth knowing.
     pub conditions: Vec<Condition>,
     /// How full it is; none while closed.
     pub usage: Option<PoolUsage>,
+    /// What it does when it fills; none while closed.
+    pub policy: Option<PoolPolicy>,
 }

@@ -10,7 +10,8 @@ use goldleaf_types::{Digest, Labels, NodeId};
 use crate::agents::ExportStep;
 use crate::domain::{
     Activation, Begin, Channel, Check, Condition, GroupMember, GroupSnapshot, Holder, Phase,
-    PoolMode, PoolReport, PoolUsage, Progress, Snapshot, ThinReport, ThinUsage, Volume, WhenFull,
+    PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Snapshot, ThinReport, ThinUsage, Volume,
+    WhenFull,
 };
 use crate::service::{Event, ImageView, NodeView, PoolView, VolumeView};
 
@@ -293,20 +294,41 @@ pub fn pool(view: &PoolView) -> api::Pool {
         conditions: conditions(&p.conditions),
         created: Some(timestamp(p.created)),
         node: p.node.to_string(),
-        devices: p
-            .asked
-            .devices
-            .iter()
-            .chain(&p.asked.metadata_device)
-            .map(|device| device.path.clone())
-            .collect(),
-        block_size_bytes: p.asked.block_size.bytes().0,
-        when_full: match p.asked.when_full {
-            WhenFull::Error => api::WhenFull::Error.into(),
-            WhenFull::Queue => api::WhenFull::Queue.into(),
+        devices: match &view.report {
+            Some(report) if !report.devices.is_empty() => report.devices.clone(),
+            Some(_) | None => p
+                .asked
+                .devices
+                .iter()
+                .chain(&p.asked.metadata_device)
+                .map(|device| device.path.clone())
+                .collect(),
         },
+        block_size_bytes: p.asked.block_size.bytes().0,
+        when_full: when_full(p.asked.when_full).into(),
         usage: view.report.as_ref().and_then(used),
         deletion_protection: p.marks.deletion_protection,
+        spares: view
+            .report
+            .as_ref()
+            .map(|report| report.spares.clone())
+            .unwrap_or_default(),
+        policy: view.report.as_ref().and_then(|r| r.policy).map(policy),
+    }
+}
+
+fn policy(policy: PoolPolicy) -> api::PoolPolicy {
+    api::PoolPolicy {
+        when_full: when_full(policy.when_full).into(),
+        wait_seconds: policy.wait_seconds,
+        overcommit_percent: policy.overcommit_percent,
+    }
+}
+
+const fn when_full(choice: WhenFull) -> api::WhenFull {
+    match choice {
+        WhenFull::Error => api::WhenFull::Error,
+        WhenFull::Queue => api::WhenFull::Queue,
     }
 }
 

@@ -209,7 +209,7 @@ pub(super) fn path(field: &str, text: &str) -> Result<String, BadField> {
     }
 }
 
-fn device(prefix: &str, d: &api::PoolDevice) -> Result<PoolDevice, BadField> {
+pub(super) fn device(prefix: &str, d: &api::PoolDevice) -> Result<PoolDevice, BadField> {
     if !d.create_file_bytes.is_multiple_of(1 << 20) {
         let field = format!("{prefix}.create_file_bytes");
         return Err(bad(&field, "is not a multiple of 1 MiB: round it up"));

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod convert_images;
 mod convert_import;
 mod convert_life;
+mod convert_pools;
 mod convert_update;
 mod doctor;
 mod images;

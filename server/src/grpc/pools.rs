@@ -5,6 +5,7 @@ use goldleaf_proto::v1::pool_service_server::PoolService;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
+use super::convert_pools::{more_room, policy_change};
 use super::{Answer, Api, EventStream, answers, convert_import, convert_update};
 use crate::domain::Ref;
 use crate::service::{CreatePool, Event, PoolView};
@@ -80,6 +81,32 @@ impl PoolService for Api {
             .change(body.wait, move |service| {
                 let what = what.clone();
                 async move { service.open_pool(&what).await }
+            })
+            .await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn extend(&self, r: Request<api::ExtendPoolRequest>) -> Answer<api::Pool> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
+        let more = more_room(&body)?;
+        let view = self
+            .change(body.wait, move |service| {
+                let (what, more) = (what.clone(), more.clone());
+                async move { service.extend_pool(&what, &more).await }
+            })
+            .await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn set_policy(&self, r: Request<api::SetPoolPolicyRequest>) -> Answer<api::Pool> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
+        let change = policy_change(&body)?;
+        let view = self
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.set_pool_policy(&what, &change).await }
             })
             .await?;
         Ok(Response::new(answers::pool(&view)))

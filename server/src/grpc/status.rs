@@ -111,6 +111,8 @@ fn no_place(why: &NoPlace) -> (Code, &'static str, Option<&'static str>) {
         ),
         NoPlace::Unreachable(_) => (Code::Unavailable, "NODE_AWAY", None),
         NoPlace::Full(_) => (Code::ResourceExhausted, "POOL_FULL", Some("pool")),
+        NoPlace::Overcommitted { .. } => (Code::ResourceExhausted, "OVERCOMMITTED", Some("pool")),
+        NoPlace::MetadataLow(_) => (Code::ResourceExhausted, "METADATA_LOW", Some("pool")),
         NoPlace::NotWritable { .. } => {
             (Code::FailedPrecondition, "POOL_NOT_WRITABLE", Some("pool"))
         }

@@ -196,7 +196,11 @@ impl ServiceError {
             Self::Store(StoreError::Conflict { .. }) => true,
             Self::Agent(error) => error.is_transient(),
             Self::NoPlace(
-                NoPlace::NoneMatches | NoPlace::Full(_) | NoPlace::NotWritable { .. },
+                NoPlace::NoneMatches
+                | NoPlace::Full(_)
+                | NoPlace::MetadataLow(_)
+                | NoPlace::Overcommitted { .. }
+                | NoPlace::NotWritable { .. },
             )
             | Self::Store(StoreError::Unavailable(_) | StoreError::Compacted { .. })
             | Self::NotFound { .. }

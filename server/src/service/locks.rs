@@ -20,6 +20,10 @@ pub enum Op {
     Activate,
     /// Taking its device away.
     Deactivate,
+    /// Giving a pool more room.
+    Extend,
+    /// Setting what a pool does when it fills.
+    SetPolicy,
     /// Opening a pool.
     Open,
     /// Closing a pool.
@@ -40,6 +44,8 @@ impl Op {
             Self::Resize => "being resized",
             Self::Activate => "being activated",
             Self::Deactivate => "being deactivated",
+            Self::Extend => "being extended",
+            Self::SetPolicy => "being given another policy",
             Self::Open => "being opened",
             Self::Close => "being closed",
             Self::Evict => "being taken from a node",

@@ -22,6 +22,7 @@ mod nodes;
 mod pending;
 mod placing;
 mod pool_import;
+mod pool_space;
 mod pools;
 mod progress;
 mod records;

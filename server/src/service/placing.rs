@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use goldleaf_types::{Labels, NodeId, PoolId};
+use goldleaf_types::{Labels, NodeId, PoolId, VolumeSize};
 
 use super::records::carries;
 use super::wanted_images::Content;
@@ -43,7 +43,9 @@ impl Service {
         &self,
         placement: &Placement,
         content: Option<Content>,
+        size: VolumeSize,
     ) -> Result<Place, ServiceError> {
+        let size = size.bytes();
         let pools = self.matching(placement).await?;
         let holders = match &content {
             Some(content) => self.holders(content, &pools).await?,
@@ -51,12 +53,12 @@ impl Service {
         };
         let has_image = |node| content.is_none() || holders.contains(&node);
         let seen = self.candidates(&pools, &Reports::new(), has_image);
-        let chosen = match choose(&seen) {
+        let chosen = match choose(&seen, size) {
             Ok(chosen) => chosen.pool.clone(),
             Err(_) => {
                 // Ask those that our streams do not tell of.
                 let asked = self.ask(&pools).await;
-                match choose(&self.candidates(&pools, &asked, has_image)) {
+                match choose(&self.candidates(&pools, &asked, has_image), size) {
                     Ok(chosen) => chosen.pool.clone(),
                     Err(refusal) => return Err(self.no_place(refusal).await),
                 }
@@ -152,7 +154,11 @@ impl Service {
             Candidate {
                 pool: pool.clone(),
                 reachable: report.0,
-                usage: report.1.and_then(|report| report.usage),
+                usage: report.1.as_ref().and_then(|report| report.usage),
+                limit: report.1.and_then(|report| {
+                    let data = report.usage?.data_total;
+                    report.policy?.limit(data)
+                }),
                 has_image: has_image(pool.node),
             }
         };

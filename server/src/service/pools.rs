@@ -208,7 +208,11 @@ impl Service {
         Ok(view)
     }
 
-    async fn hold_pool(&self, what: &Ref<PoolId>, op: Op) -> Result<(Held, Pool), ServiceError> {
+    pub(super) async fn hold_pool(
+        &self,
+        what: &Ref<PoolId>,
+        op: Op,
+    ) -> Result<(Held, Pool), ServiceError> {
         let found = self.records.get::<Pool>(what, "pool").await?;
         let (held, pool) = self.hold(&found, op).await?;
         match pool {
@@ -222,7 +226,7 @@ impl Service {
     }
 
     /// Writes what a node said of a pool that the caller holds.
-    async fn take_over(
+    pub(super) async fn take_over(
         &self,
         mut pool: Pool,
         report: PoolReport,

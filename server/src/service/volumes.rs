@@ -105,7 +105,7 @@ impl Service {
                 Some(image) => Some(self.usable_image(image, "image").await?),
                 None => None,
             };
-            let place = self.place(&wanted.placement, content).await?;
+            let place = self.place(&wanted.placement, content, wanted.size).await?;
             let (volume, expect) = placed(&wanted, place);
             match self.wish(volume, expect).await {
                 Err(error) if error.is_conflict() => {} // something it rests on changed
@@ -203,7 +203,7 @@ impl Service {
                 ),
             });
         }
-        let place = self.place(&wanted.placement, Some(content)).await?;
+        let place = self.place(&wanted.placement, Some(content), size).await?;
         let thin = CreateThin {
             name: wanted.name.clone(),
             size,

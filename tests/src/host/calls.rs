@@ -70,6 +70,10 @@ calls! {
     import_pool(api::ImportPoolRequest) -> api::Pool, PoolServiceClient.import;
     /// Closes a pool.
     close_pool(api::ClosePoolRequest) -> api::Pool, PoolServiceClient.close;
+    /// Gives a pool more room.
+    extend_pool(api::ExtendPoolRequest) -> api::Pool, PoolServiceClient.extend;
+    /// Sets what a pool does when it fills.
+    set_policy(api::SetPoolPolicyRequest) -> api::Pool, PoolServiceClient.set_policy;
     /// Opens a pool.
     open_pool(api::OpenPoolRequest) -> api::Pool, PoolServiceClient.open;
     /// Lists pools.
@@ -359,7 +363,11 @@ impl Host {
     }
 
     /// Deletes all there is, through the API.
-    pub(super) fn delete_everything(&self) {
+    ///
+    /// # Panics
+    ///
+    /// When something does not go.
+    pub fn delete_everything(&self) {
         let fine = |what: &str, answer: Answer<()>| {
             answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.logs()));
         };

@@ -6,7 +6,7 @@
 use goldleaf_types::{BlockSize, PoolId, Sectors};
 
 use super::{
-    HEADER_BYTES, KNOWN_INCOMPATIBLE, LABEL_BYTES, Label, LabelError, NAME_MAX, REGIONS_MAX,
+    GROWN, HEADER_BYTES, KNOWN_INCOMPATIBLE, LABEL_BYTES, Label, LabelError, NAME_MAX, REGIONS_MAX,
     Region, RegionKind, Role, VERSION,
 };
 
@@ -28,6 +28,9 @@ const AT_DEVICE_SIZE: usize = 104;
 const AT_BLOCK_SIZE: usize = 112;
 const AT_REGIONS: usize = 120;
 const REGION_BYTES: usize = 24;
+/// Regions of the first place; the others follow the name.
+const REGIONS_FIRST: usize = 4;
+const AT_MORE_REGIONS: usize = 360;
 const AT_NAME_LEN: usize = 216;
 const AT_NAME: usize = 224;
 const AT_CLAIMED: usize = 352;
@@ -158,8 +161,9 @@ impl Label {
         put(AT_DEVICE_SIZE, &self.device_size.0.to_le_bytes());
         put(AT_BLOCK_SIZE, &self.block_size.bytes().0.to_le_bytes());
         for (i, region) in self.regions.iter().enumerate() {
-            let at = AT_REGIONS + i * REGION_BYTES;
+            let at = region_at(i);
             put(at, &kind_number(region.kind).to_le_bytes());
+            put(at + 4, &region.order.to_le_bytes());
             put(at + 8, &region.start.0.to_le_bytes());
             put(at + 16, &region.len.0.to_le_bytes());
         }
@@ -189,6 +193,10 @@ impl Label {
         if self.regions.len() > REGIONS_MAX {
             return Some("it has too many regions");
         }
+        let grown = self.regions.len() > REGIONS_FIRST || self.regions.iter().any(|r| r.order != 0);
+        if grown && self.incompatible & GROWN == 0 {
+            return Some("its regions have an order and it does not say so");
+        }
         let mut regions = self.regions.clone();
         regions.sort_by_key(|region| region.start);
         let mut end = HEADER_BYTES / goldleaf_types::SECTOR;
@@ -208,6 +216,14 @@ impl Label {
     }
 }
 
+const fn region_at(index: usize) -> usize {
+    if index < REGIONS_FIRST {
+        AT_REGIONS + index * REGION_BYTES
+    } else {
+        AT_MORE_REGIONS + (index - REGIONS_FIRST) * REGION_BYTES
+    }
+}
+
 fn name(fields: &Fields<'_>) -> Result<String, &'static str> {
     let len = usize::try_from(fields.u32(AT_NAME_LEN)).unwrap_or(usize::MAX);
     if len > NAME_MAX {
@@ -223,11 +239,12 @@ fn regions(fields: &Fields<'_>) -> Result<Vec<Region>, &'static str> {
         return Err("it has too many regions");
     }
     let region = |i: usize| {
-        let at = AT_REGIONS + i * REGION_BYTES;
+        let at = region_at(i);
         Some(Region {
             kind: kind(fields.u32(at))?,
             start: Sectors(fields.u64(at + 8)),
             len: Sectors(fields.u64(at + 16)),
+            order: fields.u32(at + 4),
         })
     };
     (0..count)

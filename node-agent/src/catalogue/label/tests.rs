@@ -23,11 +23,13 @@ fn label() -> Label {
                 kind: RegionKind::Catalogue,
                 start: Sectors(2048),
                 len: Sectors(32_768),
+                order: 0,
             },
             Region {
                 kind: RegionKind::Data,
                 start: Sectors(34_816),
                 len: Sectors(1 << 20),
+                order: 0,
             },
         ],
     }

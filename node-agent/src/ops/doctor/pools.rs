@@ -12,9 +12,9 @@ use goldleaf_types::ThinId;
 use super::{Code, Finding, Remedy, Severity};
 use crate::catalogue::{Phase, ThinRecord};
 use crate::kernel::KernelError;
-use crate::ops::Agent;
 use crate::ops::open_pool::OpenPool;
 use crate::ops::view::{PoolState, PoolView};
+use crate::ops::{Agent, BRAKED};
 use crate::telemetry::Chain;
 
 /// Pools that are not open though they should be.
@@ -72,12 +72,16 @@ impl Agent {
             }
             Ok(PoolStatus::Working(status)) => match status.mode {
                 PoolMode::ReadWrite => None,
+                PoolMode::ReadOnly if pool.is_braked() => {
+                    read_only(BRAKED.into(), "goldleaf pool extend --metadata")
+                }
                 PoolMode::ReadOnly => read_only("the kernel made it read-only".into(), check),
                 PoolMode::OutOfDataSpace => Some(finding(
                     Code::PoolFull,
                     Severity::Error,
                     "it has no free data block".into(),
-                    "delete volumes or snapshots, or discard inside volumes",
+                    "extend it (goldleaf pool extend), delete volumes or snapshots, or discard \
+                     inside volumes",
                 )),
             },
             Err(KernelError::NoPool(_)) => read_only(

@@ -15,7 +15,8 @@ use super::{Cut, Verb};
 use crate::agents::AgentError;
 use crate::domain::{
     ActivateOptions, Activation, Begin, Condition, Finding, First, Holder, ImageAsked, ImageReport,
-    ImageSource, Phase, Pool, PoolMode, PoolReport, PoolUsage, Severity, ThinOrder, ThinReport,
+    ImageSource, Phase, Pool, PoolMode, PoolPolicy, PoolReport, PoolUsage, Severity, ThinOrder,
+    ThinReport,
 };
 
 /// A pool of the host.
@@ -28,6 +29,10 @@ pub(super) struct FakePool {
     pub(super) mode: PoolMode,
     pub(super) used: Bytes,
     pub(super) total: Bytes,
+    /// Paths of the devices that it was extended by.
+    pub(super) added: BTreeSet<String>,
+    pub(super) spares: BTreeSet<String>,
+    pub(super) policy: PoolPolicy,
 }
 
 /// A thin of the host.
@@ -172,6 +177,12 @@ impl Host {
                 mode: PoolMode::ReadWrite,
                 used: Bytes(0),
                 total: Bytes::GIB,
+                added: BTreeSet::new(),
+                spares: BTreeSet::new(),
+                policy: PoolPolicy {
+                    when_full: pool.asked.when_full,
+                    ..PoolPolicy::default()
+                },
             },
         );
         Ok((self.pool(pool.id)?, true))
@@ -224,7 +235,7 @@ impl Host {
         Ok(((), true))
     }
 
-    fn pool(&self, id: PoolId) -> Result<PoolReport, AgentError> {
+    pub(super) fn pool(&self, id: PoolId) -> Result<PoolReport, AgentError> {
         let pool = self
             .pools
             .get(&id)
@@ -249,12 +260,18 @@ impl Host {
         } else {
             Phase::Closed
         };
+        let asked = &pool.made.asked;
+        let devices = asked.devices.iter().chain(&asked.metadata_device);
+        let devices = devices.map(|device| &device.path).chain(&pool.added);
         Ok(PoolReport {
             id,
             as_of: 0,
+            devices: devices.cloned().collect(),
+            spares: pool.spares.iter().cloned().collect(),
             phase,
             conditions: Vec::new(),
             usage,
+            policy: pool.open.then_some(pool.policy),
         })
     }
 
@@ -366,6 +383,7 @@ impl Host {
         let known = self.thins.contains_key(&order.owner);
         if !known {
             self.room(order.pool)?;
+            self.admit_size(order.pool, (order.owner, order.size))?;
         }
         // One that is made needs its image for its device alone.
         let made = self.thins.get(&order.owner).is_some_and(|t| !t.creating);
@@ -442,6 +460,7 @@ impl Host {
             )));
         }
         self.writable(thin.order.pool)?;
+        self.admit_size(thin.order.pool, (volume.into(), size))?;
         let changed = size != thin.size;
         if let Some(thin) = self.thins.get_mut(&volume.into()) {
             thin.size = size;

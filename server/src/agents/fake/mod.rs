@@ -10,6 +10,7 @@ mod import;
 mod life;
 mod port;
 mod refuse;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,10 @@ pub enum Verb {
     OpenPool,
     /// Closes a pool.
     ClosePool,
+    /// Gives a pool more room.
+    ExtendPool,
+    /// Sets what a pool does when it fills.
+    SetPolicy,
     /// Deletes a pool.
     DeletePool,
     /// Brings an image.

@@ -14,8 +14,8 @@ use crate::agents::{
 };
 use crate::domain::{
     ActivateOptions, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot, ImageAsked,
-    ImageReport, ImportedPool, MendOutcome, Mended, Pool, PoolReport, Progress, ThinOrder,
-    ThinReport,
+    ImageReport, ImportedPool, MendOutcome, Mended, MoreRoom, PolicyChange, Pool, PoolReport,
+    Progress, ThinOrder, ThinReport,
 };
 
 /// The agent of one node.
@@ -133,6 +133,18 @@ impl AgentPort for FakeAgent {
 
     async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
         self.change(Verb::ClosePool, |host| host.close_pool(pool))
+    }
+
+    async fn extend_pool(&self, pool: PoolId, more: &MoreRoom) -> Result<PoolReport, AgentError> {
+        self.change(Verb::ExtendPool, |host| host.extend_pool(pool, more))
+    }
+
+    async fn set_policy(
+        &self,
+        pool: PoolId,
+        change: &PolicyChange,
+    ) -> Result<PoolReport, AgentError> {
+        self.change(Verb::SetPolicy, |host| host.set_policy(pool, change))
     }
 
     async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError> {

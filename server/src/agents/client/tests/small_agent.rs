@@ -118,6 +118,15 @@ impl NodeAgent for SmallAgent {
     async fn close_pool(&self, _: Request<pb::AgentPoolRequest>) -> Answer<pb::AgentPool> {
         std::future::pending().await
     }
+    async fn extend_pool(&self, _: Request<pb::AgentExtendPoolRequest>) -> Answer<pb::AgentPool> {
+        not_asked()
+    }
+    async fn set_pool_policy(
+        &self,
+        _: Request<pb::AgentSetPoolPolicyRequest>,
+    ) -> Answer<pb::AgentPool> {
+        not_asked()
+    }
     async fn delete_pool(
         &self,
         _: Request<pb::AgentPoolRequest>,

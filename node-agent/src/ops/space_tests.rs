@@ -1,0 +1,103 @@
+//! A pool's room on the fake kernel: the brake, its release, what is admitted meanwhile.
+
+use goldleaf_types::{Incarnation, PoolId};
+
+use super::crash_tests::{HOST, Rig, snap, snapshot, volume};
+use super::*;
+
+const POOL: PoolId = PoolId::from_bytes([1; 16]);
+const STORE: Option<Incarnation> = Some(Incarnation::from_bytes([2; 16]));
+
+/// Metadata blocks of the rig's pool.
+const TOTAL: u64 = 8192;
+
+fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.agent.create_pool(STORE, rig.pool()).unwrap();
+    rig
+}
+
+fn use_metadata(rig: &Rig, blocks: u64) {
+    let mut world = rig.kernel.world();
+    world.pools.get_mut(&POOL).unwrap().metadata_used = blocks;
+}
+
+fn mind(rig: &Rig) {
+    rig.agent.mind_space(&rig.agent.pools.open(POOL).unwrap());
+}
+
+fn braked(rig: &Rig) -> (bool, bool) {
+    let pool = rig.agent.pools.open(POOL).unwrap();
+    assert_eq!(pool.doubt, None);
+    let loaded = rig.kernel.world().pools[&POOL].read_only;
+    (loaded, pool.is_braked())
+}
+
+fn create(rig: &Rig, n: u8, active: bool) -> Result<ThinView, ThinError> {
+    rig.agent
+        .create_thin(STORE, rig.thin(volume(n), false, active))
+}
+
+#[test]
+fn the_brake_comes_before_the_metadata_is_used_up_and_goes_when_there_is_room() {
+    for restart in [None, Some(false), Some(true)] {
+        let mut rig = rig();
+        create(&rig, 11, true).unwrap();
+        use_metadata(&rig, TOTAL - 1100);
+        mind(&rig);
+        assert_eq!(braked(&rig), (false, false));
+        use_metadata(&rig, TOTAL - 1000);
+        mind(&rig);
+        assert_eq!(braked(&rig), (true, true));
+        if let Some(reboot) = restart {
+            if reboot {
+                rig.kernel.reboot();
+            }
+            rig.restart();
+            assert_eq!(braked(&rig), (true, true), "reboot {reboot}");
+        }
+        assert!(rig.agent.thin(volume(11)).unwrap().live.is_some());
+        let refused = rig.agent.delete_thin(STORE, volume(11), None, 1);
+        assert!(refused.is_err(), "a message was sent");
+        rig.agent.deactivate(volume(11), 1).unwrap();
+        rig.agent.activate(volume(11), HOST, 1).unwrap();
+        use_metadata(&rig, TOTAL - 1500);
+        mind(&rig);
+        assert_eq!(braked(&rig), (true, true), "released too soon");
+        use_metadata(&rig, 100);
+        mind(&rig);
+        assert_eq!(braked(&rig), (false, false));
+        create(&rig, 12, true).unwrap();
+    }
+}
+
+#[test]
+fn nothing_new_is_admitted_on_the_last_quarter_of_the_metadata() {
+    let rig = rig();
+    create(&rig, 11, false).unwrap();
+    use_metadata(&rig, TOTAL * 3 / 4 + 1);
+    for refused in [
+        create(&rig, 12, false),
+        rig.agent
+            .create_snapshot(STORE, snap(snapshot(21), volume(11), false)),
+    ] {
+        assert!(
+            matches!(refused, Err(ThinError::MetadataLow(_))),
+            "{refused:?}"
+        );
+    }
+    create(&rig, 11, false).unwrap(); // it is there already
+    rig.agent.delete_thin(STORE, volume(11), None, 1).unwrap();
+}
+
+#[test]
+fn the_kernel_is_asked_to_tell_us_before_the_metadata_can_be_used_up() {
+    let rig = rig();
+    let mark = || rig.kernel.world().pools[&POOL].low_water;
+    let data = rig.kernel.world().pools[&POOL].data_len / 128;
+    let spare = TOTAL - 1 - TOTAL / 8;
+    assert_eq!(mark(), data - spare / 3);
+    use_metadata(&rig, spare / 2);
+    mind(&rig);
+    assert_eq!(mark(), data - (spare - spare / 2) / 3);
+}

@@ -1,0 +1,591 @@
+//! Pools that fill: metadata, data, and what brings them back. Through the public API alone.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use goldleaf_proto::v1 as api;
+use goldleaf_tests::command::output;
+use goldleaf_tests::host::{Host, blank};
+use goldleaf_tests::support::Node;
+use tonic::Code;
+
+const MIB: u64 = 1 << 20;
+const BLOCK: u64 = 64 << 10;
+
+fn node(volume: &api::Volume) -> Node {
+    let path = &volume.activation.as_ref().unwrap().device_path;
+    let file = std::fs::File::open(path).unwrap();
+    Node::of(goldleaf_dm::block::number(&file).unwrap())
+}
+
+fn create(host: &Host, name: &str, size: u64) -> api::Volume {
+    let request = api::CreateThinRequest {
+        activate: Some(api::ActivateOptions::default()),
+        ..blank(name, size)
+    };
+    host.create_thin(request).unwrap()
+}
+
+fn clone(host: &Host, name: &str, source: &str) -> api::Volume {
+    let request = api::CloneRequest {
+        name: name.into(),
+        source: source.into(),
+        activate: Some(api::ActivateOptions::default()),
+        ..Default::default()
+    };
+    host.clone_volume(request).unwrap()
+}
+
+fn pool(host: &Host) -> api::Pool {
+    host.list_pools(api::ListRequest::default())
+        .unwrap()
+        .pools
+        .remove(0)
+}
+
+fn condition<'a>(pool: &'a api::Pool, kind: &str) -> Option<&'a api::Condition> {
+    pool.conditions.iter().find(|c| c.r#type == kind)
+}
+
+/// A disk whose first part keeps what is written and whose rest forgets it: as much data as one
+/// likes, at no cost of memory.
+struct Forgetful {
+    name: String,
+    disk: String,
+}
+
+impl Forgetful {
+    fn new(host: &Host, size: u64) -> Self {
+        // Labels, both copies of the catalogue, the metadata and the first of the data.
+        let kept = 112 * MIB;
+        let file = host.dir().join("kept.disk");
+        let backing = std::fs::File::create(&file).unwrap();
+        backing.set_len(kept + MIB).unwrap();
+        let disk = output("losetup", &["-f", "--show", &file.display().to_string()]).unwrap();
+        let (disk, name) = (disk.trim().to_owned(), "forgetful".to_owned());
+        let kept = kept / 512;
+        let rest = size / 512 - kept;
+        // Not at its beginning: there the disk below would show the label too.
+        let table = format!("0 {kept} linear {disk} 2048\n{kept} {rest} zero\n");
+        output("dmsetup", &["create", &name, "--table", &table]).unwrap();
+        Self { name, disk }
+    }
+
+    fn path(&self) -> String {
+        let info = ["info", "-c", "--noheadings", "-o", "blkdevname", &self.name];
+        format!("/dev/{}", output("dmsetup", &info).unwrap().trim())
+    }
+}
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        let _ = output("dmsetup", &["remove", "--retry", &self.name]);
+        let _ = output("losetup", &["-d", &self.disk]);
+    }
+}
+
+/// Reads a device over and over until it is dropped; a read that fails fails the test.
+struct Reader {
+    stop: Arc<AtomicBool>,
+    reads: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Reader {
+    fn of(node: &Node, size: u64) -> Self {
+        let (stop, reads) = (
+            Arc::new(AtomicBool::default()),
+            Arc::new(AtomicU64::default()),
+        );
+        let (node, told, count) = (node.clone(), Arc::clone(&stop), Arc::clone(&reads));
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                let at = count.fetch_add(1, Ordering::Relaxed) * 7 % (size / BLOCK) * BLOCK;
+                assert_eq!(node.read(at, 4096).len(), 4096);
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        Self {
+            stop,
+            reads,
+            thread: Some(thread),
+        }
+    }
+
+    fn end(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        assert!(self.reads.load(Ordering::Relaxed) > 0);
+    }
+}
+
+fn whole() -> Vec<u8> {
+    vec![0; usize::try_from(BLOCK).unwrap()]
+}
+
+/// The agent died where it was told to; another begins.
+fn begin_again(host: &mut Host, environment: &[(&str, &str)]) {
+    let dead = host.agent.as_mut().is_some_and(|agent| agent.died());
+    assert!(dead, "it did not die: {}", host.logs());
+    host.agent = None;
+    host.start_agent(environment);
+    host.await_node();
+}
+
+fn file(host: &Host, name: &str, mib: u64) -> api::PoolDevice {
+    let path = host.dir().join("agent/pools").join(name);
+    api::PoolDevice {
+        path: path.display().to_string(),
+        create_file_bytes: mib * MIB,
+    }
+}
+
+/// Writes to clones, each of which shares every leaf of the map with the first, until the pool
+/// refuses: a write to one block of a leaf costs the clone a leaf of its own.
+fn use_up_metadata(clones: &[api::Volume], blocks: u64) -> std::io::Error {
+    for clone in clones {
+        let leaves = (0..blocks).step_by(100).map(|n| n * BLOCK);
+        if let (_, Some(refused)) = node(clone).write_until_refused(leaves, &whole()) {
+            return refused;
+        }
+    }
+    panic!("the metadata is not used up: make more clones");
+}
+
+/// Looks through the metadata of a closed pool, whose metadata device had this table. The loop
+/// device of its file is gone with the pool, so the file gets another.
+fn check_metadata(table: &str, file: &str) {
+    let disk = output("losetup", &["-r", "-f", "--show", file]).unwrap();
+    let disk = disk.trim();
+    let word = |word: &str| {
+        if word.starts_with("7:") {
+            disk.into()
+        } else {
+            word.to_owned()
+        }
+    };
+    let line = |line: &str| line.split(' ').map(word).collect::<Vec<_>>().join(" ");
+    let table = table.lines().map(line).collect::<Vec<_>>().join("\n");
+    output("dmsetup", &["create", "-r", "looked-at", "--table", &table]).unwrap();
+    let checked = output("thin_check", &["/dev/mapper/looked-at"]);
+    output("dmsetup", &["remove", "--retry", "looked-at"]).unwrap();
+    output("losetup", &["-d", disk]).unwrap();
+    checked.unwrap();
+}
+
+fn see_the_brake(host: &Host, volumes: &[&api::Volume]) {
+    let pool = host.soon("the brake's condition", || {
+        let pool = pool(host);
+        let found = condition(&pool, "PoolWritable")
+            .is_some_and(|c| !c.status && c.reason == "MetadataBrake");
+        found.then_some(pool)
+    });
+    let usage = pool.usage.unwrap();
+    assert_eq!(usage.mode(), api::PoolMode::ReadOnly);
+    assert!(!usage.needs_check, "{usage:?}");
+    assert!(
+        usage.metadata_used_bytes < usage.metadata_total_bytes,
+        "the kernel was faster: {usage:?}"
+    );
+    let refused = host.create_thin(blank("more", MIB)).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("extend"), "{refused:?}");
+    for volume in volumes {
+        assert_eq!(node(volume).read(0, 4096), [0; 4096]);
+        // What is mapped for this volume alone is rewritten.
+        node(volume).write(0, &whole());
+    }
+}
+
+/// Law: metadata that is used up takes reads with it, so the pool goes read-only before that.
+#[test]
+fn law_metadata_brake() {
+    let mut host = Host::start("brake");
+    let disk = Forgetful::new(&host, 8 << 30);
+    let made = host.create_pool(api::CreatePoolRequest {
+        name: "p".into(),
+        devices: vec![api::PoolDevice {
+            path: disk.path(),
+            create_file_bytes: 0,
+        }],
+        ..Default::default()
+    });
+    let id = made.unwrap().id;
+    let blocks = 24_576;
+    let first = create(&host, "first", blocks * BLOCK);
+    let all = (0..blocks).map(|n| n * BLOCK);
+    let (_, refused) = node(&first).write_until_refused(all, &whole());
+    assert!(refused.is_none(), "{refused:?}");
+    let reader = Reader::of(&node(&first), blocks * BLOCK);
+    let names: Vec<_> = (0..80).map(|n| format!("c{n}")).collect();
+    let clones: Vec<_> = names
+        .iter()
+        .map(|name| clone(&host, name, "volume/first"))
+        .collect();
+
+    // The agent dies when the brake is on and nobody was told.
+    host.agent = None;
+    host.start_agent(&[("GOLDLEAF_FAILPOINT", "agent/brake-pool/after-effect")]);
+    host.await_node();
+    let stopped = use_up_metadata(&clones, blocks);
+    assert_eq!(stopped.raw_os_error(), Some(5), "{stopped:?}");
+    let release = ("GOLDLEAF_FAILPOINT", "agent/release-pool/after-effect");
+    begin_again(&mut host, &[release]);
+    see_the_brake(&host, &[&clones[0]]);
+
+    // And again when it is off and nobody was told.
+    let extension = api::ExtendPoolRequest {
+        pool: "p".into(),
+        devices: vec![file(&host, "more.pool", 128)],
+        metadata_bytes: 32 * MIB,
+        ..Default::default()
+    };
+    host.extend_pool(extension.clone()).unwrap_err();
+    begin_again(&mut host, &[]);
+    let pool = host.extend_pool(extension).unwrap();
+    assert!(pool.conditions.is_empty(), "{:?}", pool.conditions);
+    assert_eq!(pool.devices.len(), 2, "{:?}", pool.devices);
+    let usage = pool.usage.unwrap();
+    assert_eq!(usage.mode(), api::PoolMode::ReadWrite);
+    assert_eq!(usage.metadata_total_bytes, 64 * MIB);
+    let last = clones.last().unwrap();
+    node(last).write(50 * BLOCK, &whole());
+    create(&host, "more", MIB);
+    node(&first).write(0, &whole());
+    reader.end();
+
+    for name in names.iter().map(String::as_str).chain(["first", "more"]) {
+        host.deactivate(name).unwrap();
+    }
+    let table = output("dmsetup", &["table", &format!("goldleaf-{id}-tmeta")]).unwrap();
+    host.close_pool(api::ClosePoolRequest {
+        pool: "p".into(),
+        ..Default::default()
+    })
+    .unwrap();
+    check_metadata(&table, &file(&host, "more.pool", 0).path);
+    host.open_pool(api::OpenPoolRequest {
+        pool: "p".into(),
+        ..Default::default()
+    })
+    .unwrap();
+    host.delete_everything();
+    drop(disk);
+    host.end_after(&["nearly used up", "dying as asked"]);
+}
+
+/// A pool of one file of 256 MiB.
+fn small_pool(host: &Host, when_full: api::WhenFull) -> String {
+    let device = file(host, "p.pool", 256);
+    let path = device.path.clone();
+    host.create_pool(api::CreatePoolRequest {
+        name: "p".into(),
+        devices: vec![device],
+        when_full: when_full.into(),
+        ..Default::default()
+    })
+    .unwrap();
+    path
+}
+
+fn grow(host: &Host, path: &str, mib: u64) -> api::Pool {
+    host.extend_pool(api::ExtendPoolRequest {
+        pool: "p".into(),
+        grow: vec![api::GrowPoolDevice {
+            path: path.into(),
+            file_bytes: mib * MIB,
+        }],
+        ..Default::default()
+    })
+    .unwrap()
+}
+
+fn see_it_full(host: &Host) {
+    let pool = host.soon("the pool is full", || {
+        let pool = pool(host);
+        let full = condition(&pool, "DataSpace").is_some_and(|c| c.reason == "DataFull");
+        full.then_some(pool)
+    });
+    assert_eq!(
+        pool.usage.unwrap().mode(),
+        api::PoolMode::OutOfDataSpace,
+        "{pool:?}"
+    );
+    let refused = host.create_thin(blank("more", MIB)).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("extend"), "{refused:?}");
+}
+
+fn block_of(n: u64) -> Vec<u8> {
+    let mark = n.to_le_bytes();
+    mark.repeat(usize::try_from(BLOCK).unwrap() / mark.len())
+}
+
+#[test]
+fn writers_that_wait_for_room_see_no_error_and_go_on_by_themselves() {
+    let mut host = Host::start("queue");
+    let path = small_pool(&host, api::WhenFull::Queue);
+    let blocks = 1_500;
+    let volumes: Vec<_> = (0..3)
+        .map(|n| create(&host, &format!("v{n}"), blocks * BLOCK))
+        .collect();
+    // 281 MiB in all, and the pool has 191.
+    let writers: Vec<_> = volumes
+        .iter()
+        .map(|volume| {
+            let node = node(volume);
+            std::thread::spawn(move || {
+                for n in 0..blocks {
+                    let (_, refused) = node.write_until_refused([n * BLOCK], &block_of(n + 1));
+                    assert!(refused.is_none(), "block {n}: {refused:?}");
+                }
+            })
+        })
+        .collect();
+    see_it_full(&host);
+    assert!(writers.iter().any(|w| !w.is_finished()));
+    assert_eq!(node(&volumes[0]).read(0, 4096), block_of(1)[..4096]);
+    host.agent = None;
+    host.start_agent(&[]);
+    host.await_node();
+    see_it_full(&host);
+    let began = Instant::now();
+    let pool = grow(&host, &path, 512);
+    // A table swapped with a flush would wait for the writers, and they for it.
+    assert!(began.elapsed() < Duration::from_secs(10), "it was held up");
+    assert_eq!(pool.usage.unwrap().mode(), api::PoolMode::ReadWrite);
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    for volume in &volumes {
+        for n in 0..blocks {
+            assert_eq!(node(volume).read(n * BLOCK, 4096), block_of(n + 1)[..4096]);
+        }
+    }
+    host.end();
+}
+
+#[test]
+fn in_a_full_pool_that_errs_only_writers_to_new_blocks_fail() {
+    let mut host = Host::start("full");
+    let path = small_pool(&host, api::WhenFull::Error);
+    let blocks = 4_000;
+    let volume = create(&host, "v", blocks * BLOCK);
+    let node = node(&volume);
+    let all = (0..blocks).map(|n| n * BLOCK);
+    let (taken, refused) = node.write_until_refused(all, &block_of(7));
+    assert_eq!(refused.and_then(|e| e.raw_os_error()), Some(28));
+    for restarted in [false, true] {
+        if restarted {
+            host.agent = None;
+            host.start_agent(&[]);
+            host.await_node();
+        }
+        see_it_full(&host);
+        for n in 0..taken {
+            assert_eq!(node.read(n * BLOCK, 4096), block_of(7)[..4096], "block {n}");
+        }
+        node.write(0, &block_of(7));
+        node.try_write(taken * BLOCK, &block_of(7)).unwrap_err();
+    }
+    let pool = grow(&host, &path, 320);
+    assert!(condition(&pool, "DataSpace").is_none_or(|c| c.reason == "DataLow"));
+    node.write(taken * BLOCK, &block_of(7));
+    assert_eq!(node.read(taken * BLOCK, 4096), block_of(7)[..4096]);
+    host.end();
+}
+
+/// Writes every block of the volumes, each from a thread of its own, and stops at an error.
+fn write_all(volumes: &[api::Volume], blocks: u64) -> Vec<std::thread::JoinHandle<()>> {
+    let writer = |volume: &api::Volume| {
+        let node = node(volume);
+        std::thread::spawn(move || {
+            for n in 0..blocks {
+                let (_, refused) = node.write_until_refused([n * BLOCK], &block_of(n + 1));
+                assert!(refused.is_none(), "block {n}: {refused:?}");
+            }
+        })
+    };
+    volumes.iter().map(writer).collect()
+}
+
+#[test]
+fn a_pool_takes_its_spare_by_itself_and_no_writer_notices() {
+    let mut host = Host::start("spare");
+    small_pool(&host, api::WhenFull::Queue);
+    let spare = file(&host, "spare.pool", 256);
+    let extended = host.extend_pool(api::ExtendPoolRequest {
+        pool: "p".into(),
+        spares: vec![spare.clone()],
+        wait: true,
+        ..Default::default()
+    });
+    let before = extended.unwrap();
+    assert_eq!(before.spares, std::slice::from_ref(&spare.path));
+    assert_eq!(before.devices.len(), 1);
+    let blocks = 1_500;
+    let volumes: Vec<_> = (0..3)
+        .map(|n| create(&host, &format!("v{n}"), blocks * BLOCK))
+        .collect();
+    // 281 MiB in all, and the pool has 191. The control plane is away: the node does it alone.
+    host.server = None;
+    for writer in write_all(&volumes, blocks) {
+        writer.join().unwrap();
+    }
+    host.start_server(&[]);
+    host.await_node();
+    let used = host.soon("the spare is in use", || {
+        let pool = pool(&host);
+        condition(&pool, "SparesUsed").is_some().then_some(pool)
+    });
+    assert_eq!((used.devices.len(), used.spares.len()), (2, 0), "{used:?}");
+    let total = |pool: &api::Pool| pool.usage.as_ref().unwrap().data_total_bytes;
+    assert_eq!(total(&used), total(&before) + 255 * MIB);
+    for volume in &volumes {
+        for n in 0..blocks {
+            assert_eq!(node(volume).read(n * BLOCK, 4096), block_of(n + 1)[..4096]);
+        }
+    }
+    // Another one, unused, goes with the pool.
+    let second = file(&host, "second.pool", 64);
+    host.extend_pool(api::ExtendPoolRequest {
+        pool: "p".into(),
+        spares: vec![second.clone()],
+        wait: true,
+        ..Default::default()
+    })
+    .unwrap();
+    for n in 0..3 {
+        host.deactivate(&format!("v{n}")).unwrap();
+        host.delete_volume(&format!("v{n}")).unwrap();
+    }
+    host.delete_pool("p").unwrap();
+    for path in [spare.path, second.path] {
+        assert!(!std::path::Path::new(&path).exists(), "{path} is left");
+    }
+    host.end();
+}
+
+/// How long the kernel lets writers of any full pool wait, in seconds.
+fn kernel_waits(seconds: u64) {
+    let parameter = "/sys/module/dm_thin_pool/parameters/no_space_timeout";
+    std::fs::write(parameter, seconds.to_string()).unwrap();
+}
+
+fn policy(when_full: api::WhenFull, wait_seconds: u32) -> api::SetPoolPolicyRequest {
+    api::SetPoolPolicyRequest {
+        pool: "p".into(),
+        when_full: Some(when_full.into()),
+        wait_seconds: Some(wait_seconds),
+        overcommit_percent: None,
+        wait: true,
+    }
+}
+
+#[test]
+fn writers_wait_as_long_as_their_pool_says_whatever_the_kernel_says() {
+    kernel_waits(2);
+    let host = Host::start("wait");
+    let path = small_pool(&host, api::WhenFull::Error);
+    let set = host.set_policy(policy(api::WhenFull::Queue, 7)).unwrap();
+    assert_eq!(set.policy.unwrap().wait_seconds, 7);
+    let blocks = 4_000;
+    let volume = create(&host, "v", blocks * BLOCK);
+    let node = node(&volume);
+    let writer = {
+        let node = node.clone();
+        let all = (0..blocks).map(|n| n * BLOCK);
+        std::thread::spawn(move || node.write_until_refused(all, &block_of(7)))
+    };
+    see_it_full(&host);
+    let began = Instant::now();
+    let (taken, error) = writer.join().unwrap();
+    assert_eq!(error.and_then(|e| e.raw_os_error()), Some(28));
+    let waited = began.elapsed();
+    assert!(
+        waited > Duration::from_secs(4),
+        "the kernel's time held: {waited:?}"
+    );
+    let condition_says = |words: &str| {
+        host.soon(words, || {
+            let pool = pool(&host);
+            condition(&pool, "DataSpace").filter(|c| c.message.contains(words))?;
+            Some(())
+        });
+    };
+    condition_says("need a new block fail");
+    let began = Instant::now();
+    node.try_write(taken * BLOCK, &block_of(7)).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(2), "it waited again");
+    assert_eq!(node.read(0, 4096), block_of(7)[..4096]);
+
+    // Room, and they wait again; a shorter time holds at once.
+    grow(&host, &path, 300);
+    host.set_policy(policy(api::WhenFull::Queue, 600)).unwrap();
+    let rest = {
+        let node = node.clone();
+        std::thread::spawn(move || {
+            let all = (taken..blocks).map(|n| n * BLOCK);
+            node.write_until_refused(all, &block_of(7)).1
+        })
+    };
+    condition_says("wait until there is room");
+    std::thread::park_timeout(Duration::from_secs(4));
+    assert!(!rest.is_finished(), "the kernel's time held");
+    host.set_policy(policy(api::WhenFull::Error, 0)).unwrap();
+    let refused = rest.join().unwrap();
+    assert_eq!(refused.and_then(|e| e.raw_os_error()), Some(28));
+    kernel_waits(60);
+    host.end();
+}
+
+#[test]
+fn no_more_is_promised_than_the_limit_lets() {
+    let host = Host::start("limit");
+    small_pool(&host, api::WhenFull::Error);
+    let total = pool(&host).usage.unwrap().data_total_bytes;
+    host.set_policy(api::SetPoolPolicyRequest {
+        pool: "p".into(),
+        overcommit_percent: Some(200),
+        wait: true,
+        ..Default::default()
+    })
+    .unwrap();
+    create(&host, "v", total + total / 2);
+    let refused = host
+        .create_thin(blank("more", total / 2 + MIB))
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    for words in ["provisioned", "--overcommit", "pool extend"] {
+        assert!(refused.message().contains(words), "{words}: {refused:?}");
+    }
+    let sixth = total / 6 / 4096 * 4096;
+    // Of those that come at once, so many are made as the limit lets.
+    let made = std::thread::scope(|scope| {
+        let many: Vec<_> = (0..8)
+            .map(|n| {
+                let host = &host;
+                scope.spawn(move || host.create_thin(blank(&format!("m{n}"), sixth)).is_ok())
+            })
+            .collect();
+        let made = many.into_iter().map(|m| m.join().unwrap());
+        made.filter(|made| *made).count()
+    });
+    assert_eq!(made, 3);
+    assert!(pool(&host).usage.unwrap().provisioned_bytes <= 2 * total);
+    host.snapshot("s", "volume/v").unwrap();
+    let grown = host.resize("v", 2 * total).unwrap_err();
+    assert_eq!(grown.code(), Code::ResourceExhausted, "{grown:?}");
+    host.set_policy(api::SetPoolPolicyRequest {
+        pool: "p".into(),
+        overcommit_percent: Some(0),
+        wait: true,
+        ..Default::default()
+    })
+    .unwrap();
+    host.resize("v", 2 * total).unwrap();
+    host.end();
+}
