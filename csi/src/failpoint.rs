@@ -4,7 +4,9 @@
 //! reaches that place; without, a hit is one comparison. Tests kill the plugin at every one of
 //! [`Point::ALL`], ask again, and look at what is left over.
 
+use std::future::Future;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 macro_rules! points {
     ($($name:ident => $text:literal,)*) => {
@@ -29,9 +31,11 @@ macro_rules! points {
 points! {
     StageActivated => "csi/stage/after-activation",
     StageMarked => "csi/stage/after-marks",
+    StageMaking => "csi/stage/inside-mkfs",
     StageMade => "csi/stage/after-mkfs",
     StageUnmarked => "csi/stage/after-marks-gone",
     StageMounted => "csi/stage/after-mount",
+    StageGrown => "csi/stage/after-growth",
     PublishPlaced => "csi/publish/after-target",
     PublishBound => "csi/publish/after-bind",
     PublishDone => "csi/publish/after-read-only",
@@ -41,12 +45,33 @@ points! {
     UnstageDone => "csi/unstage/after-deactivation",
 }
 
-/// Dies here if the environment says so.
-pub fn hit(point: Point) {
+/// How long a piece of work goes on that is cut short in the middle.
+const A_PART: Duration = Duration::from_millis(20);
+
+fn wanted(point: Point) -> bool {
     static WANTED: OnceLock<Option<String>> = OnceLock::new();
     let wanted = WANTED.get_or_init(|| std::env::var("GOLDLEAF_FAILPOINT").ok());
-    if wanted.as_deref() == Some(point.name()) {
-        tracing::warn!(point = point.name(), "dying as asked");
-        std::process::abort();
+    wanted.as_deref() == Some(point.name())
+}
+
+fn die(point: Point) -> ! {
+    tracing::warn!(point = point.name(), "dying as asked");
+    std::process::abort();
+}
+
+/// Dies here if the environment says so.
+pub fn hit(point: Point) {
+    if wanted(point) {
+        die(point);
     }
+}
+
+/// Does the work, or, if the environment says so, a part of it, and dies: a program that it runs is
+/// killed with it, as it is when a container goes.
+pub async fn inside<W: Future>(point: Point, work: W) -> W::Output {
+    if wanted(point) {
+        let _ = tokio::time::timeout(A_PART, work).await;
+        die(point);
+    }
+    work.await
 }

@@ -57,6 +57,27 @@ impl Rig {
         self.host.csi_use(&volume.volume_id, how)
     }
 
+    /// A clone of twice the size that all sources here have.
+    fn larger_clone(&self, of: &Use) -> Use {
+        let source = csi::volume_content_source::VolumeSource {
+            volume_id: of.volume.clone(),
+        };
+        let clone = self.host.csi_create(csi::CreateVolumeRequest {
+            name: "c".into(),
+            capacity_range: Some(csi::CapacityRange {
+                required_bytes: 2 * GIB,
+                limit_bytes: 0,
+            }),
+            volume_capabilities: vec![of.capability.clone()],
+            volume_content_source: Some(csi::VolumeContentSource {
+                r#type: Some(csi::volume_content_source::Type::Volume(source)),
+            }),
+            ..Default::default()
+        });
+        let clone = self.fine("clone", clone).volume_id;
+        self.host.csi_use(&clone, of.capability.clone())
+    }
+
     fn fine<T>(&self, what: &str, answer: Result<T, Status>) -> T {
         answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.host.csi_logs()))
     }
@@ -182,23 +203,7 @@ fn a_clone_of_a_file_system_mounts_beside_what_it_began_as_and_fills_its_larger_
         file.write_all_at(b"shared", 0).unwrap();
         file.sync_all().unwrap();
         drop(file);
-        let source = csi::volume_content_source::VolumeSource {
-            volume_id: u.volume.clone(),
-        };
-        let clone = rig.host.csi_create(csi::CreateVolumeRequest {
-            name: "c".into(),
-            capacity_range: Some(csi::CapacityRange {
-                required_bytes: 2 * GIB,
-                limit_bytes: 0,
-            }),
-            volume_capabilities: vec![file_system(fs)],
-            volume_content_source: Some(csi::VolumeContentSource {
-                r#type: Some(csi::volume_content_source::Type::Volume(source)),
-            }),
-            ..Default::default()
-        });
-        let clone = rig.fine("clone", clone).volume_id;
-        let c = rig.host.csi_use(&clone, file_system(fs));
+        let c = rig.larger_clone(&u);
         rig.up(&c);
         assert_eq!(std::fs::read(c.target.join("file")).unwrap(), b"shared");
         assert!(
@@ -333,17 +338,28 @@ fn points(program_name: &str) -> Vec<String> {
     said.lines().map(str::to_owned).collect()
 }
 
+/// Asks until the life is whole: begun and taken back as it is, begun and finished.
+fn cut_short(rig: &mut Rig, u: &Use, point: &str, read_only: bool) -> bool {
+    let died = lived(rig, u, point, read_only);
+    rig.down(u);
+    nothing_is_left(u, point);
+    lived(rig, u, point, read_only);
+    rig.fine("stage", rig.host.stage(u));
+    rig.fine("publish", rig.host.publish(u, read_only));
+    died
+}
+
 /// Kills the plugin at every named place; then what was begun is finished, or taken back alone.
 #[test]
 fn the_plugin_can_die_anywhere_and_nothing_is_left_over() {
     let mut rig = rig("csi-crash");
     let points = points("goldleaf-csi");
-    assert!(points.len() >= 12, "{points:?}");
-    for point in points {
+    assert!(points.len() >= 14, "{points:?}");
+    for point in points.iter().filter(|p| !p.contains("growth")) {
         for (how, read_only) in [(file_system("ext4"), true), (block(), false)] {
             let is_block = how == block();
             let u = rig.volume("v", "", GIB, how);
-            let died = lived(&mut rig, &u, &point, read_only);
+            let died = cut_short(&mut rig, &u, point, read_only);
             let for_mounts = ["marks", "mkfs", "after-mount"]
                 .iter()
                 .any(|w| point.contains(w));
@@ -351,19 +367,59 @@ fn the_plugin_can_die_anywhere_and_nothing_is_left_over() {
                 died || (is_block && for_mounts),
                 "{point} was never reached"
             );
-            // What was begun can be taken back as it is ...
-            rig.down(&u);
-            nothing_is_left(&u, &point);
-            // ... or be cut short again, and finished.
-            lived(&mut rig, &u, &point, read_only);
-            rig.fine("stage", rig.host.stage(&u));
-            rig.fine("publish", rig.host.publish(&u, read_only));
             assert!(is_block || u.target.join("lost+found").is_dir(), "{point}");
             rig.down(&u);
-            nothing_is_left(&u, &point);
+            nothing_is_left(&u, point);
             rig.delete(&u);
         }
     }
+    rig.end();
+}
+
+/// A clone whose plugin dies before it fills its size fills it when it is asked for again.
+#[test]
+fn a_larger_clone_fills_its_size_wherever_the_plugin_died() {
+    let mut rig = rig("csi-grow");
+    for fs in ["ext4", "xfs"] {
+        let source = rig.volume("v", "", GIB, file_system(fs));
+        rig.up(&source);
+        let small = total(&rig, &source);
+        rig.down(&source);
+        for point in ["csi/stage/after-mount", "csi/stage/after-growth"] {
+            let c = rig.larger_clone(&source);
+            assert!(cut_short(&mut rig, &c, point, false), "{point} not reached");
+            let large = total(&rig, &c);
+            assert!(large > small + GIB / 2, "{fs}, {point}: {small} {large}");
+            rig.down(&c);
+            nothing_is_left(&c, point);
+            rig.delete(&c);
+        }
+        rig.delete(&source);
+    }
+    rig.end();
+}
+
+/// An xfs says that it is being made, but is found as one all the same.
+#[test]
+fn a_file_system_that_was_never_finished_is_made_again_whatever_it_looks_like() {
+    let mut rig = rig("csi-half");
+    let u = rig.volume("v", "", GIB, file_system("xfs"));
+    rig.node = None;
+    let dying: &[(&str, &str)] = &[("GOLDLEAF_FAILPOINT", "csi/stage/after-mkfs")];
+    rig.node = Some(rig.host.start_csi_node(dying));
+    rig.host.stage(&u).unwrap_err();
+    assert!(rig.node.as_mut().unwrap().died());
+    // As a death a moment earlier leaves it: the superblock says so until all else is written.
+    let device = rig.host.volume("v").unwrap().activation.unwrap().device_path;
+    let half = ["-x", "-c", "sb 0", "-c", "write inprogress 1", &device];
+    output("xfs_db", &half).unwrap();
+    let seen = output("blkid", &["-p", "-o", "value", "-s", "TYPE", &device]).unwrap();
+    assert_eq!(seen.trim(), "xfs");
+    rig.node = Some(rig.host.start_csi_node(&[]));
+    rig.up(&u);
+    std::fs::write(u.target.join("file"), "x").unwrap();
+    rig.down(&u);
+    rig.delete(&u);
     rig.end();
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Called by `stage` and `mod`. A file system is made only on a device that is proved blank: it
 //! began as nothing, and the pool keeps no block for it. Making one is not one step, so marks are
-//! written first, at two places that `mkfs` leaves alone: a device without a file system and with its
-//! marks is one that a crash left half made, and is made again. The marks are gone before the first
+//! written first, at two places that `mkfs` leaves alone: a device with its marks is one that a crash
+//! left half made, whatever it looks like, and is made again. The marks are gone before the first
 //! mount, so no user's data ever lies beside them.
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use goldleaf_proto::agent::v1 as agent;
 use super::device::Device;
 use super::mounts;
 use crate::convert::capability::FileSystem;
-use crate::failpoint::{Point, hit};
+use crate::failpoint::{Point, hit, inside};
 use crate::run::{run, said};
 use crate::status::CsiError;
 
@@ -41,6 +41,10 @@ pub async fn ensure(
 ) -> Result<FileSystem, CsiError> {
     let volume = device.volume;
     let refuse = |why: String| Err(CsiError::Unfit(format!("volume {volume} {why}")));
+    // Looked at first: `blkid` takes an xfs for whole from the first moments of its making.
+    if is_marked(device)? {
+        return make(device, wanted, false).await;
+    }
     match content(device).await? {
         Content::FileSystem(there) => match wanted {
             Some(wanted) if wanted != there => refuse(format!(
@@ -48,10 +52,7 @@ pub async fn ensure(
                 there.name(),
                 wanted.name()
             )),
-            Some(_) | None => {
-                unmark(device)?;
-                Ok(there)
-            }
+            Some(_) | None => Ok(there),
         },
         Content::Other(what) => refuse(format!(
             "holds {what}, which is not mounted: use it as a block device (volumeMode: Block)"
@@ -61,23 +62,22 @@ pub async fn ensure(
              (volumeMode: Block)"
                 .into(),
         ),
-        Content::Nothing => {
-            let fresh = thin.owned_bytes == Some(0);
-            if !fresh && !is_marked(device)? {
-                return refuse(
-                    "has been written, and no file system is found on it: none is made over it; \
-                     use it as a block device (volumeMode: Block), or delete it"
-                        .into(),
-                );
-            }
-            let fs = wanted.unwrap_or(FileSystem::Ext4);
-            make(device, fs, fresh).await?;
-            Ok(fs)
-        }
+        Content::Nothing if thin.owned_bytes != Some(0) => refuse(
+            "has been written, and no file system is found on it: none is made over it; use it \
+             as a block device (volumeMode: Block), or delete it"
+                .into(),
+        ),
+        Content::Nothing => make(device, wanted, true).await,
     }
 }
 
-async fn make(device: &Device, fs: FileSystem, fresh: bool) -> Result<(), CsiError> {
+/// Makes a file system. Of a `fresh` device no block was ever written.
+async fn make(
+    device: &Device,
+    wanted: Option<FileSystem>,
+    fresh: bool,
+) -> Result<FileSystem, CsiError> {
+    let fs = wanted.unwrap_or(FileSystem::Ext4);
     if device.size < LEAST {
         let size = device.size;
         let why = format!("{size} bytes are too few for a file system");
@@ -107,7 +107,7 @@ async fn make(device: &Device, fs: FileSystem, fresh: bool) -> Result<(), CsiErr
         let arguments = arguments.iter().map(std::ffi::OsString::from);
         arguments.chain([path.to_owned()]).collect::<Vec<_>>()
     };
-    let mut made = run(program, &with(arguments))
+    let mut made = inside(Point::StageMaking, run(program, &with(arguments)))
         .await
         .map_err(CsiError::Run)?;
     if !made.status.success() && arguments != plain {
@@ -124,7 +124,7 @@ async fn make(device: &Device, fs: FileSystem, fresh: bool) -> Result<(), CsiErr
     hit(Point::StageMade);
     unmark(device)?;
     hit(Point::StageUnmarked);
-    Ok(())
+    Ok(fs)
 }
 
 /// Grows a mounted file system to its device.
@@ -229,9 +229,6 @@ fn mark(device: &Device) -> Result<(), CsiError> {
 
 /// Takes the marks away, where they are still there: never anything else.
 fn unmark(device: &Device) -> Result<(), CsiError> {
-    if device.read_only || device.size < LEAST || !is_marked(device)? {
-        return Ok(());
-    }
     let file = open(device, true)?;
     for at in places(device) {
         if is_there(device, &file, at)? {

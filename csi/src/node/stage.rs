@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use goldleaf_proto::agent::v1 as agent;
 use goldleaf_proto::v1 as api;
 use goldleaf_types::VolumeId;
 use rustix::mount::MountFlags;
@@ -49,7 +50,9 @@ impl Stage {
         let device = found(self.volume)?;
         let read_only = self.usage.writers == Writers::Nobody;
         if let Some(mount) = mounts::on(&self.staging)? {
-            return already(&device, &mount, fs, &self.staging);
+            already(&device, &mount, fs, &self.staging)?;
+            // The call that mounted it may have died, or failed, before it had grown.
+            return filled(&device, &thin, &mount).await;
         }
         let fs = filesystem::ensure(&device, &thin, fs).await?;
         let (mut options, mut data) = mounts::split(&flags);
@@ -67,20 +70,25 @@ impl Stage {
             (options, &data.join(",")),
         )?;
         hit(Point::StageMounted);
-        let inherits = !thin.image_digest.is_empty() || !thin.source.is_empty();
-        if inherits && !options.contains(MountFlags::RDONLY) {
-            return grown(&device, &self.staging).await;
+        match mounts::on(&self.staging)? {
+            Some(mount) => filled(&device, &thin, &mount).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// Has a file system that began as another, perhaps smaller one fill its device.
-async fn grown(device: &Device, staging: &std::path::Path) -> Result<(), CsiError> {
-    match mounts::on(staging)? {
-        Some(mount) => filesystem::grow(device, &mount).await,
-        None => Ok(()),
+/// Has a file system that began as another, perhaps smaller one fill its device. Harmless twice.
+async fn filled(
+    device: &Device,
+    thin: &agent::AgentThin,
+    mount: &mounts::Mount,
+) -> Result<(), CsiError> {
+    let inherits = !thin.image_digest.is_empty() || !thin.source.is_empty();
+    if inherits && !mount.read_only() {
+        filesystem::grow(device, mount).await?;
+        hit(Point::StageGrown);
     }
+    Ok(())
 }
 
 /// What is mounted already: the same, or a conflict.
