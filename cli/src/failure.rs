@@ -52,8 +52,11 @@ pub enum Failure {
     #[error("error: {0} finding(s)\n  do as REMEDY says, or: goldleaf doctor mend ID")]
     Findings(usize),
     /// Something was not mended.
-    #[error("error: {0} finding(s) could not be mended\n  PROBLEM above says why")]
+    #[error("error: {0} finding(s) were not mended\n  OUTCOME and PROBLEM above say why")]
     NotMended(usize),
+    /// A bundle was written, and not everything is in it.
+    #[error("error: the bundle has what there is; it lacks\n{0}")]
+    Incomplete(String),
     /// A file cannot be written.
     #[error("error: cannot write {path}: {source}\n  name a file that does not exist yet")]
     Unwritable {
@@ -183,6 +186,7 @@ impl Failure {
             | Self::Lacking
             | Self::Findings(_)
             | Self::NotMended(_)
+            | Self::Incomplete(_)
             | Self::Unwritable { .. }
             | Self::ImageFailed { .. } => false,
         };

@@ -79,10 +79,8 @@ impl ImageService for Played {
         request: Request<api::ListRequest>,
     ) -> Result<Response<api::ListImagesResponse>, Status> {
         let asked = self.seen(request);
-        assert_eq!(
-            asked.filter.unwrap().labels.get("team").map(String::as_str),
-            Some("web")
-        );
+        let labels = asked.filter.unwrap().labels; // none: a bundle asks for everything
+        assert!(labels.is_empty() || labels.get("team").map(String::as_str) == Some("web"));
         let (name, next) = match asked.page.unwrap().token.as_str() {
             "" => ("first", "2"),
             "2" => ("second", ""),
@@ -98,8 +96,17 @@ impl ImageService for Played {
         &self,
         request: Request<api::VerifyImageRequest>,
     ) -> Result<Response<api::Image>, Status> {
-        self.seen(request);
-        Err(Status::new(Code::Unavailable, "node host1 is away"))
+        let name = self.seen(request).image;
+        if name != "spoilt" {
+            return Err(Status::new(Code::Unavailable, "node host1 is away"));
+        }
+        let mut spoilt = image(&name, api::Phase::Ready);
+        spoilt.copies.push(api::ImageCopy {
+            phase: api::Phase::Failed.into(),
+            message: "the copy on host2 is not what it was".into(),
+            ..Default::default()
+        });
+        Ok(Response::new(spoilt))
     }
 
     async fn place(
@@ -299,6 +306,46 @@ async fn an_image_that_fails_says_why_and_exits_with_1() {
         stderr(&gone).starts_with("error: no image img-vanished\n"),
         "{}",
         stderr(&gone)
+    );
+}
+
+#[tokio::test]
+async fn a_verified_image_of_which_a_copy_is_spoilt_is_shown_and_exits_with_1() {
+    let plane = ControlPlane::start().await;
+    let spoilt = plane.goldleaf("image verify spoilt -o name").await;
+    assert_eq!(spoilt.status.code(), Some(1));
+    assert_eq!(stdout(&spoilt), "spoilt\n");
+    assert_eq!(
+        stderr(&spoilt),
+        "error: image spoilt: the copy on host2 is not what it was\n"
+    );
+}
+
+/// This control plane has images and nothing else: a bundle is wanted most of one that is ill.
+#[tokio::test]
+async fn a_bundle_has_what_there_is_and_says_what_is_not() {
+    let plane = ControlPlane::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.tar.gz");
+    let line = format!("doctor bundle {}", path.display());
+    let done = plane.goldleaf(&line).await;
+    assert_eq!(done.status.code(), Some(1), "{}", stderr(&done));
+    let said = stderr(&done);
+    assert!(said.contains("groups"), "{said}");
+    let archive = flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap());
+    let mut archive = tar::Archive::new(archive);
+    let names: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|e| e.unwrap().path().unwrap().display().to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "goldleaf/errors.txt",
+            "goldleaf/images.json",
+            "goldleaf/version.txt"
+        ]
     );
 }
 

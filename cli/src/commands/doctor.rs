@@ -49,15 +49,45 @@ async fn mend(call: &Call, findings: Vec<String>, apply: bool) -> Result<(), Fai
     if !apply {
         eprintln!("nothing was changed: say --apply to do it");
     }
-    let failed = |result: &&api::Mended| result.outcome() == api::MendOutcome::Failed;
-    match answer.results.iter().filter(failed).count() {
+    let undone = |result: &&api::Mended| match result.outcome() {
+        api::MendOutcome::Done => false,
+        // What somebody asked to be done and was not, for whatever reason.
+        api::MendOutcome::WouldDo | api::MendOutcome::NeedsPerson | api::MendOutcome::NotFound => {
+            apply
+        }
+        api::MendOutcome::Failed | api::MendOutcome::Unspecified => true,
+    };
+    match answer.results.iter().filter(undone).count() {
         0 => Ok(()),
         count => Err(Failure::NotMended(count)),
     }
 }
 
+/// What goes into a bundle, and what could not be had: it is wanted most when something is ill.
+#[derive(Default)]
+struct Bundle {
+    files: BTreeMap<String, String>,
+    lacking: Vec<String>,
+}
+
+impl Bundle {
+    fn add<T: output::Printable>(&mut self, what: &str, items: Result<Vec<T>, Failure>) -> Vec<T> {
+        let text = items.and_then(|items| Ok((output::document(&items)?, items)));
+        match text {
+            Ok((text, items)) => {
+                self.files.insert(format!("{what}.json"), text);
+                items
+            }
+            Err(why) => {
+                self.lacking.push(format!("{what}: {why}"));
+                Vec::new()
+            }
+        }
+    }
+}
+
 async fn bundle(call: &Call, path: &Path) -> Result<(), Failure> {
-    let mut files = BTreeMap::new();
+    let mut bundle = Bundle::default();
     let selection = || Selection { labels: Vec::new() };
     macro_rules! list {
         ($service:ident, $verb:ident, $field:ident) => {{
@@ -67,13 +97,8 @@ async fn bundle(call: &Call, path: &Path) -> Result<(), Failure> {
                     let answer = call.answer(service.$verb(page)).await?;
                     Ok((answer.$field, answer.next_page_token))
                 }
-            })
-            .await?;
-            files.insert(
-                concat!(stringify!($field), ".json").to_owned(),
-                output::document(&items)?,
-            );
-            items
+            });
+            bundle.add(stringify!($field), items.await)
         }};
     }
     let nodes: Vec<api::Node> = list!(nodes, list, nodes);
@@ -81,29 +106,35 @@ async fn bundle(call: &Call, path: &Path) -> Result<(), Failure> {
     list!(images, list, images);
     list!(volumes, list, volumes);
     list!(volumes, list_snapshots, snapshots);
+    list!(volumes, list_group_snapshots, groups);
     for node in nodes {
         let mut service = call.client.nodes();
         let node = node.name;
         let request = api::PreflightRequest { node: node.clone() };
-        // A node that is away is in the findings; the bundle is wanted most then.
-        if let Ok(lacks) = call.answer(service.preflight(request)).await {
-            let text = output::document(&lacks.checks)?;
-            files.insert(format!("preflight-{node}.json"), text);
-        }
+        let lacks = call.answer(service.preflight(request)).await;
+        let checks = lacks.map(|lacks| lacks.checks);
+        bundle.add(&format!("preflight-{node}"), checks);
     }
     let mut doctor = call.client.doctor();
-    let found = call
-        .answer(doctor.examine(api::ExamineRequest::default()))
-        .await?;
-    files.insert("findings.json".into(), output::document(&found.findings)?);
+    let found = call.answer(doctor.examine(api::ExamineRequest::default()));
+    let findings = found.await.map(|found| found.findings);
+    bundle.add("findings", findings);
+    let Bundle { mut files, lacking } = bundle;
     let version = format!("goldleaf {}\n", env!("CARGO_PKG_VERSION"));
     files.insert("version.txt".into(), version);
+    if !lacking.is_empty() {
+        files.insert("errors.txt".into(), lacking.join("\n") + "\n");
+    }
     write(path, &files).map_err(|source| Failure::Unwritable {
         path: path.display().to_string(),
         source,
     })?;
     eprintln!("{}: {} files", path.display(), files.len());
-    Ok(())
+    if lacking.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Incomplete(lacking.join("\n")))
+    }
 }
 
 /// Writes an archive of texts; a file of that name is not replaced.

@@ -111,7 +111,16 @@ async fn verify(call: &Call, image: String) -> Result<(), Failure> {
         .await;
     spinner.finish_and_clear();
     let image = answer.map_err(|e| call.client.refused(e))?.into_inner();
-    output::one(call.global.output, &image)
+    output::one(call.global.output, &image)?;
+    let copies = image.copies.iter().map(api::ImageCopy::phase);
+    if copies
+        .chain([image.phase()])
+        .any(|phase| phase == api::Phase::Failed)
+    {
+        Err(failed(image))
+    } else {
+        Ok(())
+    }
 }
 
 /// A bar for bytes.
