@@ -21,8 +21,10 @@ const SEEDS: &str = include_str!("model-seeds.txt");
 /// Operations of one run.
 const RUN: usize = 80;
 
-/// A run is seconds; a run that fails is repeated this often in search of a shorter one.
+/// A run is seconds; a run that fails is repeated this often in search of a shorter one, and for
+/// so many milliseconds: what was found by then is printed before the kernel's own time is up.
 const SHRINKS: u32 = 150;
+const SHRINKING: u32 = 240_000;
 
 thread_local!(static DONE: Cell<usize> = const { Cell::new(0) });
 
@@ -156,10 +158,12 @@ fn reopen(host: &Host) {
 
 /// One run of a seed.
 fn run(seed: u64) {
+    say(&format!("model test: seed {seed}")); // said first: a run that hangs is killed
     let config = Config {
         cases: 1,
         failure_persistence: None,
         max_shrink_iters: SHRINKS,
+        max_shrink_time: SHRINKING,
         ..Config::default()
     };
     let mut dice = Dice::new(seed);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use goldleaf_tests::command::command;
 use goldleaf_tests::model::Dice;
+use goldleaf_tests::support::Plug;
 
 const NAME: &str = "powercut";
 const DISK: u64 = 384 << 20;
@@ -65,6 +66,7 @@ impl Bench {
         let mut kernel = self.kernel(seed, more);
         kernel.stdout(log.try_clone().unwrap()).stderr(log);
         let mut kernel = kernel.spawn().unwrap();
+        let _plug = Plug::of(&self.repo, NAME);
         self.await_notice(&notice, &mut kernel);
         let killed = command(self.repo.join("tests/vm/kill")).arg(NAME).status();
         assert!(killed.unwrap().success(), "not killed:\n{}", self.log());

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use goldleaf_tests::command::command;
+use goldleaf_tests::support::Plug;
 
 const NAME: &str = "reboot";
 
@@ -60,6 +61,7 @@ fn after_a_power_cut_the_agent_alone_brings_back_what_the_host_had() {
         .stdout(log.try_clone().unwrap())
         .stderr(log);
     let mut first = first.spawn().unwrap();
+    let _plug = Plug::of(repo, NAME);
     let words = || std::fs::read_to_string(dir.join("first.log")).unwrap_or_default();
     until("the first start is under load", || {
         assert!(

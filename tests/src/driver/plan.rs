@@ -13,6 +13,7 @@ use crate::command::command;
 /// The part that matters of cargo's `compiler-artifact` message.
 #[derive(Debug, Deserialize)]
 struct Artifact {
+    package_id: String,
     manifest_path: PathBuf,
     target: Target,
     profile: Profile,
@@ -67,8 +68,12 @@ fn job(artifact: Artifact, kernel: &str) -> Option<Job> {
     let folder = artifact.manifest_path.parent()?.to_owned();
     let target = artifact.target;
     let in_kernel = is_integration(&target) && is_kernel_name(&target.name);
+    // Packages may have tests of one name, and each has a log of its own.
     let name = if is_integration(&target) {
-        target.name
+        match package(&artifact.package_id) {
+            OURS => target.name,
+            other => format!("{other} {}", target.name),
+        }
     } else {
         format!("{} {}", target.name, target.kind.join(","))
     };
@@ -78,6 +83,19 @@ fn job(artifact: Artifact, kernel: &str) -> Option<Job> {
         in_kernel,
         work: Work::Binary { executable, folder },
     })
+}
+
+/// The package whose tests are known by their own names alone.
+const OURS: &str = env!("CARGO_PKG_NAME");
+
+/// The name in cargo's id of a package: "path+file:///r/proto/csi#csi-proto@0.1.0", or "...#0.1.0"
+/// where the folder has the package's name.
+fn package(id: &str) -> &str {
+    let (path, named) = id.split_once('#').unwrap_or((id, ""));
+    match named.split_once('@') {
+        Some((name, _)) => name,
+        None => path.rsplit('/').next().unwrap_or(path),
+    }
 }
 
 fn is_integration(target: &Target) -> bool {
@@ -109,8 +127,13 @@ mod tests {
     use super::*;
 
     fn read(kind: &str, name: &str, test: bool, executable: &str) -> Option<Job> {
+        let ours = "path+file:///r/tests#goldleaf-tests@0.1.0";
+        of(ours, kind, name, test, executable)
+    }
+
+    fn of(package: &str, kind: &str, name: &str, test: bool, executable: &str) -> Option<Job> {
         let line = format!(
-            r#"{{"reason":"compiler-artifact","package_id":"p","manifest_path":"/r/tests/Cargo.toml",
+            r#"{{"reason":"compiler-artifact","package_id":"{package}","manifest_path":"/r/tests/Cargo.toml",
             "target":{{"kind":["{kind}"],"name":"{name}","src_path":"x"}},
             "profile":{{"opt_level":"0","test":{test}}},"executable":{executable}}}"#
         );
@@ -131,6 +154,22 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn tests_of_one_name_in_two_packages_are_two_jobs() {
+        let name = |package| {
+            of(package, "test", "comments", true, "\"/t/x\"")
+                .unwrap()
+                .name
+        };
+        assert_eq!(
+            name("path+file:///r/proto#goldleaf-proto@0.1.0"),
+            "goldleaf-proto comments"
+        );
+        assert_eq!(name("path+file:///r/csi-proto#0.1.0"), "csi-proto comments");
+        let ours = read("test", "e2e_volumes", true, "\"/t/x\"").unwrap();
+        assert_eq!(ours.name, "e2e_volumes");
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub struct Start {
 ///
 /// The same.
 pub fn run(start: &Start) -> Result<()> {
+    one_panic_ends_all();
     let mut dice = Dice::new(start.seed);
     let power = Power::new(dice.number(), start.window.join("cut"));
     let sockets = Path::new("/tmp");
@@ -97,6 +98,16 @@ pub fn run(start: &Start) -> Result<()> {
     }
     power.cut_after(dice.below(1500));
     work(&host, &power, &ledger, &mut pages, &mut dice)
+}
+
+/// A worker that finds something wrong would end its own thread alone, and the cut, which parks for
+/// ever, would hide it.
+fn one_panic_ends_all() {
+    let said = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        said(panic);
+        std::process::exit(101);
+    }));
 }
 
 /// Before anything opens the pool thin_check finds nothing in its metadata. What the kernel leaves

@@ -7,6 +7,7 @@
 mod leftovers;
 mod node;
 mod pattern;
+mod plug;
 mod pool;
 mod region;
 mod said;
@@ -15,6 +16,7 @@ mod verity;
 
 pub use node::Node;
 pub use pattern::Pattern;
+pub use plug::Plug;
 pub use pool::{Pool, PoolPlan};
 pub use region::{check_metadata, held_root, metadata_region};
 pub use said::{say, setting};
