@@ -410,7 +410,13 @@ fn a_file_system_that_was_never_finished_is_made_again_whatever_it_looks_like() 
     rig.host.stage(&u).unwrap_err();
     assert!(rig.node.as_mut().unwrap().died());
     // As a death a moment earlier leaves it: the superblock says so until all else is written.
-    let device = rig.host.volume("v").unwrap().activation.unwrap().device_path;
+    let device = rig
+        .host
+        .volume("v")
+        .unwrap()
+        .activation
+        .unwrap()
+        .device_path;
     let half = ["-x", "-c", "sb 0", "-c", "write inprogress 1", &device];
     output("xfs_db", &half).unwrap();
     let seen = output("blkid", &["-p", "-o", "value", "-s", "TYPE", &device]).unwrap();

@@ -35,7 +35,7 @@ fn import(devices: &[String], force: &str) -> api::ImportPoolRequest {
 fn waits_for_image(host: &Host, volume: &str) -> bool {
     let volume = host.volume(volume).unwrap();
     let mut conditions = volume.conditions.iter();
-    conditions.any(|c| c.r#type == "WaitingForImage" && c.status)
+    conditions.any(|c| c.r#type == "ImagePresent" && !c.status)
 }
 
 fn activate(host: &Host, volume: &str) -> Result<String, tonic::Status> {

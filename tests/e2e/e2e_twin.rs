@@ -118,7 +118,7 @@ fn rig(test: &str) -> (Host, [Disk; 2]) {
 fn degraded(host: &Host) -> Option<String> {
     let pool = host.get_pool("p").unwrap();
     let conditions = pool.conditions.into_iter();
-    let mut degraded = conditions.filter(|c| c.r#type == "CatalogueDegraded");
+    let mut degraded = conditions.filter(|c| !c.status && c.reason == "CatalogueDegraded");
     degraded.next().map(|c| c.message)
 }
 
@@ -147,6 +147,9 @@ fn law_catalogue_twin_under_writes_that_fail() {
         host.delete_volume("a").unwrap();
         let said = degraded(&host).expect("the failed copy is shown");
         assert!(said.contains(&disks[victim].path()), "{said}");
+        let found = host.findings().unwrap();
+        let codes: Vec<_> = found.iter().map(|f| f.code.as_str()).collect();
+        assert!(codes.contains(&"CatalogueDegraded"), "{found:?}");
         host.agent.as_mut().unwrap().kill();
         disks[victim].under_the_copy("linear");
         again(&mut host);

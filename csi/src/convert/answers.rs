@@ -108,7 +108,9 @@ pub fn health(volume_id: &str, conditions: &[api::Condition]) -> csi::VolumeHeal
     let entry = |condition: &api::Condition| {
         let status = match condition.r#type.as_str() {
             "DataPresent" => csi::VolumeHealthErrorType::DataLoss,
-            "NodeReachable" | "PoolOpen" => csi::VolumeHealthErrorType::Inaccessible,
+            "NodeReachable" | "PoolOpen" | "ImagePresent" => {
+                csi::VolumeHealthErrorType::Inaccessible
+            }
             _ => csi::VolumeHealthErrorType::Degraded,
         };
         csi::volume_health::VolumeHealthEntry {

@@ -303,9 +303,9 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
     }
     if let Some(image) = row.image.filter(|_| view.waiting) {
         conditions.push(condition(
+            "ImagePresent",
+            false,
             "WaitingForImage",
-            true,
-            "ImageNotHere",
             format!(
                 "image {} is not on this node, so the volume cannot be activated: create an image \
                  of this content here",
@@ -365,7 +365,7 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
         PoolState::Closed => (api::Phase::Closed, Vec::new(), None),
         PoolState::Unopenable(why) => (
             api::Phase::Failed,
-            vec![condition("Open", false, "CannotOpen", why.clone())],
+            vec![condition("PoolOpen", false, "CannotOpen", why.clone())],
             None,
         ),
         PoolState::Open { .. } => (
@@ -426,9 +426,9 @@ fn open_conditions(view: &PoolView) -> Vec<api::Condition> {
     }
     if let Some(why) = degraded {
         conditions.push(condition(
+            "CatalogueWhole",
+            false,
             "CatalogueDegraded",
-            true,
-            "CopyUnusable",
             why.clone(),
         ));
     }

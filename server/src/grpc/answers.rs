@@ -361,7 +361,7 @@ fn usage(u: &PoolUsage) -> api::PoolUsage {
 pub fn node(view: &NodeView) -> api::Node {
     let n = &view.node;
     let reachable = view.reach.as_ref().map(|reach| api::Condition {
-        r#type: "Reachable".into(),
+        r#type: "NodeReachable".into(),
         status: reach.up,
         reason: if reach.up {
             "AgentAnswers".into()

@@ -204,7 +204,7 @@ impl Host {
             let node = self.node(name).ok()?;
             node.conditions
                 .iter()
-                .any(|c| c.r#type == "Reachable" && c.status)
+                .any(|c| c.r#type == "NodeReachable" && c.status)
                 .then_some(())
         });
     }

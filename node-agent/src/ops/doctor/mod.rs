@@ -44,6 +44,8 @@ pub enum Code {
     PoolReadOnly,
     /// A pool has no room for new data.
     PoolFull,
+    /// One copy of a pool's catalogue cannot be used.
+    CatalogueDegraded,
     /// A row says that there is data, and the pool's metadata has none.
     LostThin,
     /// The metadata has a thin that no row owns.
@@ -81,6 +83,7 @@ impl Code {
             Self::PoolNotOpen => "PoolNotOpen",
             Self::PoolReadOnly => "PoolReadOnly",
             Self::PoolFull => "PoolFull",
+            Self::CatalogueDegraded => "CatalogueDegraded",
             Self::LostThin => "LostThin",
             Self::UnknownThin => "UnknownThin",
             Self::QuarantinedThin => "QuarantinedThin",

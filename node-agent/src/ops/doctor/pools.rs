@@ -42,6 +42,7 @@ impl Agent {
     pub(super) fn examine_pool(&self, pool: &Arc<OpenPool>) -> Vec<Finding> {
         let mut found = Vec::new();
         found.extend(self.state(pool));
+        found.extend(copies(pool));
         found.extend(self.thins_of(pool));
         found.extend(self.unfinished(pool));
         found
@@ -164,6 +165,22 @@ impl Agent {
         }
         found
     }
+}
+
+/// A catalogue that has one copy left.
+fn copies(pool: &OpenPool) -> Option<Finding> {
+    pool.degraded().map(|why| Finding {
+        code: Code::CatalogueDegraded,
+        severity: Severity::Warning,
+        subject: pool.id.to_string(),
+        reason: format!("pool {}: {why}", pool.name),
+        advice: format!(
+            "see to that device, then close and open the pool, which makes the copy anew: goldleaf \
+             pool close {0} && goldleaf pool open {0}",
+            pool.name
+        ),
+        remedy: None,
+    })
 }
 
 /// Rows that were `Ready` all the while and have no thin: what they held is lost.
