@@ -10,12 +10,15 @@ use csi_proto::v1::controller_server::ControllerServer;
 use csi_proto::v1::group_controller_server::GroupControllerServer;
 use csi_proto::v1::identity_server::IdentityServer;
 use csi_proto::v1::node_server::NodeServer;
+use goldleaf_rpc::Calls;
+use goldleaf_rpc::socket::Socket;
+use goldleaf_rpc::stop::{Signals, patience, until_told};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 use tonic::transport::{Endpoint, Server};
+use tower::layer::util::{Identity, Stack};
 
 use crate::args::{Args, Command, NodeArgs, Role};
 use crate::controller::ControllerApi;
@@ -25,7 +28,6 @@ use crate::identity::{DRIVER_NAME, IdentityApi};
 use crate::node::NodeApi;
 use crate::node::agent::LocalAgent;
 use crate::registration::RegistrationApi;
-use crate::socket::Socket;
 
 /// Runs the driver until SIGTERM or SIGINT.
 ///
@@ -33,12 +35,8 @@ use crate::socket::Socket;
 ///
 /// When it cannot begin to serve, most often because another driver has the socket.
 pub async fn run(args: Args) -> Result<()> {
-    let mut term = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-    let mut int = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-    let told = async move {
-        tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
-    };
-    serve(&args, told).await
+    let signals = Signals::catch().context("signals cannot be caught")?;
+    serve(&args, until_told(signals, CancellationToken::new())).await
 }
 
 /// Serves as the arguments say until `stop` is done and the calls that ran then are answered.
@@ -77,11 +75,18 @@ pub async fn serve(args: &Args, stop: impl Future<Output = ()> + Send + 'static)
     tracing::info!(driver = DRIVER_NAME, version = env!("CARGO_PKG_VERSION"),
         csi = csi_proto::SPEC_VERSION, socket = %args.endpoint.path().display(), "CSI driver");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
+    let stopping = CancellationToken::new();
     let either = either(ended.clone(), refused.clone());
-    router
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), either)
-        .await
-        .context("the gRPC server failed")?;
+    let begun = stopping.clone();
+    let served =
+        router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            either.await;
+            begun.cancel();
+        });
+    tokio::select! {
+        served = served => served.context("the gRPC server failed")?,
+        () = patience(stopping) => {}
+    }
     ended.cancel();
     anyhow::ensure!(
         !refused.is_cancelled(),
@@ -96,10 +101,8 @@ async fn either(one: CancellationToken, other: CancellationToken) {
 }
 
 /// The services of this process's role, and what they work over.
-fn services(role: &Role) -> Result<(Router, Below)> {
-    let server = Server::builder()
-        .trace_fn(|request| tracing::info_span!("call", path = request.uri().path()));
-    let mut server = server;
+fn services(role: &Role) -> Result<(Router<Stack<Calls, Identity>>, Below)> {
+    let mut server = Server::builder().layer(Calls);
     let router = server.add_service(IdentityServer::new(IdentityApi));
     match role {
         Role::Controller(controller) => {

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use goldleaf_rpc::telemetry::LogFormat;
+
 /// Runs Goldleaf's CSI driver.
 ///
 /// Serves the Container Storage Interface on a unix socket that root alone can use. It keeps
@@ -90,15 +92,6 @@ pub struct ControllerArgs {
     /// The control plane's address.
     #[arg(long, env = "GOLDLEAF_SERVER", default_value = "http://127.0.0.1:4700")]
     pub server: String,
-}
-
-/// How a log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For collectors, one object a line.
-    Json,
 }
 
 /// The address of a unix socket. CSI is served on nothing else: its calls carry credentials.

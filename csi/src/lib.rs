@@ -2,10 +2,10 @@
 //!
 //! It keeps nothing: each call is converted, passed on and answered, so it can be stopped and
 //! replaced at any moment. Rooms: `args` (the command line), `app` (serving and stopping),
-//! `socket` (whose socket it is), `identity` (who we are), `controller` (volumes and snapshots, over
+//! `identity` (who we are), `controller` (volumes and snapshots, over
 //! the control plane), `node` (devices and mounts, over this host's agent), `registration` (kubelet),
 //! `health` (HTTP), `failpoint` (places to die at), `convert` (the wire of CSI), `status` (errors to codes), `scrub` (requests in
-//! the log without secrets), `run` (other programs), `telemetry` (logs). Capabilities are announced
+//! the log without secrets), `run` (other programs). Capabilities are announced
 //! only for what is served.
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,4 @@ pub mod node;
 pub mod registration;
 pub mod run;
 pub mod scrub;
-pub mod socket;
 pub mod status;
-pub mod telemetry;

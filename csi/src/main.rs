@@ -2,7 +2,8 @@
 
 use clap::Parser;
 use goldleaf_csi::args::{Args, Command};
-use goldleaf_csi::{app, failpoint, telemetry};
+use goldleaf_csi::{app, failpoint};
+use goldleaf_rpc::telemetry;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -45,6 +45,19 @@ impl Driver {
     }
 }
 
+#[tokio::test]
+async fn an_answer_carries_the_id_of_its_request() {
+    let driver = Driver::start().await;
+    let address = format!("unix://{}", driver.socket().display());
+    let channel = Address::from_shared(address).unwrap().connect().await;
+    let mut request = tonic::Request::new(csi::ProbeRequest {});
+    let key = goldleaf_proto::REQUEST_ID_KEY;
+    request.metadata_mut().insert(key, "r-7".parse().unwrap());
+    let answer = IdentityClient::new(channel.unwrap()).probe(request).await;
+    assert_eq!(answer.unwrap().metadata().get(key).unwrap(), "r-7");
+    driver.stop().await;
+}
+
 fn serve(socket: &Path) -> (CancellationToken, JoinHandle<anyhow::Result<()>>) {
     let stop = CancellationToken::new();
     let endpoint = format!("--endpoint=unix://{}", socket.display());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use goldleaf_proto::agent::v1::node_agent_server::NodeAgentServer;
 use goldleaf_rpc::Calls;
+use goldleaf_rpc::socket::Socket;
 use goldleaf_rpc::stop::{Signals, patience, until_told};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -64,7 +65,7 @@ pub async fn run(args: Args) -> Result<()> {
     let tcp = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
-    let unix = unix_listener(&args.socket)?;
+    let (socket, unix) = Socket::take(&args.socket).await?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
 
@@ -94,7 +95,7 @@ pub async fn run(args: Args) -> Result<()> {
     stop.cancel();
     tasks.close();
     tasks.wait().await;
-    let _ = std::fs::remove_file(&args.socket);
+    drop(socket);
     tracing::info!("stopped; active volumes go on");
     Ok(())
 }
@@ -228,24 +229,6 @@ fn only_agent(state_dir: &Path) -> Result<std::fs::File> {
         },
     )?;
     Ok(lock)
-}
-
-/// The local socket, for root alone. A stale one goes: the state folder's lock says it is stale.
-fn unix_listener(path: &Path) -> Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot replace {}", path.display()));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let listener =
-        UnixListener::bind(path).with_context(|| format!("cannot serve on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 #[cfg(test)]

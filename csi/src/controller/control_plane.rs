@@ -9,6 +9,8 @@ use api::image_service_client::ImageServiceClient;
 use api::pool_service_client::PoolServiceClient;
 use api::volume_service_client::VolumeServiceClient;
 use goldleaf_proto::v1 as api;
+use goldleaf_rpc::call::Stamp;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::status::CsiError;
@@ -21,7 +23,10 @@ pub const PAGE: u32 = 1000;
 
 /// The control plane.
 #[derive(Clone, Debug)]
-pub struct ControlPlane(Channel);
+pub struct ControlPlane(Service);
+
+/// A connection whose calls carry the ids of the request that they are made for.
+type Service = InterceptedService<Channel, Stamp>;
 
 type Answer<T> = Result<T, CsiError>;
 
@@ -67,18 +72,19 @@ impl ControlPlane {
     /// The one that serves at this address, reached when it is first asked.
     #[must_use]
     pub fn at(endpoint: Endpoint) -> Self {
-        Self(endpoint.connect_timeout(CONNECT).connect_lazy())
+        let channel = endpoint.connect_timeout(CONNECT).connect_lazy();
+        Self(InterceptedService::new(channel, Stamp))
     }
 
-    fn volumes(&self) -> VolumeServiceClient<Channel> {
+    fn volumes(&self) -> VolumeServiceClient<Service> {
         VolumeServiceClient::new(self.0.clone())
     }
 
-    fn images(&self) -> ImageServiceClient<Channel> {
+    fn images(&self) -> ImageServiceClient<Service> {
         ImageServiceClient::new(self.0.clone())
     }
 
-    fn pools(&self) -> PoolServiceClient<Channel> {
+    fn pools(&self) -> PoolServiceClient<Service> {
         PoolServiceClient::new(self.0.clone())
     }
 
@@ -98,7 +104,7 @@ impl ControlPlane {
     pub(super) async fn clone_thin(&self, r: api::CloneRequest) -> Answer<api::Volume> {
         // By its full name: `clone` alone would be the trait's.
         let mut client = self.volumes();
-        let call = VolumeServiceClient::<Channel>::clone(&mut client, r);
+        let call = VolumeServiceClient::<Service>::clone(&mut client, r);
         Ok(call.await?.into_inner())
     }
 

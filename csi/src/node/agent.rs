@@ -10,7 +10,9 @@ use agent::node_agent_client::NodeAgentClient;
 use anyhow::Context;
 use goldleaf_proto::agent::v1 as agent;
 use goldleaf_proto::v1 as api;
+use goldleaf_rpc::call::Stamp;
 use goldleaf_types::VolumeId;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::status::CsiError;
@@ -20,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// This host's agent.
 #[derive(Clone, Debug)]
-pub struct LocalAgent(NodeAgentClient<Channel>);
+pub struct LocalAgent(NodeAgentClient<InterceptedService<Channel, Stamp>>);
 
 type Answer<T> = Result<T, CsiError>;
 
@@ -34,7 +36,7 @@ impl LocalAgent {
         let address = format!("unix://{}", socket.display());
         let endpoint = Endpoint::from_shared(address).context("--agent-socket is no path")?;
         let channel = endpoint.connect_timeout(CONNECT).connect_lazy();
-        Ok(Self(NodeAgentClient::new(channel)))
+        Ok(Self(NodeAgentClient::with_interceptor(channel, Stamp)))
     }
 
     /// Which node this is.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use goldleaf_rpc::call;
 use goldleaf_types::VolumeId;
 
 use crate::status::CsiError;
@@ -42,10 +43,11 @@ impl Work {
         work: impl Future<Output = Result<T, CsiError>> + Send + 'static,
     ) -> Result<T, CsiError> {
         let held = self.take(volume)?;
-        let done = tokio::spawn(async move {
+        // As a part of the request, whose ids a task of its own would not have.
+        let done = tokio::spawn(call::resume(call::current(), async move {
             let _held = held;
             work.await
-        });
+        }));
         done.await.unwrap_or_else(|error| {
             tracing::error!(%error, %volume, "a call panicked");
             Err(CsiError::Panicked)

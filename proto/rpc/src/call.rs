@@ -8,6 +8,8 @@ use std::future::Future;
 use goldleaf_proto::{REQUEST_ID_KEY, TRACEPARENT_KEY};
 use http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
 use tracing::Instrument;
 
 use crate::traceparent::Traceparent;
@@ -91,6 +93,20 @@ pub fn current() -> Option<CallId> {
     CALL.try_with(Clone::clone).ok()
 }
 
+/// Writes the ids of the request that the current task serves, if it serves one, on each call that
+/// a client makes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamp;
+
+impl Interceptor for Stamp {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(call) = current() {
+            call.stamp(request.metadata_mut());
+        }
+        Ok(request)
+    }
+}
+
 /// Runs `work` as a part of the request.
 pub fn scope<F: Future>(call: CallId, work: F) -> impl Future<Output = F::Output> {
     CALL.scope(call, work)
@@ -143,6 +159,20 @@ mod tests {
         assert!(read.trace.to_string().parse::<Traceparent>().is_ok());
         let none = HeaderMap::new();
         assert_ne!(CallId::of(&none), CallId::of(&none));
+    }
+
+    #[test]
+    fn a_call_for_a_request_carries_its_ids_and_one_for_none_has_none() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let call = CallId::mint();
+        runtime.unwrap().block_on(async {
+            let stamped = || Stamp.call(Request::new(())).unwrap();
+            assert!(stamped().metadata().is_empty());
+            let made = scope(call.clone(), async { stamped() }).await;
+            let read = CallId::of(made.metadata().as_ref());
+            assert_eq!(read.request, call.request);
+            assert_eq!(read.trace.trace(), call.trace.trace());
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What every part does the same around a call: its ids, its log, its first look at fields, where it
 //! may be served, and how a process stops.
 //!
-//! Used by the control plane, the node agent and the command line. Holds no rule of Goldleaf and
+//! Used by the control plane, the node agent, the CSI driver and the command line. Holds no rule of Goldleaf and
 //! knows no noun of it; what only one part needs stays in that part.
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ pub mod address;
 pub mod call;
 pub mod field;
 pub mod layer;
+pub mod socket;
 pub mod stop;
 pub mod telemetry;
 pub mod traceparent;

@@ -1,6 +1,6 @@
-//! The driver's unix socket: whose it is, who may use it, and when it goes.
+//! A part's unix socket: whose it is, who may use it, and when it goes.
 //!
-//! Called by `app` once. Invariant: a socket that somebody serves is never taken away, neither at
+//! Taken by a part when it starts. Invariant: a socket that somebody serves is never taken away, neither at
 //! start nor at stop. It is made under another name, closed to all but root, and only then put in
 //! its place, so nobody can reach it with wider rights. A crash leaves the socket; the next start
 //! finds that nobody answers on it and replaces it.
@@ -20,12 +20,12 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub enum SocketError {
     /// Another process serves there.
     #[error(
-        "another process serves on {}: stop it, or give this one its own --endpoint",
+        "another process serves on {}: stop it, or give this one a socket of its own",
         .0.display()
     )]
     Taken(PathBuf),
     /// Something else has that path.
-    #[error("{} exists and is no socket: remove it, or choose another --endpoint", .0.display())]
+    #[error("{} exists and is no socket: remove it, or choose another path", .0.display())]
     NoSocket(PathBuf),
     /// The file system refused.
     #[error("cannot {doing} {}", .path.display())]
@@ -65,7 +65,7 @@ impl Socket {
             std::fs::create_dir_all(folder).map_err(|e| refused("make the folder of", e))?;
         }
         vacant(path).await?;
-        let making = PathBuf::from(format!("{}.{}", path.display(), std::process::id()));
+        let making = making(path);
         match std::fs::remove_file(&making) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(refused("clear the way for", error));
@@ -105,6 +105,12 @@ impl Drop for Socket {
     }
 }
 
+/// Its name while it is made. Kubelet passes over what begins with a dot.
+fn making(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}", std::process::id()))
+}
+
 /// Whether nobody serves at `path`. Only a refused connection proves an old socket dead.
 async fn vacant(path: &Path) -> Result<(), SocketError> {
     let refused = |source| SocketError::Refused {
@@ -125,5 +131,37 @@ async fn vacant(path: &Path) -> Result<(), SocketError> {
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
         Ok(Err(error)) if error.kind() != ErrorKind::WouldBlock => Err(refused(error)),
         Ok(_) | Err(_) => Err(SocketError::Taken(path.into())), // answered, or too busy to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_roots_alone_and_taken_from_nobody_who_serves_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let (socket, listener) = Socket::take(&path).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let second = Socket::take(&path).await.unwrap_err();
+        assert!(matches!(second, SocketError::Taken(_)), "{second}");
+        assert!(path.exists(), "the refused one took it away");
+
+        drop(listener); // as a crash leaves it: the file is there, nobody answers
+        let (next, _listener) = Socket::take(&path).await.unwrap();
+        drop(socket);
+        assert!(path.exists(), "the former owner took the next one's away");
+        drop(next);
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_socket_that_is_being_made_is_one_that_kubelet_passes_over() {
+        let path = making(Path::new("/var/lib/kubelet/plugins_registry/x-reg.sock"));
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(".x-reg.sock."), "{name}");
     }
 }
