@@ -13,7 +13,7 @@ use std::path::Path;
 use goldleaf_proto::agent::v1 as agent;
 
 use super::device::Device;
-use super::mounts;
+use super::{blocking, mounts};
 use crate::convert::capability::FileSystem;
 use crate::failpoint::{Point, hit, inside};
 use crate::run::{run, said};
@@ -42,7 +42,7 @@ pub async fn ensure(
     let volume = device.volume;
     let refuse = |why: String| Err(CsiError::Unfit(format!("volume {volume} {why}")));
     // Looked at first: `blkid` takes an xfs for whole from the first moments of its making.
-    if is_marked(device)? {
+    if off(device, is_marked).await? {
         return make(device, wanted, false).await;
     }
     match content(device).await? {
@@ -71,6 +71,15 @@ pub async fn ensure(
     }
 }
 
+/// Reads and writes of a device, off the threads that serve.
+async fn off<T: Send + 'static>(
+    device: &Device,
+    work: fn(&Device) -> Result<T, CsiError>,
+) -> Result<T, CsiError> {
+    let device = device.clone();
+    blocking(move || work(&device)).await
+}
+
 /// Makes a file system. Of a `fresh` device no block was ever written.
 async fn make(
     device: &Device,
@@ -83,7 +92,7 @@ async fn make(
         let why = format!("{size} bytes are too few for a file system");
         return Err(CsiError::OutOfRange(why));
     }
-    mark(device)?;
+    off(device, mark).await?;
     hit(Point::StageMarked);
     let path = device.path.as_os_str();
     let arguments: &[&str] = match fs {
@@ -122,7 +131,7 @@ async fn make(
         });
     }
     hit(Point::StageMade);
-    unmark(device)?;
+    off(device, unmark).await?;
     hit(Point::StageUnmarked);
     Ok(fs)
 }

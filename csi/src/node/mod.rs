@@ -203,8 +203,9 @@ impl NodeApi {
         let volume = names::volume("volume_id", id)?;
         let thin = self.agent.thin(volume).await?;
         let mut health = answers::health(id, &thin.conditions);
-        let gone = !path.as_os_str().is_empty() && device::at(volume, path).is_err();
-        if gone {
+        let at = path.to_owned();
+        let look = move || Ok(!at.as_os_str().is_empty() && device::at(volume, &at).is_err());
+        if blocking(look).await? {
             health
                 .health_statuses
                 .push(csi::volume_health::VolumeHealthEntry {

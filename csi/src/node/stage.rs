@@ -14,7 +14,7 @@ use rustix::mount::MountFlags;
 
 use super::agent::LocalAgent;
 use super::device::{self, Device};
-use super::{filesystem, mounts};
+use super::{blocking, filesystem, mounts};
 use crate::convert::capability::{Access, FileSystem, Usage, Writers};
 use crate::failpoint::{Point, hit};
 use crate::status::CsiError;
@@ -47,9 +47,11 @@ impl Stage {
         };
         let thin = agent.activate(self.volume, false).await?;
         hit(Point::StageActivated);
-        let device = found(self.volume)?;
+        let (volume, staging) = (self.volume, self.staging.clone());
+        let look = move || Ok((found(volume)?, mounts::on(&staging)?));
+        let (device, mounted) = blocking(look).await?;
         let read_only = self.usage.writers == Writers::Nobody;
-        if let Some(mount) = mounts::on(&self.staging)? {
+        if let Some(mount) = mounted {
             already(&device, &mount, fs, &self.staging)?;
             // The call that mounted it may have died, or failed, before it had grown.
             return filled(&device, &thin, &mount).await;
@@ -62,15 +64,14 @@ impl Stage {
         if fs == FileSystem::Xfs && !data.contains(&"nouuid") {
             data.push("nouuid"); // a clone has the UUID of what it began as
         }
-        fs::create_dir_all(&self.staging).map_err(CsiError::host("make", &self.staging))?;
-        mounts::mount(
-            &device.path,
-            &self.staging,
-            fs.name(),
-            (options, &data.join(",")),
-        )?;
-        hit(Point::StageMounted);
-        match mounts::on(&self.staging)? {
+        let (path, staging, data) = (device.path.clone(), self.staging, data.join(","));
+        let mount = move || {
+            fs::create_dir_all(&staging).map_err(CsiError::host("make", &staging))?;
+            mounts::mount(&path, &staging, fs.name(), (options, &data))?;
+            hit(Point::StageMounted);
+            mounts::on(&staging)
+        };
+        match blocking(mount).await? {
             Some(mount) => filled(&device, &thin, &mount).await,
             None => Ok(()),
         }
@@ -122,18 +123,24 @@ fn found(volume: VolumeId) -> Result<Device, CsiError> {
     })
 }
 
+/// Takes away what is mounted of the volume. Blocks.
+fn unmounted(volume: VolumeId, staging: &std::path::Path) -> Result<(), CsiError> {
+    let Some(mount) = mounts::on(staging)? else {
+        return Ok(());
+    };
+    let owner = device::numbered(mount.number).map(|device| device.volume);
+    if owner != Some(volume) {
+        return Err(CsiError::Unfit(format!(
+            "what is mounted on {} is not volume {volume}: nothing was unmounted",
+            staging.display()
+        )));
+    }
+    mounts::unmount_all(staging)
+}
+
 /// Takes back what a stage did, all or part of it.
 pub async fn undone(volume: VolumeId, staging: PathBuf, agent: LocalAgent) -> Result<(), CsiError> {
-    if let Some(mount) = mounts::on(&staging)? {
-        let owner = device::numbered(mount.number).map(|device| device.volume);
-        if owner != Some(volume) {
-            return Err(CsiError::Unfit(format!(
-                "what is mounted on {} is not volume {volume}: nothing was unmounted",
-                staging.display()
-            )));
-        }
-        mounts::unmount_all(&staging)?;
-    }
+    blocking(move || unmounted(volume, &staging)).await?;
     hit(Point::UnstageUnmounted);
     let Some(thin) = agent.find(volume).await? else {
         return Ok(());
