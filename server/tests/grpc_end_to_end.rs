@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use goldleaf_proto::REQUEST_ID_KEY;
@@ -14,6 +15,7 @@ use goldleaf_proto::v1::pool_service_client::PoolServiceClient;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 use goldleaf_server::app;
 use goldleaf_server::reconcile::{self, Waits};
+use goldleaf_types::Labels;
 use support::{GOLDEN, NODE, Rig, digest};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -278,4 +280,40 @@ async fn health_and_reflection_answer_for_every_service() {
             "{names:?}"
         );
     }
+}
+
+/// Clients take 4 MiB in one answer unless they are told otherwise.
+#[tokio::test]
+async fn a_list_of_large_records_comes_in_pages_that_every_client_takes() {
+    let served = serve().await;
+    served.furnish().await;
+    let labels: HashMap<String, String> = (0..Labels::MAX)
+        .map(|n| (format!("{n:0>128}"), "x".repeat(256)))
+        .collect();
+    for n in 0..180 {
+        let large = api::CreateThinRequest {
+            name: format!("large-{n}"),
+            size_bytes: 1 << 20,
+            image: String::new(),
+            labels: labels.clone(),
+            ..vm1()
+        };
+        served.volumes().create_thin(large).await.unwrap();
+    }
+    let (mut names, mut token, mut pages) = (BTreeSet::new(), String::new(), 0);
+    loop {
+        let request = api::ListRequest {
+            page: Some(api::PageRequest { size: 1000, token }),
+            filter: None,
+        };
+        let answer = served.volumes().list(request).await.unwrap().into_inner();
+        names.extend(answer.volumes.into_iter().map(|v| v.name));
+        pages += 1;
+        token = answer.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names.len(), 180);
+    assert!(pages > 1, "all in one page");
 }

@@ -15,6 +15,10 @@ use crate::store::{Expect, Range, Revision, Store, Txn, Write};
 /// Rows that a scan reads at a time.
 const CHUNK: usize = 500;
 
+/// Bytes of records in one page, as they are stored, after which it ends. Half of what a client
+/// takes in one answer unless told otherwise (4 MiB): the rest is for what nodes say of each.
+const ROOM: usize = 2 << 20;
+
 impl From<BadRow> for ServiceError {
     fn from(error: BadRow) -> Self {
         let key = match &error {
@@ -237,7 +241,8 @@ impl Records {
         Ok(())
     }
 
-    /// Records after a key that carry the labels, in order of creation.
+    /// Records after a key that carry the labels, in order of creation: `limit` of them at most, and
+    /// as many as an answer has room for.
     ///
     /// # Errors
     ///
@@ -248,6 +253,7 @@ impl Records {
         limit: usize,
         labels: &Labels,
     ) -> Result<Page<T>, ServiceError> {
+        let mut taken = 0;
         let filtered = labels.iter().next().is_some();
         let mut page = Page {
             items: Vec::new(),
@@ -270,8 +276,9 @@ impl Records {
                 let record = T::from_entry(entry)?;
                 if carries(&record, labels) {
                     page.items.push(record);
+                    taken += entry.value.len();
                 }
-                if page.items.len() == limit {
+                if page.items.len() == limit || taken >= ROOM {
                     page.next = (found.more || at < last).then(|| entry.key.clone());
                     return Ok(page);
                 }
