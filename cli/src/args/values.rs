@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use goldleaf_types::{BadBytes, Bytes};
+
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}: want a time such as 30s or 5m"))
 }
@@ -44,27 +46,8 @@ pub fn sha256(text: &str) -> Result<String, String> {
     }
 }
 
-/// Bytes; K, M, G, T, P (or KiB, MiB...) are powers of 1024, as a disk's sizes are. "GB" is
-/// refused: to some it means 10^9 and to others 2^30.
+/// Bytes, as [`Bytes`] reads them.
 pub fn size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let shift = match unit.trim_start().to_ascii_uppercase().as_str() {
-        "" | "B" => 0,
-        "K" | "KIB" => 10,
-        "M" | "MIB" => 20,
-        "G" | "GIB" => 30,
-        "T" | "TIB" => 40,
-        "P" | "PIB" => 50,
-        "KB" | "MB" | "GB" | "TB" | "PB" => {
-            return Err("write K, M, G, T or P, or KiB, MiB...: powers of 1024".into());
-        }
-        _ => return Err("want a whole number of bytes, or one with K, M, G, T or P".into()),
-    };
-    let number: u64 = text[..text.len() - unit.len()]
-        .parse()
-        .map_err(|_| "want a whole number of bytes, or one with K, M, G, T or P".to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| "too large: at most 2^64 - 1 bytes".into())
+    let size: Bytes = text.parse().map_err(|e: BadBytes| e.to_string())?;
+    Ok(size.0)
 }

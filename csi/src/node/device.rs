@@ -9,14 +9,11 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use goldleaf_types::VolumeId;
+use goldleaf_types::{DEVICE_UUID_PREFIX, VolumeId};
 use rustix::fs::{major, minor};
 
 use super::mounts::{self, Number};
 use crate::status::CsiError;
-
-/// How the UUIDs of Goldleaf's devices begin.
-const UUID_PREFIX: &str = "GOLDLEAF-";
 
 /// A volume's device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +39,7 @@ fn text(path: &Path) -> io::Result<String> {
 /// What a folder of sysfs says of a device; `None` when it is no volume's.
 fn read(folder: &Path) -> Option<Device> {
     let uuid = text(&folder.join("dm/uuid")).ok()?;
-    let volume = uuid.strip_prefix(UUID_PREFIX)?.parse().ok()?;
+    let volume = uuid.strip_prefix(DEVICE_UUID_PREFIX)?.parse().ok()?;
     let (major, minor) = text(&folder.join("dev"))
         .ok()?
         .split_once(':')

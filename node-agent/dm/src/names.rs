@@ -10,7 +10,7 @@ use std::fmt;
 use goldleaf_types::{Digest, PoolId, ThinId, ThinOwner};
 
 const NAME_PREFIX: &str = "goldleaf-";
-const UUID_PREFIX: &str = "GOLDLEAF-";
+const UUID_PREFIX: &str = goldleaf_types::DEVICE_UUID_PREFIX;
 
 /// A device's name: 1 to 127 bytes without `/` and NUL.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

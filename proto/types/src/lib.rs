@@ -4,6 +4,9 @@
 //! each type has one gate in (`new` or `FromStr`) and decoding passes the same gate.
 #![forbid(unsafe_code)]
 
+/// How the UUIDs of Goldleaf's devices begin, in the kernel.
+pub const DEVICE_UUID_PREFIX: &str = "GOLDLEAF-";
+
 mod digest;
 mod ids;
 mod names;
@@ -15,4 +18,4 @@ pub use ids::{
     VolumeId,
 };
 pub use names::{BadChannelName, BadName, ChannelName, Labels, Name};
-pub use sizes::{BadSize, BlockSize, Bytes, SECTOR, Sectors, ThinId, VolumeSize};
+pub use sizes::{BadBytes, BadSize, BlockSize, Bytes, SECTOR, Sectors, ThinId, VolumeSize};

@@ -1,6 +1,7 @@
 //! Sizes with their units in the type.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Bytes in a sector, the unit of every device-mapper table.
 pub const SECTOR: u64 = 512;
@@ -46,6 +47,47 @@ impl Bytes {
         } else {
             None
         }
+    }
+}
+
+/// Why a text is no size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadBytes {
+    /// It is no number with a unit that we know.
+    #[error("want a whole number of bytes, or one with K, M, G, T or P")]
+    NoSize,
+    /// Its unit means 10^9 to some and 2^30 to others.
+    #[error("write K, M, G, T or P, or KiB, MiB...: powers of 1024")]
+    Ambiguous,
+    /// It does not fit.
+    #[error("too large: at most 2^64 - 1 bytes")]
+    TooLarge,
+}
+
+impl FromStr for Bytes {
+    type Err = BadBytes;
+
+    /// Reads what people write: K, M, G, T, P, or KiB, MiB..., powers of 1024 as a disk's sizes are.
+    fn from_str(text: &str) -> Result<Self, BadBytes> {
+        let text = text.trim();
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let shift = match unit.trim_start().to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KIB" => 10,
+            "M" | "MIB" => 20,
+            "G" | "GIB" => 30,
+            "T" | "TIB" => 40,
+            "P" | "PIB" => 50,
+            "KB" | "MB" | "GB" | "TB" | "PB" => return Err(BadBytes::Ambiguous),
+            _ => return Err(BadBytes::NoSize),
+        };
+        let digits = &text[..text.len() - unit.len()];
+        if digits.is_empty() {
+            return Err(BadBytes::NoSize);
+        }
+        let number: u64 = digits.parse().map_err(|_| BadBytes::TooLarge)?;
+        let bytes = number.checked_mul(1 << shift).ok_or(BadBytes::TooLarge)?;
+        Ok(Self(bytes))
     }
 }
 
@@ -271,6 +313,22 @@ mod tests {
         assert!(serde_json::from_str::<ThinId>("16777216").is_err());
     }
 
+    #[test]
+    fn sizes_carry_their_units() {
+        let read = |text: &str| text.parse::<Bytes>();
+        assert_eq!(read("100G"), Ok(Bytes(100 << 30)));
+        assert_eq!(read("5MiB"), Ok(Bytes(5 << 20)));
+        assert_eq!(read("1 p"), Ok(Bytes(1 << 50)));
+        assert_eq!(read("512"), Ok(Bytes(512)));
+        for bad in ["", "G", "1X", "-1", "5IB", "1.5G"] {
+            assert_eq!(read(bad), Err(BadBytes::NoSize), "{bad:?}");
+        }
+        assert_eq!(read("1GB"), Err(BadBytes::Ambiguous));
+        for large in ["99999999999T", "99999999999999999999"] {
+            assert_eq!(read(large), Err(BadBytes::TooLarge), "{large:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_valid_size_is_whole_sectors(sectors in 1..=VolumeSize::MAX / SECTOR) {
@@ -281,9 +339,7 @@ mod tests {
         #[test]
         fn printing_a_size_loses_nothing(bytes in any::<u64>()) {
             let text = Bytes(bytes).to_string();
-            let (number, unit) = text.split_once(' ').unwrap();
-            let shift = match unit { "TiB" => 40, "GiB" => 30, "MiB" => 20, "KiB" => 10, _ => 0 };
-            prop_assert_eq!(number.parse::<u64>().unwrap() << shift, bytes);
+            prop_assert_eq!(text.parse::<Bytes>(), Ok(Bytes(bytes)));
         }
     }
 }
