@@ -172,7 +172,7 @@ async fn a_second_driver_is_refused_and_the_first_serves_on() {
     let (_stop, second) = serve(&driver.socket());
     let refusal = refusal(second).await;
     assert!(refusal.contains("another process serves on"), "{refusal}");
-    assert!(refusal.contains("--endpoint"), "{refusal}");
+    assert!(refusal.contains("a socket of its own"), "{refusal}");
     assert!(is_ready(&driver.socket()).await);
     driver.stop().await;
 }
