@@ -6,6 +6,7 @@
 //! microseconds" for all of them, as the other variants do.
 #![forbid(unsafe_code)]
 
+mod layers;
 mod lines;
 mod summary;
 
@@ -60,6 +61,8 @@ enum Command {
     Delete(Batch),
     /// DeleteSnapshot.
     Unsnap(Batch),
+    /// The CSI driver's calls beside the agent's own, one volume at a time.
+    Layers(layers::Options),
     /// Prints the tables, the ratios and the aims of lines that `measure` printed.
     Summary(summary::Options),
 }
@@ -109,6 +112,7 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let (op, batch) = match args.command {
         Command::Setup { image, device } => return setup(&args.server, image, device).await,
+        Command::Layers(options) => return layers::run(&args.server, &options).await,
         Command::Summary(options) => return summary::print(&options),
         Command::Create(batch) => (Op::Create, batch),
         Command::Snap(batch) => (Op::Snap, batch),

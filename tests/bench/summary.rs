@@ -20,6 +20,14 @@ const OPS: [(&str, &str); 3] = [
     ("delete", "deactivate + delete"),
 ];
 
+/// What CSI calls take together, in words, and the agent's own call that does the same work.
+const LAYERS: [(&[&str], &str, &str); 4] = [
+    (&["create"], "CreateVolume", "create"),
+    (&["stage", "publish"], "stage + publish, block", "use"),
+    (&["unpublish", "unstage"], "unpublish + unstage", "unuse"),
+    (&["delete"], "DeleteVolume", "delete"),
+];
+
 /// Create + activate may cost this much of floor and own fsyncs together.
 const AIM_OF_FLOOR: f64 = 1.15;
 /// And must be so many times faster than LVM.
@@ -92,6 +100,7 @@ fn print_kernel(all: &Measured) {
             println!("{}", compare(all, at_once, median, with_p90));
         }
     }
+    print_layers(all);
     print_steps(all);
     print_fsyncs(all);
     println!("\nThe aim for create + activate");
@@ -133,6 +142,37 @@ fn compare(
         }
     }
     table
+}
+
+/// The CSI driver's calls beside the agent's own: what a container orchestrator waits for.
+fn print_layers(all: &Measured) {
+    let mut table = aligned(
+        ["call", "beside", "median ms (p90)", "agent's own", "ratio"]
+            .map(str::to_owned)
+            .to_vec(),
+    );
+    for (calls, title, own) in LAYERS {
+        for beside in all.levels() {
+            let cells: Vec<_> = calls.iter().map(|op| cell("csi", beside, 1, op)).collect();
+            let sum = |of: &dyn Fn(&Cell) -> Option<f64>| cells.iter().map(of).sum::<Option<f64>>();
+            let own = all.median(&cell("agent", beside, 1, own));
+            let (Some(took), Some(late), Some(own)) =
+                (sum(&|c| all.median(c)), sum(&|c| all.quantile(c, 90)), own)
+            else {
+                continue;
+            };
+            table.add_row(vec![
+                title.to_owned(),
+                beside.to_string(),
+                format!("{} ({})", ms(took), ms(late)),
+                ms(own),
+                times(took / own),
+            ]);
+        }
+    }
+    if table.row_count() > 0 {
+        println!("\nThrough the CSI driver, and the agent's own calls\n{table}");
+    }
 }
 
 /// Where the floor's time goes, and Goldleaf's where it is more than one call.
