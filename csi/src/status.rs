@@ -26,6 +26,14 @@ pub enum CsiError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A field is right and asks for what no volume here can do.
+    #[error("{field}: {problem}")]
+    Unsupported {
+        /// Which, as the specification spells it.
+        field: &'static str,
+        /// What is asked, and what could be.
+        problem: String,
+    },
     /// There is no such thing.
     #[error("there is no {what} {id:?}")]
     NotFound {
@@ -51,6 +59,9 @@ pub enum CsiError {
     /// A size that cannot be served.
     #[error("capacity_range: {0}")]
     OutOfRange(String),
+    /// A place on a device that is none.
+    #[error("starting_offset: {0}")]
+    Offset(String),
     /// No place that was asked for can take it.
     #[error("accessibility_requirements: {0}")]
     NoPlace(String),
@@ -98,6 +109,17 @@ impl CsiError {
         Self::BadField {
             field,
             problem: problem.into(),
+        }
+    }
+
+    /// As the calls that use a volume say it: what is asked exceeds what this volume can do, which is
+    /// no fault of the request's shape.
+    #[must_use]
+    pub fn exceeds(self) -> Self {
+        if matches!(self, Self::Unsupported { .. }) {
+            Self::Unfit(self.to_string())
+        } else {
+            self
         }
     }
 
@@ -149,11 +171,11 @@ impl CsiError {
 
     fn code(&self) -> Code {
         match self {
-            Self::BadField { .. } => Code::InvalidArgument,
+            Self::BadField { .. } | Self::Unsupported { .. } => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
             Self::Other { .. } => Code::AlreadyExists,
             Self::Busy(_) | Self::BadToken => Code::Aborted,
-            Self::OutOfRange(_) => Code::OutOfRange,
+            Self::OutOfRange(_) | Self::Offset(_) => Code::OutOfRange,
             Self::NoPlace(_) | Self::NoRoom(_) => Code::ResourceExhausted,
             Self::Unfit(_) | Self::Tool { .. } => Code::FailedPrecondition,
             Self::Refused(status) => upstream(status.code()),

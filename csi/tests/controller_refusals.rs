@@ -389,3 +389,169 @@ async fn each_other_wrong_call_gets_the_code_that_the_specification_says() {
         refused.message
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_wrong_call_about_health_capacity_and_use_gets_the_code_that_the_specification_says() {
+    let driver = driver().await;
+    let volume = driver.create(golden("v")).await.unwrap().volume_id;
+    let mut client = driver.client.clone();
+    let health = |id: &str| csi::ControllerGetVolumeHealthRequest {
+        volume_id: id.into(),
+        ..Default::default()
+    };
+    let healths = |max_entries, token: &str| csi::ControllerListVolumeHealthRequest {
+        max_entries,
+        starting_token: token.into(),
+        ..Default::default()
+    };
+    let capacity = |key: &str, mode| csi::GetCapacityRequest {
+        parameters: [(key.to_owned(), "x".to_owned())].into(),
+        volume_capabilities: vec![capability(mode)],
+        ..Default::default()
+    };
+    let expand = |mode| csi::ControllerExpandVolumeRequest {
+        volume_id: volume.clone(),
+        capacity_range: range(2 * SIZE, 0),
+        volume_capability: Some(capability(mode)),
+        ..Default::default()
+    };
+    let snapshot = |name: &str, key: &str| csi::CreateSnapshotRequest {
+        name: name.into(),
+        source_volume_id: volume.clone(),
+        parameters: [(key.to_owned(), "x".to_owned())].into(),
+        ..Default::default()
+    };
+    let no_source = csi::CreateVolumeRequest {
+        volume_content_source: Some(csi::VolumeContentSource { r#type: None }),
+        ..wanted("new")
+    };
+    let mut with_group = mounted("ext4");
+    if let Some(csi::volume_capability::AccessType::Mount(mount)) = &mut with_group.access_type {
+        mount.volume_mount_group = "9".into();
+    }
+    let with_group = csi::CreateVolumeRequest {
+        volume_capabilities: vec![with_group],
+        ..wanted("new")
+    };
+    let (long, multi) = ("x".repeat(129), Mode::MultiNodeMultiWriter);
+    let single = Mode::SingleNodeWriter;
+    let publish = csi::ControllerPublishVolumeRequest {
+        volume_id: volume.clone(),
+        ..Default::default()
+    };
+    let unpublish = csi::ControllerUnpublishVolumeRequest {
+        volume_id: volume.clone(),
+        ..Default::default()
+    };
+    let wrong = Code::InvalidArgument;
+    let orphan = driver.expand("x", range(SIZE, 0)).await.map(drop);
+    let rows = [
+        (
+            "create, no source",
+            driver.create(no_source).await.map(drop),
+            wrong,
+        ),
+        (
+            "create, mount group",
+            driver.create(with_group).await.map(drop),
+            wrong,
+        ),
+        (
+            "health, no id",
+            client
+                .controller_get_volume_health(health(""))
+                .await
+                .map(drop),
+            wrong,
+        ),
+        (
+            "health, absent",
+            client
+                .controller_get_volume_health(health(ABSENT))
+                .await
+                .map(drop),
+            Code::NotFound,
+        ),
+        (
+            "healths, bad token",
+            client
+                .controller_list_volume_health(healths(0, "x"))
+                .await
+                .map(drop),
+            Code::Aborted,
+        ),
+        (
+            "healths, negative",
+            client
+                .controller_list_volume_health(healths(-1, ""))
+                .await
+                .map(drop),
+            wrong,
+        ),
+        (
+            "capacity, unknown",
+            client
+                .get_capacity(capacity("colour", single))
+                .await
+                .map(drop),
+            wrong,
+        ),
+        (
+            "capacity, multi-node",
+            client.get_capacity(capacity("pool", multi)).await.map(drop),
+            wrong,
+        ),
+        (
+            "expand, multi-node",
+            client
+                .controller_expand_volume(expand(multi))
+                .await
+                .map(drop),
+            wrong,
+        ),
+        ("expand, no such id", orphan, Code::NotFound),
+        (
+            "snapshot, long name",
+            client
+                .create_snapshot(snapshot(&long, "csi.storage.k8s.io/x"))
+                .await
+                .map(drop),
+            wrong,
+        ),
+        (
+            "snapshot, unknown",
+            client
+                .create_snapshot(snapshot("s", "colour"))
+                .await
+                .map(drop),
+            wrong,
+        ),
+        (
+            "publish",
+            client.controller_publish_volume(publish).await.map(drop),
+            Code::Unimplemented,
+        ),
+        (
+            "unpublish",
+            client
+                .controller_unpublish_volume(unpublish)
+                .await
+                .map(drop),
+            Code::Unimplemented,
+        ),
+    ];
+    for (what, answer, code) in rows {
+        let refused = answer.expect_err(what);
+        assert_eq!(refused.code(), code, "{what}: {refused:?}");
+        assert!(!refused.message().is_empty(), "{what}");
+    }
+    // In use: the volume is active on its node.
+    let service = driver.rig.service();
+    let id = volume.parse().unwrap();
+    service.activate(&id, Default::default()).await.unwrap();
+    let refused = driver.delete(&volume).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    service.deactivate(&id).await.unwrap();
+    driver.delete(&volume).await.unwrap();
+    driver.rig.check("at the end").await;
+}

@@ -194,7 +194,162 @@ async fn each_wrong_call_to_the_node_gets_the_code_that_the_specification_says()
         };
         node.clone().node_get_volume_stats(request).await.map(drop)
     };
+    let staged = async |change: &dyn Fn(&mut csi::NodeStageVolumeRequest)| -> Result<(), Status> {
+        let mut request = csi::NodeStageVolumeRequest {
+            volume_id: VOLUME.into(),
+            staging_target_path: "/s".into(),
+            volume_capability: capability(1),
+            ..Default::default()
+        };
+        change(&mut request);
+        node.clone().node_stage_volume(request).await.map(drop)
+    };
+    let published = async |change: &dyn Fn(&mut csi::NodePublishVolumeRequest)| {
+        let mut request = csi::NodePublishVolumeRequest {
+            volume_id: VOLUME.into(),
+            staging_target_path: "/s".into(),
+            target_path: "/t".into(),
+            volume_capability: capability(1),
+            ..Default::default()
+        };
+        change(&mut request);
+        node.clone().node_publish_volume(request).await.map(drop)
+    };
+    let mounted = |fs_type: &str, group: &str| {
+        let mount = csi::volume_capability::MountVolume {
+            fs_type: fs_type.into(),
+            volume_mount_group: group.into(),
+            ..Default::default()
+        };
+        Some(csi::VolumeCapability {
+            access_type: Some(csi::volume_capability::AccessType::Mount(mount)),
+            access_mode: capability(1).and_then(|c| c.access_mode),
+        })
+    };
+    let unstage = async |id: &str, path: &str| -> Result<(), Status> {
+        let request = csi::NodeUnstageVolumeRequest {
+            volume_id: id.into(),
+            staging_target_path: path.into(),
+        };
+        node.clone().node_unstage_volume(request).await.map(drop)
+    };
+    let expand = async |id: &str, path: &str, mode: i32, bytes: i64| -> Result<(), Status> {
+        let request = csi::NodeExpandVolumeRequest {
+            volume_id: id.into(),
+            volume_path: path.into(),
+            volume_capability: capability(mode),
+            capacity_range: Some(csi::CapacityRange {
+                required_bytes: bytes,
+                limit_bytes: 0,
+            }),
+            ..Default::default()
+        };
+        node.clone().node_expand_volume(request).await.map(drop)
+    };
+    let health = async |id: &str| -> Result<(), Status> {
+        let request = csi::NodeGetVolumeHealthRequest {
+            volume_id: id.into(),
+            ..Default::default()
+        };
+        node.clone().node_get_volume_health(request).await.map(drop)
+    };
+    // Wrong in shape, and right but more than a volume here can do.
+    let (wrong, exceeds) = (Code::InvalidArgument, Code::FailedPrecondition);
     for (what, answer, code) in [
+        (
+            "stage, no way",
+            staged(&|r| r.volume_capability = None).await,
+            wrong,
+        ),
+        ("stage, no mode", stage(VOLUME, "/s", 0).await, wrong),
+        (
+            "stage, strange fs",
+            staged(&|r| r.volume_capability = mounted("ntfs", "")).await,
+            exceeds,
+        ),
+        (
+            "stage, mount group",
+            staged(&|r| r.volume_capability = mounted("", "9")).await,
+            exceeds,
+        ),
+        (
+            "stage, readers anywhere",
+            stage(VOLUME, "/s", 3).await,
+            exceeds,
+        ),
+        (
+            "stage, one writer anywhere",
+            stage(VOLUME, "/s", 4).await,
+            exceeds,
+        ),
+        ("unstage, no id", unstage("", "/s").await, wrong),
+        ("unstage, no path", unstage(VOLUME, "").await, wrong),
+        (
+            "unstage, no such id",
+            unstage("x", "/s").await,
+            Code::NotFound,
+        ),
+        (
+            "publish, no way",
+            published(&|r| r.volume_capability = None).await,
+            wrong,
+        ),
+        (
+            "publish, no mode",
+            published(&|r| r.volume_capability = capability(0)).await,
+            wrong,
+        ),
+        (
+            "publish, relative",
+            published(&|r| r.target_path = "t".into()).await,
+            wrong,
+        ),
+        (
+            "publish, relative staging",
+            published(&|r| r.staging_target_path = "s".into()).await,
+            wrong,
+        ),
+        (
+            "publish, multi-node",
+            published(&|r| r.volume_capability = capability(5)).await,
+            exceeds,
+        ),
+        (
+            "publish, strange fs",
+            published(&|r| r.volume_capability = mounted("zfs", "")).await,
+            exceeds,
+        ),
+        (
+            "publish, no such id",
+            publish("x", "/s", "/t").await,
+            Code::NotFound,
+        ),
+        (
+            "unpublish, no such id",
+            unpublish("x", "/t").await,
+            Code::NotFound,
+        ),
+        ("expand, no id", expand("", "/t", 1, 0).await, wrong),
+        ("expand, no path", expand(VOLUME, "", 1, 0).await, wrong),
+        (
+            "expand, multi-node",
+            expand(VOLUME, "/t", 5, 0).await,
+            wrong,
+        ),
+        ("expand, negative", expand(VOLUME, "/t", 1, -1).await, wrong),
+        (
+            "expand, not there",
+            expand(VOLUME, "/t", 1, 0).await,
+            Code::NotFound,
+        ),
+        (
+            "expand, no such id",
+            expand("x", "/t", 1, 0).await,
+            Code::NotFound,
+        ),
+        ("stats, no such id", stats("x", "/t").await, Code::NotFound),
+        ("health, no id", health("").await, wrong),
+        ("health, no such id", health("x").await, Code::NotFound),
         (
             "stage, no id",
             stage("", "/s", 1).await,
@@ -213,7 +368,7 @@ async fn each_wrong_call_to_the_node_gets_the_code_that_the_specification_says()
         (
             "stage, multi-node",
             stage(VOLUME, "/s", 5).await,
-            Code::InvalidArgument,
+            Code::FailedPrecondition,
         ),
         (
             "stage, no such id",

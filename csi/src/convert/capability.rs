@@ -81,12 +81,14 @@ pub struct Usage {
 ///
 /// # Errors
 ///
-/// [`CsiError::BadField`] for what is missing or not served; access from several nodes among it.
+/// [`CsiError::BadField`] for what is missing, [`CsiError::Unsupported`] for what is not served;
+/// access from several nodes among it.
 pub fn usage(
     field: &'static str,
     capability: Option<&csi::VolumeCapability>,
 ) -> Result<Usage, CsiError> {
     let wrong = |problem: String| Err(CsiError::field(field, problem));
+    let unsupported = |problem: String| Err(CsiError::Unsupported { field, problem });
     let Some(capability) = capability else {
         return wrong("is missing".into());
     };
@@ -104,7 +106,7 @@ pub fn usage(
             | Mode::MultiNodeSingleWriter
             | Mode::MultiNodeMultiWriter),
         ) => {
-            return wrong(format!(
+            return unsupported(format!(
                 "{} is not served: a volume is local to the node of its pool; ask for a \
                  single-node mode (ReadWriteOnce or ReadWriteOncePod)",
                 mode.as_str_name()
@@ -125,15 +127,19 @@ fn mounted(
     writers: Writers,
 ) -> Result<Usage, CsiError> {
     let wrong = |problem: &str| Err(CsiError::field(field, problem));
+    let unsupported = |problem: &str| {
+        let problem = problem.to_owned();
+        Err(CsiError::Unsupported { field, problem })
+    };
     let fs = match mount.fs_type.as_str() {
         "" => None,
         name => match FileSystem::named(name) {
             Some(fs) => Some(fs),
-            None => return wrong("its fs_type is not served: ext4 or xfs"),
+            None => return unsupported("its fs_type is not served: ext4 or xfs"),
         },
     };
     if !mount.volume_mount_group.is_empty() {
-        return wrong(
+        return unsupported(
             "volume_mount_group is not served: ext4 and xfs keep owners on disk; let the \
              orchestrator set them (fsGroupPolicy: File)",
         );

@@ -102,7 +102,8 @@ impl NodeApi {
         let volume = names::volume("volume_id", &r.volume_id);
         missing(&volume)?;
         let staging = absolute("staging_target_path", &r.staging_target_path)?;
-        let usage = ways("volume_capability", r.volume_capability.as_ref())?;
+        let usage = ways("volume_capability", r.volume_capability.as_ref());
+        let usage = usage.map_err(CsiError::exceeds)?;
         let volume = volume?;
         let stage = Stage {
             volume,
@@ -127,7 +128,8 @@ impl NodeApi {
         let volume = names::volume("volume_id", &r.volume_id);
         missing(&volume)?;
         let target = absolute("target_path", &r.target_path)?;
-        let usage = ways("volume_capability", r.volume_capability.as_ref())?;
+        let usage = ways("volume_capability", r.volume_capability.as_ref());
+        let usage = usage.map_err(CsiError::exceeds)?;
         if r.staging_target_path.is_empty() {
             return Err(CsiError::Unfit(
                 "staging_target_path: is missing, and a volume must be staged first".into(),
