@@ -2,6 +2,7 @@
 //!
 //! Called by `commands` with what came back. Only `print` writes; everything else makes text.
 
+pub mod blocks;
 mod doctor;
 mod image;
 

@@ -10,6 +10,7 @@ use csi_proto::v1::controller_server::ControllerServer;
 use csi_proto::v1::group_controller_server::GroupControllerServer;
 use csi_proto::v1::identity_server::IdentityServer;
 use csi_proto::v1::node_server::NodeServer;
+use csi_proto::v1::snapshot_metadata_server::SnapshotMetadataServer;
 use goldleaf_rpc::Calls;
 use goldleaf_rpc::socket::Socket;
 use goldleaf_rpc::stop::{Signals, patience, until_told};
@@ -111,6 +112,7 @@ fn services(role: &Role) -> Result<(Router<Stack<Calls, Identity>>, Below)> {
             let api = ControllerApi::new(control_plane.clone());
             let router = router
                 .add_service(GroupControllerServer::new(api.clone()))
+                .add_service(SnapshotMetadataServer::new(api.clone()))
                 .add_service(ControllerServer::new(api));
             Ok((router, Below::ControlPlane(control_plane)))
         }

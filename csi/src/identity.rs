@@ -21,6 +21,7 @@ const SERVICES: &[Service] = &[
     Service::VolumeAccessibilityConstraints,
     Service::SnapshotAccessibilityConstraints,
     Service::GroupControllerService,
+    Service::SnapshotMetadataService,
 ];
 
 /// Who this driver is.

@@ -131,6 +131,7 @@ async fn the_driver_says_who_it_is_and_announces_only_what_it_serves() {
             service::Type::VolumeAccessibilityConstraints,
             service::Type::SnapshotAccessibilityConstraints,
             service::Type::GroupControllerService,
+            service::Type::SnapshotMetadataService,
         ]
     );
     let ready = client

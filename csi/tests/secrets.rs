@@ -97,15 +97,17 @@ fn filled(descriptor: &MessageDescriptor, depth: u32) -> (DynamicMessage, u32) {
         } else if field.is_map() {
             continue;
         } else {
-            let one = match field.kind() {
-                Kind::Message(inner) if depth > 0 => {
-                    let (inner, within) = filled(&inner, depth - 1);
-                    secrets += within;
-                    Value::Message(inner)
-                }
-                Kind::String => Value::String("/x".into()),
-                Kind::Enum(_) => Value::EnumNumber(1),
-                _ => continue,
+            let kind = field.kind();
+            let one = if let (Kind::Message(inner), true) = (&kind, depth > 0) {
+                let (inner, within) = filled(inner, depth - 1);
+                secrets += within;
+                Value::Message(inner)
+            } else if matches!(kind, Kind::String) {
+                Value::String("/x".into())
+            } else if matches!(kind, Kind::Enum(_)) {
+                Value::EnumNumber(1)
+            } else {
+                continue;
             };
             match field.is_list() {
                 true => Value::List(vec![one]),

@@ -42,6 +42,7 @@ points! {
     PolicyRecorded => "agent/set-pool-policy/after-fact",
     PolicyLoaded => "agent/set-pool-policy/after-effect",
     WaitRenewed => "agent/renew-wait/after-effect",
+    MetadataHeld => "agent/read-metadata/while-held",
     PoolTablesGone => "agent/close-pool/after-tables-gone",
     PoolDisowned => "agent/delete-pool/after-first-label",
     PoolUnmade => "agent/delete-pool/after-labels",

@@ -105,8 +105,8 @@ impl Agent {
             target: NAME.into(),
             ..Default::default()
         };
-        let pool = PoolServiceClient::new(channel.clone()).get(target.clone());
-        let pool = pool.await?.into_inner().id;
+        let mut pools = PoolServiceClient::new(channel.clone());
+        let pool = pools.get(target.clone()).await?.into_inner().id;
         let image = ImageServiceClient::new(channel).get(target).await?;
         let mut found = Self {
             client,

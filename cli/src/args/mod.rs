@@ -6,12 +6,12 @@
 mod doctor;
 mod image;
 mod import;
+mod life;
 mod marks;
 mod pool;
+mod snapshot;
 mod values;
 mod wait;
-
-mod life;
 
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ pub use image::{Channel, Image, ImageCreate, ImageFormat, ImagePlace};
 pub use import::PoolImport;
 pub use marks::Update;
 pub use pool::{Pool, PoolCreate, PoolExtend, PoolSet, WhenFull};
+pub use snapshot::{Snapshot, SnapshotBlocks};
 use values::{duration, key_value, server, size};
 
 pub use life::{Export, ExportFormat, Group, Look};
@@ -338,62 +339,6 @@ pub struct VolumeActivate {
     /// Refuse writes.
     #[arg(long)]
     pub read_only: bool,
-    /// Waiting.
-    #[command(flatten)]
-    pub waiting: Waiting,
-}
-
-/// What to do with snapshots.
-#[derive(Debug, Subcommand)]
-pub enum Snapshot {
-    /// Freezes a volume, or a snapshot once more.
-    #[command(after_help = "Example:
-  goldleaf snapshot create before-upgrade --source volume/vm1")]
-    Create(SnapshotCreate),
-    /// Lists snapshots.
-    #[command(after_help = "Examples:
-  goldleaf snapshot list
-  goldleaf snapshot list -l team=web -o json")]
-    List(Selection),
-    /// Shows one snapshot.
-    #[command(after_help = "Examples:
-  goldleaf snapshot get before-upgrade -o yaml
-  goldleaf snapshot get before-upgrade --usage")]
-    Get(Look),
-    /// Changes labels and deletion protection.
-    #[command(after_help = "Examples:
-  goldleaf snapshot update before-upgrade --label team=db --unlabel old
-  goldleaf snapshot update before-upgrade --protect
-  goldleaf snapshot update before-upgrade --unprotect --if-revision 7")]
-    Update(Update),
-    /// Writes a snapshot to a file of its node.
-    #[command(after_help = "Examples:
-  goldleaf snapshot export before-upgrade --file before-upgrade.raw
-  goldleaf snapshot export before-upgrade --file s.qcow2 --format qcow2 --replace")]
-    Export(Export),
-    /// Deletes a snapshot.
-    #[command(after_help = "Examples:
-  goldleaf snapshot delete before-upgrade
-  goldleaf snapshot delete before-upgrade --if-revision 7")]
-    Delete(Removal),
-    /// Prints snapshots as they change.
-    #[command(after_help = "Examples:
-  goldleaf snapshot watch
-  goldleaf snapshot watch -o json | jq -r .item.name")]
-    Watch(Selection),
-}
-
-/// A snapshot to be.
-#[derive(Debug, ClapArgs)]
-pub struct SnapshotCreate {
-    /// Its name.
-    pub name: String,
-    /// What to freeze: an id, volume/NAME or snapshot/NAME.
-    #[arg(long)]
-    pub source: String,
-    /// Labels.
-    #[command(flatten)]
-    pub labels: SetLabels,
     /// Waiting.
     #[command(flatten)]
     pub waiting: Waiting,

@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 
 use super::{Call, all, counted, delete, get, labels, update, watch};
-use crate::args::Snapshot;
+use crate::args::{Snapshot, SnapshotBlocks};
 use crate::failure::Failure;
 use crate::output;
 
@@ -39,6 +39,7 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
         Snapshot::Get(look) => call.show(volumes.get_snapshot(get(look.target))).await,
         Snapshot::Update(wanted) => call.show(volumes.update_snapshot(update(wanted)?)).await,
         Snapshot::Export(wanted) => super::export::run(call, "snapshot", wanted).await,
+        Snapshot::Blocks(wanted) => blocks(call, wanted).await,
         Snapshot::Delete(t) => {
             call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t)))
                 .await
@@ -50,4 +51,41 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
             .await
         }
     }
+}
+
+/// Prints ranges as they come, and then how much they are in all.
+async fn blocks(call: &Call, wanted: SnapshotBlocks) -> Result<(), Failure> {
+    let mut volumes = call.client.volumes();
+    let (target, from) = (wanted.target, wanted.from);
+    let mut parts = match wanted.base {
+        Some(base) => {
+            let request = api::ListChangedRequest {
+                base,
+                target: target.clone(),
+                starting_offset: from,
+                max_results: 0,
+            };
+            call.answer(volumes.list_changed(request)).await?
+        }
+        None => {
+            let request = api::ListAllocatedRequest {
+                snapshot: target.clone(),
+                starting_offset: from,
+                max_results: 0,
+            };
+            call.answer(volumes.list_allocated(request)).await?
+        }
+    };
+    let output = call.global.output;
+    output::print(output::blocks::heading(output))?;
+    let (mut count, mut sum, mut size) = (0, 0_u64, 0);
+    while let Some(part) = parts.message().await.map_err(|e| call.client.refused(e))? {
+        output::print(&output::blocks::lines(output, &part.ranges))?;
+        count += part.ranges.len();
+        sum += part.ranges.iter().map(|r| r.length_bytes).sum::<u64>();
+        size = part.size_bytes;
+    }
+    let (sum, size) = (output::bytes(sum), output::bytes(size));
+    eprintln!("{target}: {count} ranges, {sum} of {size}");
+    Ok(())
 }

@@ -10,6 +10,7 @@ use api::pool_service_client::PoolServiceClient;
 use api::volume_service_client::VolumeServiceClient;
 use goldleaf_proto::v1 as api;
 use goldleaf_rpc::call::Stamp;
+use tonic::Streaming;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
@@ -196,6 +197,22 @@ impl ControlPlane {
     pub(super) async fn delete_group(&self, id: &str) -> Answer<()> {
         self.volumes().delete_group_snapshot(deletion(id)).await?;
         Ok(())
+    }
+
+    /// Ranges of a snapshot that hold something, as they come.
+    pub(super) async fn list_allocated(
+        &self,
+        r: api::ListAllocatedRequest,
+    ) -> Answer<Streaming<api::BlockRanges>> {
+        Ok(self.volumes().list_allocated(r).await?.into_inner())
+    }
+
+    /// Ranges in which two snapshots differ, as they come.
+    pub(super) async fn list_changed(
+        &self,
+        r: api::ListChangedRequest,
+    ) -> Answer<Streaming<api::BlockRanges>> {
+        Ok(self.volumes().list_changed(r).await?.into_inner())
     }
 
     /// An image, by name, id or digest.

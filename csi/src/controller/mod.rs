@@ -8,6 +8,7 @@ mod capacity;
 pub mod control_plane;
 mod creation;
 mod groups;
+mod metadata;
 mod snapshots;
 
 use csi::controller_server::Controller;

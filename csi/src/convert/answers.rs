@@ -86,6 +86,28 @@ pub fn group(
     }
 }
 
+/// Some ranges of a snapshot, whichever call they answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranges {
+    /// Size of the snapshot.
+    pub volume_capacity_bytes: i64,
+    /// The ranges, in order.
+    pub block_metadata: Vec<csi::BlockMetadata>,
+}
+
+impl From<&api::BlockRanges> for Ranges {
+    fn from(part: &api::BlockRanges) -> Self {
+        let range = |range: &api::BlockRange| csi::BlockMetadata {
+            byte_offset: size(range.offset_bytes),
+            size_bytes: size(range.length_bytes),
+        };
+        Self {
+            volume_capacity_bytes: size(part.size_bytes),
+            block_metadata: part.ranges.iter().map(range).collect(),
+        }
+    }
+}
+
 /// An image as a snapshot: it froze nothing but itself. It has no place of its own, since it can
 /// be brought to any node.
 #[must_use]

@@ -4,6 +4,7 @@
 //! Holds no rule: those are in `ops`. Operations block, so each runs on a blocking thread; a caller
 //! that goes away does not stop one that has its locks, and one that waits for them gives up.
 
+mod block_stream;
 pub mod convert;
 mod convert_doctor;
 mod convert_pools;
@@ -385,6 +386,18 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     ) -> Answer<Self::WatchThinsStream> {
         let events = thin_stream::watch(Arc::clone(&self.agent), self.stop.clone());
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    type ListBlocksStream = Events<api::BlockRanges>;
+
+    async fn list_blocks(
+        &self,
+        r: Request<pb::AgentListBlocksRequest>,
+    ) -> Answer<Self::ListBlocksStream> {
+        let (wanted, most) = block_stream::wanted(&r.into_inner())?;
+        let (agent, stop) = (Arc::clone(&self.agent), self.stop.clone());
+        let parts = block_stream::begin(agent, wanted, most, stop).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(parts))))
     }
 
     async fn list_thins(&self, r: Request<pb::ListThinsRequest>) -> Answer<pb::ListThinsResponse> {

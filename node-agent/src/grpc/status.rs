@@ -47,6 +47,7 @@ impl From<ThinError> for Status {
             ThinError::Conflict { .. } => (Code::AlreadyExists, "OTHER_PARAMETERS"),
             ThinError::NameTaken { .. } => (Code::AlreadyExists, "NAME_TAKEN"),
             ThinError::OutOfRange { .. } => (Code::OutOfRange, "OUT_OF_RANGE"),
+            ThinError::Unrelated { .. } => (Code::FailedPrecondition, "NOT_COMPARABLE"),
             ThinError::Deleting(_) => (Code::Aborted, "BEING_DELETED"),
             ThinError::Unfinished(_) => (Code::Aborted, "BEING_CREATED"),
             ThinError::Needed { .. } => (Code::Aborted, "SOURCE_OF_UNFINISHED"),
@@ -77,6 +78,7 @@ impl From<ThinError> for Status {
             ThinError::ImageMissing(_) => Some("image_digest"),
             ThinError::NotFound(_)
             | ThinError::NoPool(_)
+            | ThinError::Unrelated { .. }
             | ThinError::Deleting(_)
             | ThinError::Unfinished(_)
             | ThinError::Needed { .. }
@@ -174,6 +176,14 @@ impl From<ImageError> for Status {
         let (code, reason) = image_code(&e);
         status(code, reason, image_field(&e), &e)
     }
+}
+
+/// An answer that cannot be finished: the agent stops.
+pub fn stopping() -> Status {
+    Status::new(
+        Code::Unavailable,
+        "the agent stops before all of the answer was sent: go on once it is back",
+    )
 }
 
 /// A task of ours that died: our bug.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use goldleaf_dm::{
@@ -16,8 +16,9 @@ use goldleaf_dm::{
 use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 use super::{
-    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, LoadedPool,
-    Outcome, PoolSpec, ThinSpec, ThinUse, group, metadata, origin, pool, pool_tables, thin,
+    Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError, LiveThin,
+    LoadedPool, Outcome, PoolSpec, ThinSpec, ThinUse, group, metadata, origin, pool, pool_tables,
+    thin,
 };
 
 /// Device-mapper of this host.
@@ -227,20 +228,19 @@ impl Kernel for DmKernel {
         pool::message(&self.control, pool, message).map_err(pool::Refused::into_error)
     }
 
-    fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
-        let _turn = self
-            .metadata_turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        metadata::known(&self.control, pool)
+    fn known_thins(&self, pool: PoolId) -> Result<Vec<ThinId>, KernelError> {
+        let _turn = self.turn_to_read();
+        metadata::known_thins(&self.control, pool)
     }
 
     fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
-        let _turn = self
-            .metadata_turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn_to_read();
         metadata::usage(&self.control, pool)
+    }
+
+    fn blocks(&self, pool: PoolId, query: &BlockQuery) -> Result<BlockRuns, KernelError> {
+        let _turn = self.turn_to_read();
+        metadata::blocks(&self.control, pool, query)
     }
 
     fn ensure_thin(
@@ -362,6 +362,11 @@ impl DmKernel {
         self.pool_turn
             .write()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn_to_read(&self) -> MutexGuard<'_, ()> {
+        let turn = self.metadata_turn.lock();
+        turn.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every device of ours.

@@ -16,8 +16,8 @@ use goldleaf_dm::{
 use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
 use super::{
-    Attached, GroupMember, ImageSpec, Kernel, KernelError, KnownThin, LiveThin, LoadedPool,
-    Outcome, PoolSpec, ThinSpec, ThinUse,
+    Attached, BlockQuery, BlockRun, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError,
+    LiveThin, LoadedPool, Outcome, PoolSpec, ThinSpec, ThinUse,
 };
 use crate::failpoint::{Point, hit};
 
@@ -293,25 +293,44 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError> {
-        let mut world = self.world();
-        let thins = world.writable(pool)?.thins.iter(); // a metadata snapshot is a change
-        Ok(thins
-            .map(|(thin, blocks)| KnownThin {
-                thin: *thin,
-                mapped_blocks: *blocks,
-            })
-            .collect())
+    fn known_thins(&self, pool: PoolId) -> Result<Vec<ThinId>, KernelError> {
+        let used = self.thin_usage(pool)?;
+        Ok(used.into_iter().map(|used| used.thin).collect())
     }
 
     fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
-        let known = self.known_thins(pool)?;
-        let alone = |known: KnownThin| ThinUse {
-            thin: known.thin,
-            mapped_blocks: known.mapped_blocks,
-            exclusive_blocks: known.mapped_blocks,
+        let alone = |(thin, blocks): (&ThinId, &u64)| ThinUse {
+            thin: *thin,
+            mapped_blocks: *blocks,
+            exclusive_blocks: *blocks,
         };
-        Ok(known.into_iter().map(alone).collect())
+        let thins = self.world().writable(pool)?.thins.clone(); // a metadata snapshot is a change
+        hit(Point::MetadataHeld);
+        Ok(thins.iter().map(alone).collect())
+    }
+
+    /// A thin maps its first blocks, each to its own: two differ where one of them has none.
+    fn blocks(&self, pool: PoolId, query: &BlockQuery) -> Result<BlockRuns, KernelError> {
+        let thins = self.world().writable(pool)?.thins.clone();
+        hit(Point::MetadataHeld);
+        let mapped = |thin: ThinId| {
+            let missing = KernelError::ThinMissing { pool, thin };
+            thins.get(&thin).copied().ok_or(missing)
+        };
+        let end = mapped(query.thin)?;
+        let (begin, end) = match query.base.map(mapped).transpose()? {
+            None => (0, end),
+            Some(base) => (base.min(end), base.max(end)),
+        };
+        let begin = begin.max(query.from);
+        let run = BlockRun {
+            begin,
+            len: end.saturating_sub(begin),
+        };
+        Ok(BlockRuns {
+            runs: Some(run).filter(|run| run.len > 0).into_iter().collect(),
+            more: false,
+        })
     }
 
     fn ensure_thin(

@@ -4,17 +4,17 @@
 //! tests. Every `ensure_*` verb leaves the same state however often it is asked, so a crash
 //! anywhere is repaired by asking again. All of them block: ioctls do, so callers choose the thread.
 
+mod blocks;
 pub mod dm;
 #[cfg(test)]
 pub mod fake;
+mod group;
 mod held_root;
+mod metadata;
 mod origin;
 mod pool;
 mod pool_tables;
 mod thin;
-
-mod group;
-mod metadata;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
+
+pub use blocks::{BlockQuery, BlockRun, BlockRuns};
 
 /// What an `ensure_*` verb found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,15 +124,6 @@ pub struct LiveThin {
     pub origin: Option<DevNumber>,
     /// What the pool keeps for it, shared blocks included; `None` when the kernel gave it up.
     pub mapped: Option<Bytes>,
-}
-
-/// A thin that the pool's metadata knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnownThin {
-    /// Its number.
-    pub thin: ThinId,
-    /// Blocks it maps.
-    pub mapped_blocks: u64,
 }
 
 /// What a thin takes in its pool.
@@ -372,7 +365,7 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`KernelError::Metadata`] when it cannot be read.
-    fn known_thins(&self, pool: PoolId) -> Result<Vec<KnownThin>, KernelError>;
+    fn known_thins(&self, pool: PoolId) -> Result<Vec<ThinId>, KernelError>;
 
     /// What every thin of the pool takes, in order. Walks all mappings of the pool.
     ///
@@ -380,6 +373,14 @@ pub trait Kernel: Send + Sync + 'static {
     ///
     /// As [`Self::known_thins`].
     fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError>;
+
+    /// Blocks of a thin, the first that are asked for. Of a thin that is written meanwhile they are
+    /// those of one instant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::known_thins`]; also when the pool has no such thin.
+    fn blocks(&self, pool: PoolId, query: &BlockQuery) -> Result<BlockRuns, KernelError>;
 
     /// Leaves `thin` present and empty.
     ///

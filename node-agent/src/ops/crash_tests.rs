@@ -385,6 +385,17 @@ fn life() -> Vec<Step> {
             true,
         ),
         (
+            "see what the snapshot holds",
+            Box::new(|rig| {
+                let found = rig.agent.blocks(WantedBlocks {
+                    snapshot: SnapshotId::from_bytes([21; 16]),
+                    base: None,
+                    from: 0,
+                });
+                found.map(|f| format!("{f:?}")).map_err(|e| e.to_string())
+            }),
+        ),
+        (
             "freeze two at one instant",
             Box::new(|rig| {
                 let views = rig.agent.create_group(Some(STORE), group_of_two());

@@ -55,6 +55,16 @@ pub enum ThinError {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// Two snapshots that cannot be compared.
+    #[error("{snapshot} and {base} cannot be compared: {why}; take all of it instead")]
+    Unrelated {
+        /// The later one.
+        snapshot: ThinOwner,
+        /// The earlier one.
+        base: ThinOwner,
+        /// Why not.
+        why: &'static str,
+    },
     /// It is on its way out.
     #[error("{0} is being deleted")]
     Deleting(ThinOwner),

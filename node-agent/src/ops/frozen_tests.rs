@@ -17,8 +17,8 @@ use super::*;
 use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
-    Attached, GroupMember, ImageSpec, KernelError, KnownThin, LiveThin, LoadedPool, Outcome,
-    PoolSpec, ThinSpec, ThinUse,
+    Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, KernelError, LiveThin, LoadedPool,
+    Outcome, PoolSpec, ThinSpec, ThinUse,
 };
 
 /// The fake kernel, with some devices suspended.
@@ -62,8 +62,9 @@ impl Kernel for Freezing {
         ensure_no_pool(pool: PoolId) -> Outcome;
         pool_status(pool: PoolId) -> PoolStatus;
         pool_message(pool: PoolId, message: &PoolMessage) -> ();
-        known_thins(pool: PoolId) -> Vec<KnownThin>;
+        known_thins(pool: PoolId) -> Vec<ThinId>;
         thin_usage(pool: PoolId) -> Vec<ThinUse>;
+        blocks(pool: PoolId, query: &BlockQuery) -> BlockRuns;
         ensure_thin(pool: PoolId, thin: ThinId, owner: ThinOwner) -> Outcome;
         ensure_snapshot(
             pool: PoolId, thin: ThinId, source: ThinId, live: Option<ThinOwner>

@@ -6,6 +6,7 @@
 
 mod activation;
 mod admission;
+mod blocks;
 pub mod caller;
 mod deleted;
 mod devices;
@@ -33,6 +34,8 @@ mod usage;
 mod view;
 mod waiting;
 
+#[cfg(test)]
+mod blocks_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -76,6 +79,7 @@ use crate::kernel::Kernel;
 use crate::links::Links;
 
 pub use admission::{Policy, SetPolicy};
+pub use blocks::{BlockPart, ByteRange, WantedBlocks};
 pub use devices::DeviceRules;
 pub use error::{ImageOpError, OtherIncarnation, PoolError, ReadError, ThinError};
 pub use extension::{ExtendPool, GrowDevice};

@@ -20,7 +20,7 @@ use crate::catalogue::{
     write_label,
 };
 use crate::failpoint::{Point, hit};
-use crate::kernel::{KnownThin, Outcome, PoolSpec, Stretch};
+use crate::kernel::{Outcome, PoolSpec, Stretch};
 
 impl Agent {
     /// Everything between held devices and a pool that serves. The caller has the turn.
@@ -180,7 +180,7 @@ impl Agent {
         let known = self.kernel.known_thins(id).map_err(PoolError::Kernel)?;
         let rows = catalogue.all();
         let owned: BTreeSet<u32> = rows.iter().map(|row| row.thin.get()).collect();
-        let present: BTreeSet<u32> = known.iter().map(|k| k.thin.get()).collect();
+        let present: BTreeSet<u32> = known.iter().map(|thin| thin.get()).collect();
         let foreign: Vec<u32> = present.difference(&owned).copied().collect();
         if !foreign.is_empty() {
             tracing::warn!(pool = %id, thins = ?foreign, "thins that nobody owns; quarantined");
@@ -193,7 +193,7 @@ impl Agent {
         for owner in &missing {
             tracing::error!(pool = %id, %owner, "its data is gone from the pool's metadata");
         }
-        let above = known.last().map_or(0, |k: &KnownThin| next_after(k.thin));
+        let above = known.last().map_or(0, |thin| next_after(*thin));
         catalogue
             .write(move |rows| {
                 let mut pool = rows.pool();

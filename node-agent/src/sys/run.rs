@@ -7,7 +7,8 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::process::{Child, Command, Output, Stdio};
+use std::ops::ControlFlow;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -70,20 +71,81 @@ pub fn run<A: AsRef<OsStr>>(program: &str, args: &[A]) -> Result<Output, RunErro
 /// # Errors
 ///
 /// As [`run`].
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that starts processes"
-)]
 pub fn run_within<A: AsRef<OsStr>>(
     limit: Duration,
     program: &str,
     args: &[A],
 ) -> Result<Output, RunError> {
+    let mut stdout = Vec::new();
+    let mut keep = |chunk: &[u8]| {
+        stdout.extend_from_slice(chunk);
+        match stdout.len() > OUTPUT_MAX {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    };
+    let ended = run_streamed(limit, program, args, &mut keep)?;
+    let (status, stderr) = ended.ok_or_else(|| too_much(program))?;
+    Ok(Output {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
+/// As [`run_within`], for an output of any length: `sink` gets the standard output piece by piece
+/// as it is written, and keeps of it what it needs. It ends the program by breaking off; the answer
+/// is then `None`, else how the program ended and what its errors were.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_streamed<A: AsRef<OsStr>>(
+    limit: Duration,
+    program: &str,
+    args: &[A],
+    sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<Option<(ExitStatus, Vec<u8>)>, RunError> {
+    let mut child = start(program, args)?;
+    let followed = follow(&mut child, limit, sink).and_then(|ended| match ended {
+        Ended::Itself { stderr } => Ok(Ok(Some((child.wait()?, stderr)))),
+        Ended::BrokenOff => Ok(Ok(None)),
+        Ended::TimedOut => Ok(Err(RunError::Timeout {
+            program: program.to_owned(),
+            limit,
+        })),
+        Ended::TooMuchOutput => Ok(Err(too_much(program))),
+    });
+    let answer = followed.unwrap_or_else(|source| {
+        Err(RunError::Io {
+            program: program.to_owned(),
+            source,
+        })
+    });
+    if !matches!(answer, Ok(Some(_))) {
+        // Both fail only when it has ended by itself meanwhile.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    answer
+}
+
+fn too_much(program: &str) -> RunError {
+    RunError::TooMuchOutput {
+        program: program.to_owned(),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts processes"
+)]
+fn start<A: AsRef<OsStr>>(program: &str, args: &[A]) -> Result<Child, RunError> {
     let path = match std::env::var("PATH") {
         Ok(own) if !own.is_empty() => format!("{own}:{TOOL_FOLDERS}"),
         Ok(_) | Err(_) => TOOL_FOLDERS.to_owned(),
     };
-    let mut child = Command::new(program)
+    Command::new(program)
         .args(args)
         .env("PATH", path)
         .env("LC_ALL", "C")
@@ -98,50 +160,30 @@ pub fn run_within<A: AsRef<OsStr>>(
             } else {
                 RunError::Io { program, source }
             }
-        })?;
-    let followed = follow(&mut child, limit).and_then(|ended| match ended {
-        Ended::Itself { stdout, stderr } => Ok(Ok(Output {
-            status: child.wait()?,
-            stdout,
-            stderr,
-        })),
-        Ended::TimedOut => Ok(Err(RunError::Timeout {
-            program: program.to_owned(),
-            limit,
-        })),
-        Ended::TooMuchOutput => Ok(Err(RunError::TooMuchOutput {
-            program: program.to_owned(),
-        })),
-    });
-    let answer = followed.unwrap_or_else(|source| {
-        Err(RunError::Io {
-            program: program.to_owned(),
-            source,
         })
-    });
-    if answer.is_err() {
-        // Both fail only when it has ended by itself meanwhile.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    answer
 }
 
 enum Ended {
-    Itself { stdout: Vec<u8>, stderr: Vec<u8> },
+    Itself { stderr: Vec<u8> },
     TimedOut,
     TooMuchOutput,
+    BrokenOff,
 }
 
 /// Reads both outputs until the process has ended and they are empty. What a grandchild that
 /// keeps them open writes later is not waited for.
-fn follow(child: &mut Child, limit: Duration) -> io::Result<Ended> {
+fn follow(
+    child: &mut Child,
+    limit: Duration,
+    sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<Ended> {
     let deadline = Instant::now() + limit;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut stderr = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -161,32 +203,33 @@ fn follow(child: &mut Child, limit: Duration) -> io::Result<Ended> {
         let out_ready = out.is_some() && ready.next().unwrap_or(false);
         let err_ready = err.is_some() && ready.next().unwrap_or(false);
         drop(ready);
-        if out_ready {
-            take(&mut out, &mut stdout)?;
+        if out_ready && sink(take(&mut out, &mut chunk)?).is_break() {
+            return Ok(Ended::BrokenOff);
         }
         if err_ready {
-            take(&mut err, &mut stderr)?;
+            stderr.extend_from_slice(take(&mut err, &mut chunk)?);
         }
-        if stdout.len() > OUTPUT_MAX || stderr.len() > OUTPUT_MAX {
+        if stderr.len() > OUTPUT_MAX {
             return Ok(Ended::TooMuchOutput);
         }
         if ended && !out_ready && !err_ready {
-            return Ok(Ended::Itself { stdout, stderr });
+            return Ok(Ended::Itself { stderr });
         }
     }
 }
 
 /// One read of what is there; the pipe goes when it has ended.
-fn take<P: Read>(pipe: &mut Option<P>, into: &mut Vec<u8>) -> io::Result<()> {
-    let Some(open) = pipe else { return Ok(()) };
-    let mut chunk = [0; 16 << 10];
-    match open.read(&mut chunk) {
-        Ok(0) => *pipe = None,
-        Ok(n) => into.extend_from_slice(&chunk[..n]),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        Err(error) => return Err(error),
+fn take<'c, P: Read>(pipe: &mut Option<P>, chunk: &'c mut [u8]) -> io::Result<&'c [u8]> {
+    let Some(open) = pipe else { return Ok(&[]) };
+    match open.read(chunk) {
+        Ok(0) => {
+            *pipe = None;
+            Ok(&[])
+        }
+        Ok(n) => Ok(&chunk[..n]),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(&[]),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -232,6 +275,28 @@ mod tests {
             matches!(endless, Err(RunError::TooMuchOutput { .. })),
             "{endless:?}"
         );
+    }
+
+    #[test]
+    fn an_output_of_any_length_is_taken_piece_by_piece_and_can_be_broken_off() {
+        let limit = Duration::from_secs(60);
+        let script = ["-c", "head -c 5000000 /dev/zero; echo why >&2; exit 4"];
+        let mut length = 0;
+        let mut count = |chunk: &[u8]| {
+            length += chunk.len();
+            ControlFlow::Continue(())
+        };
+        let ended = run_streamed(limit, "sh", &script, &mut count).unwrap();
+        let (status, stderr) = ended.unwrap();
+        assert_eq!((length, status.code()), (5_000_000, Some(4)));
+        assert_eq!(stderr, b"why\n");
+        let mut enough = |_: &[u8]| ControlFlow::Break(());
+        let ended = run_streamed(limit, "cat", &["/dev/zero"], &mut enough).unwrap();
+        assert!(ended.is_none());
+        // Errors without end are no use to anybody.
+        let script = ["-c", "cat /dev/zero >&2"];
+        let endless = run_streamed(limit, "sh", &script, &mut enough);
+        assert!(matches!(endless, Err(RunError::TooMuchOutput { .. })));
     }
 
     #[test]

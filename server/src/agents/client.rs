@@ -22,13 +22,13 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::{
-    AgentError, AgentPort, Agents, Export, Import, ImportStep, PoolReports, ThinReports, convert,
-    convert_doctor, exports, imported, refusal, thin_news,
+    AgentError, AgentPort, Agents, BlockParts, Export, Import, ImportStep, PoolReports,
+    ThinReports, convert, convert_doctor, exports, imported, refusal, thin_news,
 };
 use crate::domain::{
-    ActivateOptions, Begin, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot, ImageAsked,
-    ImageReport, ImportedPool, Mended, MoreRoom, Node, PolicyChange, Pool, PoolReport, ThinOrder,
-    ThinReport,
+    ActivateOptions, Begin, BlockOrder, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot,
+    ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node, PolicyChange, Pool, PoolReport,
+    ThinOrder, ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -428,6 +428,23 @@ impl AgentPort for GrpcAgent {
         let call = self.within(self.timeouts.pool, request);
         let answer = self.answer(self.client()?.get_thin(call).await)?;
         convert::thin(&self.node, answer)
+    }
+
+    async fn blocks(&self, order: &BlockOrder) -> Result<BlockParts, AgentError> {
+        // No deadline: it takes as long as its reader does.
+        let call = self.request(pb::AgentListBlocksRequest {
+            snapshot: order.snapshot.to_string(),
+            base: order.base.map(|base| base.to_string()).unwrap_or_default(),
+            starting_offset: order.from,
+            max_results: order.most,
+        });
+        let parts = self.answer(self.client()?.list_blocks(call).await)?;
+        let node = self.node.clone();
+        let read = move |part| match part {
+            Ok(part) => convert::block_part(&node, part),
+            Err(status) => Err(refusal::read(&node, &status)),
+        };
+        Ok(parts.map(read).boxed())
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {

@@ -14,10 +14,10 @@ use jiff::Timestamp;
 use super::refusal::bad_answer;
 use super::{AgentError, ImportStep};
 use crate::domain::{
-    ActivateOptions, Activation, Check, Condition, GroupMember, GroupSnapshot, Holder, ImageAsked,
-    ImageFormat, ImageReport, ImageSource, MoreRoom, Phase, PolicyChange, Pool, PoolDevice,
-    PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, ThinOrder, ThinReport, ThinUsage,
-    WhenFull,
+    ActivateOptions, Activation, BlockPart, BlockRange, Check, Condition, GroupMember,
+    GroupSnapshot, Holder, ImageAsked, ImageFormat, ImageReport, ImageSource, MoreRoom, Phase,
+    PolicyChange, Pool, PoolDevice, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress,
+    ThinOrder, ThinReport, ThinUsage, WhenFull,
 };
 use crate::store::rows::Parameters;
 
@@ -376,5 +376,28 @@ pub(super) fn thin(node: &str, answer: pb::AgentThin) -> Result<ThinReport, Agen
             exclusive: Bytes(usage.exclusive_bytes),
         }),
         conditions: conditions(node, answer.conditions)?,
+    })
+}
+
+/// Some ranges of a snapshot.
+pub(super) fn block_part(node: &str, part: api::BlockRanges) -> Result<BlockPart, AgentError> {
+    let range = |range: api::BlockRange| {
+        let end = range.offset_bytes.checked_add(range.length_bytes);
+        let within = end.is_some_and(|end| end <= part.size_bytes);
+        if range.length_bytes == 0 || !within {
+            return Err(bad_answer(node, "ranges", "a range is not of the device"));
+        }
+        Ok(BlockRange {
+            offset: range.offset_bytes,
+            len: range.length_bytes,
+        })
+    };
+    Ok(BlockPart {
+        size: Bytes(part.size_bytes),
+        ranges: part
+            .ranges
+            .into_iter()
+            .map(range)
+            .collect::<Result<_, _>>()?,
     })
 }

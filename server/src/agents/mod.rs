@@ -21,9 +21,9 @@ use goldleaf_types::{Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use crate::domain::{
-    ActivateOptions, CatalogueRow, Check, ExportOrder, ExportedFile, Finding, GroupSnapshot,
-    ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node, PolicyChange, Pool, PoolReport,
-    Progress, Refusal, ThinOrder, ThinReport,
+    ActivateOptions, BlockOrder, BlockPart, CatalogueRow, Check, ExportOrder, ExportedFile,
+    Finding, GroupSnapshot, ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node,
+    PolicyChange, Pool, PoolReport, Progress, Refusal, ThinOrder, ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -106,6 +106,9 @@ pub type Export = BoxStream<'static, Result<ExportStep, AgentError>>;
 
 /// Every pool of a node, again whenever one changes.
 pub type PoolReports = BoxStream<'static, Result<Vec<PoolReport>, AgentError>>;
+
+/// Ranges of a snapshot, part by part. An error is the last thing that comes.
+pub type BlockParts = BoxStream<'static, Result<BlockPart, AgentError>>;
 
 /// One node's agent.
 #[async_trait]
@@ -204,6 +207,8 @@ pub trait AgentPort: Send + Sync {
     async fn watch_thins(&self) -> Result<ThinReports, AgentError>;
     /// One thin with what it takes in its pool, which is counted now.
     async fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError>;
+    /// Ranges of a snapshot that hold something, or differ from another one.
+    async fn blocks(&self, order: &BlockOrder) -> Result<BlockParts, AgentError>;
     /// Every thin of the node.
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError>;
 }

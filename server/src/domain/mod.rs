@@ -3,6 +3,7 @@
 //! Everything here is a plain value. Rules that can be said of values alone live here: whether a
 //! repeated request asks for the same thing, and which pool a volume goes to.
 
+mod blocks;
 mod channel;
 mod common;
 mod doctor;
@@ -20,6 +21,7 @@ mod volume;
 
 mod group;
 
+pub use blocks::{BlockOrder, BlockPart, BlockRange};
 pub use channel::Channel;
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
 pub use doctor::{Finding, MendOutcome, Mended, Severity};

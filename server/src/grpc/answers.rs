@@ -9,9 +9,9 @@ use goldleaf_types::{Digest, Labels, NodeId};
 
 use crate::agents::ExportStep;
 use crate::domain::{
-    Activation, Begin, Channel, Check, Condition, GroupMember, GroupSnapshot, Holder, Phase,
-    PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Snapshot, ThinReport, ThinUsage, Volume,
-    WhenFull,
+    Activation, Begin, BlockPart, BlockRange, Channel, Check, Condition, GroupMember,
+    GroupSnapshot, Holder, Phase, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Snapshot,
+    ThinReport, ThinUsage, Volume, WhenFull,
 };
 use crate::service::{Event, ImageView, NodeView, PoolView, VolumeView};
 
@@ -153,6 +153,19 @@ pub fn snapshot(s: &Snapshot) -> api::Snapshot {
         deletion_protection: s.marks.deletion_protection,
         group: s.group.map(|id| id.to_string()).unwrap_or_default(),
         usage: None,
+    }
+}
+
+/// Ranges of a snapshot for the wire.
+#[must_use]
+pub fn block_ranges(part: &BlockPart) -> api::BlockRanges {
+    let range = |range: &BlockRange| api::BlockRange {
+        offset_bytes: range.offset,
+        length_bytes: range.len,
+    };
+    api::BlockRanges {
+        size_bytes: part.size.0,
+        ranges: part.ranges.iter().map(range).collect(),
     }
 }
 

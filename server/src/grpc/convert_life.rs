@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 
 use super::convert::{BadField, bad, field, labels, name};
-use crate::service::CreateGroup;
+use crate::service::{CreateGroup, WantedBlocks};
 
 /// Most volumes that are frozen at one instant.
 const LARGEST_GROUP: usize = 64;
@@ -32,6 +32,34 @@ impl TryFrom<api::CreateGroupSnapshotRequest> for CreateGroup {
                 asked => asked,
             },
             asked: r.volumes,
+        })
+    }
+}
+
+impl TryFrom<api::ListAllocatedRequest> for WantedBlocks {
+    type Error = BadField;
+
+    fn try_from(r: api::ListAllocatedRequest) -> Result<Self, BadField> {
+        Ok(Self {
+            snapshot: field("snapshot", &r.snapshot)?,
+            field: "snapshot",
+            base: None,
+            from: r.starting_offset,
+            most: r.max_results,
+        })
+    }
+}
+
+impl TryFrom<api::ListChangedRequest> for WantedBlocks {
+    type Error = BadField;
+
+    fn try_from(r: api::ListChangedRequest) -> Result<Self, BadField> {
+        Ok(Self {
+            snapshot: field("target", &r.target)?,
+            field: "target",
+            base: Some(field("base", &r.base)?),
+            from: r.starting_offset,
+            most: r.max_results,
         })
     }
 }

@@ -23,14 +23,17 @@ mod waiting;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
+use goldleaf_proto::v1 as api;
 use goldleaf_rpc::call;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 use tracing::Instrument;
 
-use crate::service::{Event, Events, Service, ServiceError};
+use crate::agents::AgentError;
+use crate::domain::BlockPart;
+use crate::service::{Event, Events, Service, ServiceError, WantedBlocks};
 
 pub use roles::Roles;
 
@@ -74,6 +77,21 @@ impl Api {
         }
     }
 
+    /// A snapshot's ranges. The first part is waited for, so that a refusal is the call's own.
+    async fn ranges(&self, wanted: WantedBlocks) -> Answer<EventStream<api::BlockRanges>> {
+        let mut parts = self.service.blocks(wanted).await?;
+        let to_wire = |part: Result<BlockPart, AgentError>| match part {
+            Ok(part) => Ok(answers::block_ranges(&part)),
+            Err(error) => Err(Status::from(ServiceError::from(error))),
+        };
+        let first = parts.next().await.map(to_wire).transpose()?;
+        let all = stream::iter(first.map(Ok)).chain(parts.map(to_wire));
+        Ok(Response::new(whole_or_broken_off(
+            Box::pin(all),
+            self.stop.clone(),
+        )))
+    }
+
     fn stream<V: Send + 'static, P: 'static>(
         &self,
         events: Events<V>,
@@ -82,5 +100,42 @@ impl Api {
         let stop = self.stop.clone();
         let events = events.map(move |event| event.map(&to_wire).map_err(Status::from));
         Box::pin(events.take_until(stop.cancelled_owned()))
+    }
+}
+
+/// A stream whose end says that nothing is missing: a stop makes it end with an error.
+fn whole_or_broken_off<T: Send + 'static>(
+    all: EventStream<T>,
+    stop: CancellationToken,
+) -> EventStream<T> {
+    let parts = stream::unfold(Some((all, stop)), |open| async move {
+        let (mut all, stop) = open?;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Some((Err(status::stopping()), None)),
+            part = all.next() => Some((part?, Some((all, stop)))),
+        }
+    });
+    Box::pin(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_never_looks_like_the_end_of_all_ranges() {
+        let stop = CancellationToken::new();
+        let parts = || -> EventStream<u32> { Box::pin(stream::iter([Ok(1), Ok(2)])) };
+        let whole = whole_or_broken_off(parts(), stop.clone());
+        let whole: Vec<_> = whole.map(Result::unwrap).collect().await;
+        assert_eq!(whole, [1, 2]);
+        let endless = parts().chain(stream::pending());
+        let mut broken = whole_or_broken_off(Box::pin(endless), stop.clone());
+        assert_eq!(broken.next().await.unwrap().unwrap(), 1);
+        stop.cancel();
+        let last = broken.next().await.unwrap().unwrap_err();
+        assert_eq!(last.code(), tonic::Code::Unavailable);
+        assert!(broken.next().await.is_none());
     }
 }

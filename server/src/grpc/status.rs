@@ -47,6 +47,14 @@ pub fn not_allowed(e: NotAllowed) -> Status {
     status(Code::PermissionDenied, "ROLE_NEEDED", None, e.to_string())
 }
 
+/// An answer that cannot be finished: the control plane stops.
+#[must_use]
+pub fn stopping() -> Status {
+    let message =
+        "the control plane stops before all of the answer was sent: go on once it is back";
+    status(Code::Unavailable, "STOPPING", None, message.into())
+}
+
 impl From<ServiceError> for Status {
     fn from(e: ServiceError) -> Self {
         let (code, reason, field) = verdict(&e);

@@ -236,6 +236,24 @@ impl VolumeService for Api {
         Ok(Response::new(self.stream(events, snapshot_event)))
     }
 
+    type ListAllocatedStream = EventStream<api::BlockRanges>;
+
+    async fn list_allocated(
+        &self,
+        r: Request<api::ListAllocatedRequest>,
+    ) -> Answer<Self::ListAllocatedStream> {
+        self.ranges(r.into_inner().try_into()?).await
+    }
+
+    type ListChangedStream = EventStream<api::BlockRanges>;
+
+    async fn list_changed(
+        &self,
+        r: Request<api::ListChangedRequest>,
+    ) -> Answer<Self::ListChangedStream> {
+        self.ranges(r.into_inner().try_into()?).await
+    }
+
     async fn create_group_snapshot(
         &self,
         r: Request<api::CreateGroupSnapshotRequest>,

@@ -5,6 +5,7 @@
 //! durable record), and only then an answer. A crash or a lost caller between any two leaves a
 //! record in an unfinished phase, and that record says what is to be done.
 
+mod blocks;
 mod channels;
 mod doctor;
 pub mod error;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 
 use goldleaf_types::{Labels, NodeId, PoolId, ThinOwner};
 
+pub use blocks::WantedBlocks;
 pub use channels::SetChannel;
 pub use doctor::Examination;
 pub use error::ServiceError;

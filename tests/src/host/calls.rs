@@ -263,6 +263,23 @@ impl Host {
             .map(drop)
     }
 
+    /// Which bytes of a snapshot hold something: where, and how many.
+    pub fn allocated(&self, name: &str) -> Answer<Vec<(u64, u64)>> {
+        let request = api::ListAllocatedRequest {
+            snapshot: name.into(),
+            ..Default::default()
+        };
+        let mut client = self.volumes();
+        self.runtime.block_on(async {
+            let mut stream = client.list_allocated(request).await?.into_inner();
+            let mut all = vec![];
+            while let Some(part) = stream.message().await? {
+                all.extend(part.ranges.iter().map(|r| (r.offset_bytes, r.length_bytes)));
+            }
+            Ok(all)
+        })
+    }
+
     /// Deletes a snapshot.
     pub fn delete_snapshot(&self, name: &str) -> Answer<()> {
         let mut client = self.volumes();

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use csi::controller_client::ControllerClient;
+use csi::group_controller_client::GroupControllerClient;
 use csi::node_client::NodeClient;
+use csi::snapshot_metadata_client::SnapshotMetadataClient;
 use csi::volume_capability::access_mode::Mode;
 use csi_proto::v1 as csi;
 use tonic::Status;
@@ -53,6 +55,15 @@ pub struct Use {
     pub target: PathBuf,
     /// How it is used.
     pub capability: csi::VolumeCapability,
+}
+
+/// The ranges of one message, which has no more than were asked for.
+fn ranges(found: &[csi::BlockMetadata], most: i32) -> Vec<(u64, u64)> {
+    let most = usize::try_from(most).expect("a number of ranges");
+    assert!(most == 0 || found.len() <= most, "{} ranges", found.len());
+    let bytes = |n| u64::try_from(n).expect("not negative");
+    let range = |r: &csi::BlockMetadata| (bytes(r.byte_offset), bytes(r.size_bytes));
+    found.iter().map(range).collect()
 }
 
 impl Host {
@@ -142,6 +153,77 @@ impl Host {
     /// When it does not answer.
     pub async fn csi_node(&self) -> Answer<NodeClient<Channel>> {
         Ok(NodeClient::new(self.channel("node").await?))
+    }
+
+    /// Snapshots of volumes at one instant, through CSI.
+    ///
+    /// # Errors
+    ///
+    /// The driver's own.
+    pub fn csi_group(&self, name: &str, volumes: &[String]) -> Answer<csi::VolumeGroupSnapshot> {
+        let request = csi::CreateVolumeGroupSnapshotRequest {
+            name: name.into(),
+            source_volume_ids: volumes.to_vec(),
+            ..Default::default()
+        };
+        self.wait(async {
+            let mut client = GroupControllerClient::new(self.channel("controller").await?);
+            let answer = client.create_volume_group_snapshot(request).await?;
+            Ok(answer.into_inner().group_snapshot.expect("a group"))
+        })
+    }
+
+    /// Which bytes of a snapshot hold something, from an offset on: where, and how many.
+    ///
+    /// # Errors
+    ///
+    /// The driver's own.
+    pub fn csi_allocated(&self, id: &str, from: u64, most: i32) -> Answer<Vec<(u64, u64)>> {
+        let request = csi::GetMetadataAllocatedRequest {
+            snapshot_id: id.into(),
+            starting_offset: i64::try_from(from).expect("an offset"),
+            max_results: most,
+            ..Default::default()
+        };
+        self.wait(async {
+            let mut client = SnapshotMetadataClient::new(self.channel("controller").await?);
+            let answer = client.get_metadata_allocated(request).await?;
+            let (mut stream, mut all) = (answer.into_inner(), vec![]);
+            while let Some(part) = stream.message().await? {
+                all.extend(ranges(&part.block_metadata, most));
+            }
+            Ok(all)
+        })
+    }
+
+    /// Which bytes of a snapshot differ from another one of its volume, as [`Self::csi_allocated`].
+    ///
+    /// # Errors
+    ///
+    /// The driver's own.
+    pub fn csi_changed(
+        &self,
+        base: &str,
+        target: &str,
+        from: u64,
+        most: i32,
+    ) -> Answer<Vec<(u64, u64)>> {
+        let request = csi::GetMetadataDeltaRequest {
+            base_snapshot_id: base.into(),
+            target_snapshot_id: target.into(),
+            starting_offset: i64::try_from(from).expect("an offset"),
+            max_results: most,
+            ..Default::default()
+        };
+        self.wait(async {
+            let mut client = SnapshotMetadataClient::new(self.channel("controller").await?);
+            let answer = client.get_metadata_delta(request).await?;
+            let (mut stream, mut all) = (answer.into_inner(), vec![]);
+            while let Some(part) = stream.message().await? {
+                all.extend(ranges(&part.block_metadata, most));
+            }
+            Ok(all)
+        })
     }
 
     /// A volume, through CSI.

@@ -252,6 +252,9 @@ pub const LIFE: &[Step] = &[
     ("snapshot the snapshot", |h| {
         h.snapshot("s2", "snapshot/s1").map(snapshot)
     }),
+    ("see what the snapshot holds", |h| {
+        h.allocated("s1").map(|ranges| format!("{ranges:?}"))
+    }),
     ("clone the snapshot, larger and active", |h| {
         h.active_clone("c", "snapshot/s2", 6 * MIB).map(volume)
     }),

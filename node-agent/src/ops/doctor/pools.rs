@@ -121,7 +121,7 @@ impl Agent {
 
     fn known(&self, pool: &OpenPool) -> Result<BTreeSet<ThinId>, Finding> {
         match self.kernel.known_thins(pool.id) {
-            Ok(known) => Ok(known.into_iter().map(|known| known.thin).collect()),
+            Ok(known) => Ok(known.into_iter().collect()),
             Err(error) => Err(Finding {
                 code: Code::PoolReadOnly,
                 severity: Severity::Warning,

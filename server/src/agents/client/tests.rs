@@ -462,3 +462,29 @@ async fn the_first_messages_of_a_stream_of_thins_are_one_piece_of_news() {
     assert_eq!(counted, [(2, 0, true), (0, 1, false)]);
     assert_eq!(told[1].gone, [told[0].there[0].owner]);
 }
+
+#[tokio::test]
+async fn ranges_are_asked_for_whole_and_a_senseless_one_is_refused() {
+    use futures::StreamExt;
+    let (_small, agent, _serving) = rig().await;
+    let order = crate::domain::BlockOrder {
+        snapshot: SnapshotId::mint(),
+        base: None,
+        from: 8192,
+        most: 1,
+    };
+    let parts: Vec<_> = agent.blocks(&order).await.unwrap().collect().await;
+    let first = parts[0].as_ref().unwrap();
+    assert_eq!(first.size, Bytes(1 << 20));
+    assert_eq!((first.ranges[0].offset, first.ranges[0].len), (8192, 4096));
+    assert!(
+        matches!(
+            &parts[1],
+            Err(AgentError::Refused {
+                refusal: Refusal::Internal,
+                ..
+            })
+        ),
+        "{parts:?}"
+    );
+}

@@ -47,6 +47,8 @@ pub(super) struct FakeThin {
     /// Wished for and not made yet, as an agent's crash leaves it.
     pub(super) creating: bool,
     pub(super) created: Timestamp,
+    /// Blocks that were written, each with the number of the write.
+    pub(super) written: BTreeMap<u64, u64>,
 }
 
 /// What the host holds.
@@ -63,6 +65,8 @@ pub(super) struct Host {
     pub(super) files: BTreeSet<String>,
     pub(super) offers: BTreeMap<String, (Digest, Bytes)>,
     pub(super) thins: BTreeMap<ThinOwner, FakeThin>,
+    /// How many blocks were written so far.
+    pub(super) writes: u64,
 }
 
 /// What an operation answers, and whether it changed anything.
@@ -398,9 +402,15 @@ impl Host {
                 thin.creating = false;
             }
             None => {
+                let source = match order.begin {
+                    Begin::Thin(source) => self.thins.get(&source),
+                    Begin::Blank | Begin::Image(_) => None,
+                };
+                let written = source.map(|s| s.written.clone()).unwrap_or_default();
                 self.thins.insert(
                     order.owner,
                     FakeThin {
+                        written,
                         order: order.clone(),
                         size: order.size,
                         image,

@@ -5,6 +5,7 @@
 //! cut a call short before or after its effect, reboot the host, and count what really happened.
 //! Clones are the same agents: a server that is "killed" and made anew meets the same nodes.
 
+mod blocks;
 mod host;
 mod import;
 mod life;
@@ -209,6 +210,11 @@ impl FakeNode {
             thin.creating = true;
         }
         self.changed();
+    }
+
+    /// Has somebody write a block of 64 KiB of a thin.
+    pub fn write(&self, owner: ThinOwner, block: u64) {
+        self.host().write(owner, block);
     }
 
     /// Forgets a thin, as a pool does that was put back to an older state.

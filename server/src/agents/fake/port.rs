@@ -9,13 +9,13 @@ use tokio_stream::wrappers::WatchStream;
 use super::host::{Done, Host};
 use super::{Cut, FakeNode, Verb};
 use crate::agents::{
-    AgentError, AgentPort, Export, ExportStep, Import, ImportStep, PoolReports, ThinNews,
-    ThinReports,
+    AgentError, AgentPort, BlockParts, Export, ExportStep, Import, ImportStep, PoolReports,
+    ThinNews, ThinReports,
 };
 use crate::domain::{
-    ActivateOptions, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot, ImageAsked,
-    ImageReport, ImportedPool, MendOutcome, Mended, MoreRoom, PolicyChange, Pool, PoolReport,
-    Progress, ThinOrder, ThinReport,
+    ActivateOptions, BlockOrder, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot,
+    ImageAsked, ImageReport, ImportedPool, MendOutcome, Mended, MoreRoom, PolicyChange, Pool,
+    PoolReport, Progress, ThinOrder, ThinReport,
 };
 
 /// The agent of one node.
@@ -306,6 +306,11 @@ impl AgentPort for FakeAgent {
 
     async fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
         self.look(|host| host.thin_usage(owner))
+    }
+
+    async fn blocks(&self, order: &BlockOrder) -> Result<BlockParts, AgentError> {
+        let parts = self.look(|host| host.blocks(order))?;
+        Ok(stream::iter(parts.into_iter().map(Ok)).boxed())
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {

@@ -230,6 +230,24 @@ impl NodeAgent for SmallAgent {
     async fn get_thin(&self, r: Request<pb::AgentThinRequest>) -> Answer<pb::AgentThin> {
         self.thin(r.metadata().clone())
     }
+    type ListBlocksStream = Events<api::BlockRanges>;
+
+    /// Two messages, of which the second has a range of nothing.
+    async fn list_blocks(
+        &self,
+        r: Request<pb::AgentListBlocksRequest>,
+    ) -> Answer<Self::ListBlocksStream> {
+        let offset_bytes = r.into_inner().starting_offset;
+        let part = |length_bytes| api::BlockRanges {
+            size_bytes: 1 << 20,
+            ranges: vec![api::BlockRange {
+                offset_bytes,
+                length_bytes,
+            }],
+        };
+        let parts = [part(4096), part(0)];
+        Ok(Response::new(Box::pin(stream::iter(parts.map(Ok)))))
+    }
     /// Three thins, one at a time.
     async fn list_thins(&self, r: Request<pb::ListThinsRequest>) -> Answer<pb::ListThinsResponse> {
         let after = r.into_inner().after;

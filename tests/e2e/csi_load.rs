@@ -1,0 +1,100 @@
+//! Many calls at once through the CSI driver's socket: a cluster that starts.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use csi_proto::v1 as csi;
+use goldleaf_tests::host::Host;
+use goldleaf_tests::host::csi::block;
+use tokio::task::JoinSet;
+use tonic::Status;
+
+const MIB: u64 = 1 << 20;
+const COUNT: usize = 500;
+/// What external-provisioner waits for an answer unless it is told otherwise, and then asks again.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks for every volume at once: the id of each name, and how long each took, shortest first.
+fn create_all(host: &Host) -> (BTreeMap<String, String>, Vec<Duration>) {
+    host.wait(async {
+        let client = host.csi_controller().await.unwrap();
+        let mut calls = JoinSet::new();
+        for n in 0..COUNT {
+            let mut client = client.clone();
+            calls.spawn(async move {
+                let name = format!("pvc-{n:03}");
+                let mut request = tonic::Request::new(csi::CreateVolumeRequest {
+                    name: name.clone(),
+                    capacity_range: Some(csi::CapacityRange {
+                        required_bytes: 64 << 20,
+                        limit_bytes: 0,
+                    }),
+                    volume_capabilities: vec![block()],
+                    parameters: [("image".to_owned(), "golden".to_owned())].into(),
+                    ..Default::default()
+                });
+                request.set_timeout(LIMIT);
+                let began = Instant::now();
+                let answer = client.create_volume(request).await?;
+                let volume = answer.into_inner().volume.unwrap();
+                Ok::<_, Status>((name, volume.volume_id, began.elapsed()))
+            });
+        }
+        let (mut ids, mut times) = (BTreeMap::new(), vec![]);
+        while let Some(done) = calls.join_next().await {
+            let (name, id, took) = done
+                .unwrap()
+                .unwrap_or_else(|e| panic!("{e:?}\n{}", host.csi_logs()));
+            ids.insert(name, id);
+            times.push(took);
+        }
+        times.sort_unstable();
+        (ids, times)
+    })
+}
+
+#[test]
+fn five_hundred_claims_at_once_are_all_served_and_none_is_doubled() {
+    let host = Host::start("csi-load");
+    host.pool("p", 1024 * MIB);
+    host.image("golden", &[0x5a; 1 << 20]);
+    let mut controller = host.start_csi_controller();
+    let (ids, times) = create_all(&host);
+    let ms = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
+    println!(
+        "{COUNT} CreateVolume at once: p50 {} ms, p99 {} ms, last {} ms",
+        ms(50),
+        ms(99),
+        ms(100)
+    );
+    assert_eq!(ids.len(), COUNT);
+    // Asked again, as an orchestrator that lost the answers does, each is the same.
+    let (again, _) = create_all(&host);
+    assert_eq!(again, ids);
+    let thins = host.thins().unwrap();
+    let made: BTreeMap<String, String> = thins.into_iter().map(|t| (t.name, t.owner)).collect();
+    assert_eq!(made, ids, "what the node has is what was answered");
+    assert_eq!(host.volume_names().unwrap().len(), COUNT);
+    host.wait(async {
+        let client = host.csi_controller().await.unwrap();
+        let mut calls = JoinSet::new();
+        for volume_id in ids.into_values() {
+            let mut client = client.clone();
+            calls.spawn(async move {
+                let request = csi::DeleteVolumeRequest {
+                    volume_id,
+                    ..Default::default()
+                };
+                client.delete_volume(request).await
+            });
+        }
+        while let Some(done) = calls.join_next().await {
+            done.unwrap().unwrap();
+        }
+    });
+    assert!(host.thins().unwrap().is_empty());
+    assert!(controller.stop().success());
+    host.end();
+}
