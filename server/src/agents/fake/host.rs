@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeSize};
 use jiff::Timestamp;
 
 use super::refuse::{
@@ -103,7 +103,7 @@ impl Host {
         Ok(())
     }
 
-    fn here(&self, digest: Digest) -> Result<Bytes, AgentError> {
+    pub(super) fn here(&self, digest: Digest) -> Result<Bytes, AgentError> {
         let size = self.images.get(&digest).copied().ok_or_else(|| {
             unavailable(
                 "IMAGE_NOT_HERE",
@@ -125,7 +125,7 @@ impl Host {
             .ok_or_else(|| not_found("THIN_NOT_FOUND", owner))
     }
 
-    fn usable(&self, owner: ThinOwner, epoch: u64) -> Result<&FakeThin, AgentError> {
+    pub(super) fn usable(&self, owner: ThinOwner, epoch: u64) -> Result<&FakeThin, AgentError> {
         let thin = self.find(owner)?;
         if thin.missing {
             return Err(precondition(
@@ -455,76 +455,6 @@ impl Host {
         Ok(from.image)
     }
 
-    pub(super) fn resize(
-        &mut self,
-        volume: VolumeId,
-        size: VolumeSize,
-        epoch: u64,
-    ) -> Done<ThinReport> {
-        let thin = self.usable(volume.into(), epoch)?;
-        if size < thin.size {
-            return Err(out_of_range(format!(
-                "size_bytes {} is less than the present {}: a volume only grows",
-                size.bytes(),
-                thin.size.bytes()
-            )));
-        }
-        self.writable(thin.order.pool)?;
-        self.admit_size(thin.order.pool, (volume.into(), size))?;
-        let changed = size != thin.size;
-        if let Some(thin) = self.thins.get_mut(&volume.into()) {
-            thin.size = size;
-        }
-        Ok((self.thin(volume.into())?, changed))
-    }
-
-    pub(super) fn activate(
-        &mut self,
-        volume: VolumeId,
-        options: ActivateOptions,
-        epoch: u64,
-    ) -> Done<ThinReport> {
-        self.usable(volume.into(), epoch)?;
-        let changed = self.activate_thin(volume.into(), options)?;
-        Ok((self.thin(volume.into())?, changed))
-    }
-
-    fn activate_thin(
-        &mut self,
-        owner: ThinOwner,
-        options: ActivateOptions,
-    ) -> Result<bool, AgentError> {
-        let thin = self.usable(owner, 0)?;
-        if thin
-            .live
-            .is_some_and(|live| live.read_only != options.read_only)
-        {
-            return Err(other_parameters(owner, "activate.read_only"));
-        }
-        if let Some(digest) = thin.image {
-            self.here(digest)?;
-        }
-        let changed = thin.live != Some(options);
-        if let Some(thin) = self.thins.get_mut(&owner) {
-            thin.live = Some(options);
-        }
-        Ok(changed)
-    }
-
-    pub(super) fn deactivate(&mut self, volume: VolumeId, epoch: u64) -> Done<ThinReport> {
-        let thin = self.find(volume.into())?;
-        check_epoch(thin, epoch)?;
-        if thin.openers > 0 {
-            let message = format!("{volume} is held open by {} user(s)", thin.openers);
-            return Err(precondition("HELD_OPEN", message));
-        }
-        let changed = thin.live.is_some();
-        if let Some(thin) = self.thins.get_mut(&volume.into()) {
-            thin.live = None;
-        }
-        Ok((self.thin(volume.into())?, changed))
-    }
-
     pub(super) fn delete_thin(&mut self, pool: PoolId, owner: ThinOwner, epoch: u64) -> Done<()> {
         self.open_pool_of(pool)?;
         let Ok(thin) = self.find(owner) else {
@@ -593,7 +523,7 @@ impl Host {
 }
 
 /// Refuses a call from before the volume moved. 0 is a caller that does not know.
-fn check_epoch(thin: &FakeThin, asked: u64) -> Result<(), AgentError> {
+pub(super) fn check_epoch(thin: &FakeThin, asked: u64) -> Result<(), AgentError> {
     let (owner, now) = (thin.order.owner, thin.order.epoch);
     if asked != 0 && asked < now {
         let message = format!("{owner} is at epoch {now} and the call comes from epoch {asked}");

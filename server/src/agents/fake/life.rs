@@ -1,17 +1,89 @@
 //! The fake host's rules for what happens to a thin after it was made.
 
-use goldleaf_types::{Bytes, ThinOwner};
+use goldleaf_types::{Bytes, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
-use super::host::{Done, Host};
-use super::refuse::{other_parameters, precondition};
+use super::host::{Done, Host, check_epoch};
+use super::refuse::{other_parameters, out_of_range, precondition};
 use crate::agents::AgentError;
-use crate::domain::{ExportOrder, ExportedFile, GroupSnapshot, PoolMode, ThinReport, ThinUsage};
+use crate::domain::{
+    ActivateOptions, ExportOrder, ExportedFile, GroupSnapshot, PoolMode, ThinReport, ThinUsage,
+};
 
 /// What every fake thin maps.
 const MAPPED: Bytes = Bytes(3 << 16);
 
 impl Host {
+    pub(super) fn resize(
+        &mut self,
+        volume: VolumeId,
+        size: VolumeSize,
+        epoch: u64,
+    ) -> Done<ThinReport> {
+        let thin = self.usable(volume.into(), epoch)?;
+        if size < thin.size {
+            return Err(out_of_range(format!(
+                "size_bytes {} is less than the present {}: a volume only grows",
+                size.bytes(),
+                thin.size.bytes()
+            )));
+        }
+        self.writable(thin.order.pool)?;
+        self.admit_size(thin.order.pool, (volume.into(), size))?;
+        let changed = size != thin.size;
+        if let Some(thin) = self.thins.get_mut(&volume.into()) {
+            thin.size = size;
+        }
+        Ok((self.thin(volume.into())?, changed))
+    }
+
+    pub(super) fn activate(
+        &mut self,
+        volume: VolumeId,
+        options: ActivateOptions,
+        epoch: u64,
+    ) -> Done<ThinReport> {
+        self.usable(volume.into(), epoch)?;
+        let changed = self.activate_thin(volume.into(), options)?;
+        Ok((self.thin(volume.into())?, changed))
+    }
+
+    pub(super) fn activate_thin(
+        &mut self,
+        owner: ThinOwner,
+        options: ActivateOptions,
+    ) -> Result<bool, AgentError> {
+        let thin = self.usable(owner, 0)?;
+        if thin
+            .live
+            .is_some_and(|live| live.read_only != options.read_only)
+        {
+            return Err(other_parameters(owner, "activate.read_only"));
+        }
+        if let Some(digest) = thin.image {
+            self.here(digest)?;
+        }
+        let changed = thin.live != Some(options);
+        if let Some(thin) = self.thins.get_mut(&owner) {
+            thin.live = Some(options);
+        }
+        Ok(changed)
+    }
+
+    pub(super) fn deactivate(&mut self, volume: VolumeId, epoch: u64) -> Done<ThinReport> {
+        let thin = self.find(volume.into())?;
+        check_epoch(thin, epoch)?;
+        if thin.openers > 0 {
+            let message = format!("{volume} is held open by {} user(s)", thin.openers);
+            return Err(precondition("HELD_OPEN", message));
+        }
+        let changed = thin.live.is_some();
+        if let Some(thin) = self.thins.get_mut(&volume.into()) {
+            thin.live = None;
+        }
+        Ok((self.thin(volume.into())?, changed))
+    }
+
     /// All of a group's snapshots, or none.
     pub(super) fn create_group(&mut self, group: &GroupSnapshot) -> Done<Timestamp> {
         self.writable(group.pool)?;
