@@ -3,6 +3,7 @@
 //! Called by `ops` after a device came and before it goes. A link says nothing that the kernel
 //! does not know: a crash leaves at worst a link too many or too few, and the next sweep mends it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +83,27 @@ impl Links {
         Ok(())
     }
 
+    /// Removes the links of a pool's folder that point to none of `live`, and the folder if none is
+    /// left. A deletion's removal may be undone by a power cut while its row stays gone: the number
+    /// in such a link may be another volume's device by now.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be written.
+    pub fn ensure_only(&self, pool: &Name, live: &BTreeSet<PathBuf>) -> io::Result<()> {
+        let folder = self.root.join(pool.as_str());
+        for path in self.all() {
+            let stale = path.parent() == Some(&folder)
+                && !std::fs::read_link(&path).is_ok_and(|now| live.contains(&now));
+            if stale {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        // Full or gone already are both as they should be.
+        let _ = std::fs::remove_dir(folder);
+        Ok(())
+    }
+
     /// Every link there is, of whatever pool.
     #[must_use]
     pub fn all(&self) -> Vec<PathBuf> {
@@ -113,6 +135,22 @@ mod tests {
         }
         links.ensure_none(&pool, &volume).unwrap();
         links.ensure_none(&pool, &volume).unwrap();
+        assert!(!dir.path().join("goldleaf/p").exists());
+    }
+
+    #[test]
+    fn links_of_one_pools_folder_stay_only_over_live_devices() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = Links::new(dir.path().join("goldleaf"));
+        let name = |name: &str| name.parse::<Name>().unwrap();
+        let put = |pool, volume, node| links.ensure(&name(pool), &name(volume), Path::new(node));
+        let live = put("p", "live", "/dev/dm-3").unwrap();
+        let stale = put("p", "stale", "/dev/dm-4").unwrap();
+        let other = put("q", "stale", "/dev/dm-4").unwrap();
+        let alive = BTreeSet::from([PathBuf::from("/dev/dm-3")]);
+        links.ensure_only(&name("p"), &alive).unwrap();
+        assert!(live.is_symlink() && !stale.is_symlink() && other.is_symlink());
+        links.ensure_only(&name("p"), &BTreeSet::new()).unwrap();
         assert!(!dir.path().join("goldleaf/p").exists());
     }
 }

@@ -76,12 +76,19 @@ impl Agent {
         Ok(pool)
     }
 
-    /// Removes the links of these rows, none of which has a device. Others in the folder may be of a
-    /// pool of the same name that did not open while its volumes go on.
+    /// Removes the links of these rows, none of which has a device, and every other of the folder but
+    /// to a device that lives: a pool of the same name may not have opened while its volumes go on.
     pub(super) fn clear_links(&self, pool: &Name, rows: &[ThinRecord]) -> Result<(), PoolError> {
+        let mut live = BTreeSet::new();
+        for owner in self.kernel.live_owners().map_err(PoolError::Kernel)? {
+            if let Some(thin) = self.kernel.find_live(owner).map_err(PoolError::Kernel)? {
+                live.insert(self.kernel.node(thin.dev).map_err(PoolError::Kernel)?);
+            }
+        }
         let mut volumes = rows.iter().filter(|row| row.owner.volume().is_some());
         volumes
             .try_for_each(|row| self.links.ensure_none(pool, &row.name))
+            .and_then(|()| self.links.ensure_only(pool, &live))
             .map_err(PoolError::io("remove the pool's stale links"))
     }
 

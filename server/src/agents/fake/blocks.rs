@@ -41,7 +41,8 @@ impl Host {
         let image = thin.image.and_then(|digest| self.images.get(&digest));
         let image = image.map_or(0, |image| image.0.min(size));
         let held = held(thin, base, image);
-        let ends = |block: &u64| (block + 1) * BLOCK > order.from && block * BLOCK < size;
+        let ends =
+            |block: &u64| ((block + 1) * BLOCK).min(size) > order.from && block * BLOCK < size;
         let mut ranges: Vec<BlockRange> = Vec::new();
         for block in held.into_iter().filter(ends) {
             let (begin, end) = (block * BLOCK, ((block + 1) * BLOCK).min(size));
