@@ -3,19 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use goldleaf_proto::v1 as api;
-use goldleaf_tests::command::output;
 use goldleaf_tests::host::{Host, blank};
+use goldleaf_tests::support::Disk;
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 128 * MIB;
 /// Where both copies lie on their devices of this size (docs/disk-format.md).
 const AT: u64 = MIB;
 const LEN: u64 = 16 * MIB;
-/// Where the disk begins on what is below: the labels are to be seen through the disk alone.
-const SHIFT: u64 = 8 * MIB;
 /// What agents say in these tests.
 const EXPECTED: &[&str] = &[
     "a copy of the catalogue",
@@ -25,82 +24,29 @@ const EXPECTED: &[&str] = &[
     "tried again later",
 ];
 
-/// A disk of its own under a linear device, whose middle can be made to fail.
-struct Disk {
-    name: String,
-    below: String,
+/// Where a disk's copy of the catalogue is.
+const COPY: Range<u64> = AT..AT + LEN;
+
+fn copy(disk: &Disk) -> Vec<u8> {
+    let mut copy = vec![0; usize::try_from(LEN).unwrap()];
+    let device = File::open(disk.path()).unwrap();
+    device.read_exact_at(&mut copy, AT).unwrap();
+    copy
 }
 
-impl Disk {
-    fn new(test: &str, index: usize) -> Self {
-        let name = format!("gltest-{test}-{}-{index}", std::process::id());
-        let path = format!("/dev/shm/{name}.disk");
-        let file = File::create(&path).unwrap();
-        file.set_len(SHIFT + SIZE).unwrap();
-        let below = output("losetup", &["-f", "--show", &path]).unwrap();
-        // The loop device keeps it.
-        std::fs::remove_file(&path).unwrap();
-        let below = below.trim().to_owned();
-        let table = format!("0 {} linear {below} {}", SIZE / 512, SHIFT / 512);
-        output("dmsetup", &["create", &name, "--table", &table]).unwrap();
-        Self { name, below }
-    }
-
-    fn path(&self) -> String {
-        let minor = ["info", "-c", "--noheadings", "-o", "minor", &self.name];
-        format!("/dev/dm-{}", output("dmsetup", &minor).unwrap().trim())
-    }
-
-    /// Puts `error` under the copy, or `linear` as it was. Flushes of the rest still pass, as they
-    /// would not with dm-flakey.
-    fn under_the_copy(&self, target: &str) {
-        let (at, len, end) = (AT / 512, LEN / 512, (AT + LEN) / 512);
-        let (below, shift) = (&self.below, SHIFT / 512);
-        let middle = match target {
-            "error" => "error".to_owned(),
-            _ => format!("linear {below} {}", at + shift),
-        };
-        let rest = SIZE / 512 - end;
-        let table = format!(
-            "0 {at} linear {below} {shift}\n{at} {len} {middle}\n\
-             {end} {rest} linear {below} {}",
-            end + shift
-        );
-        output("dmsetup", &["load", &self.name, "--table", &table]).unwrap();
-        output("dmsetup", &["suspend", &self.name]).unwrap();
-        output("dmsetup", &["resume", &self.name]).unwrap();
-        // What was read before must not hide what is there now.
-        let _ = output("blockdev", &["--flushbufs", &self.path()]);
-    }
-
-    fn copy(&self) -> Vec<u8> {
-        let mut copy = vec![0; usize::try_from(LEN).unwrap()];
-        let device = File::open(self.path()).unwrap();
-        device.read_exact_at(&mut copy, AT).unwrap();
-        copy
-    }
-
-    fn put_copy(&self, content: &[u8]) {
-        let device = File::options().write(true).open(self.path()).unwrap();
-        device.write_all_at(content, AT).unwrap();
-        device.sync_all().unwrap();
-    }
-
-    fn rot(&self) {
-        self.put_copy(&vec![0xa5; usize::try_from(LEN).unwrap()]);
-    }
+fn put_copy(disk: &Disk, content: &[u8]) {
+    let device = File::options().write(true).open(disk.path()).unwrap();
+    device.write_all_at(content, AT).unwrap();
+    device.sync_all().unwrap();
 }
 
-fn remove(disks: [Disk; 2]) {
-    for disk in disks {
-        output("dmsetup", &["remove", "--retry", &disk.name]).unwrap();
-        output("losetup", &["-d", &disk.below]).unwrap();
-    }
+fn rot(disk: &Disk) {
+    put_copy(disk, &vec![0xa5; usize::try_from(LEN).unwrap()]);
 }
 
 fn rig(test: &str) -> (Host, [Disk; 2]) {
     let host = Host::start(test);
-    let disks = [Disk::new(test, 0), Disk::new(test, 1)];
+    let disks = [Disk::new(test, 0, SIZE), Disk::new(test, 1, SIZE)];
     let device = |disk: &Disk| api::PoolDevice {
         path: disk.path(),
         create_file_bytes: 0,
@@ -141,7 +87,7 @@ fn law_catalogue_twin_under_writes_that_fail() {
         let (mut host, disks) = rig(&format!("writes{victim}"));
         host.create_thin(blank("a", MIB)).unwrap();
         assert_eq!(degraded(&host), None);
-        disks[victim].under_the_copy("error");
+        disks[victim].fail(COPY);
         host.create_thin(blank("b", MIB)).unwrap();
         host.create_thin(blank("c", MIB)).unwrap();
         host.delete_volume("a").unwrap();
@@ -151,18 +97,18 @@ fn law_catalogue_twin_under_writes_that_fail() {
         let codes: Vec<_> = found.iter().map(|f| f.code.as_str()).collect();
         assert!(codes.contains(&"CatalogueDegraded"), "{found:?}");
         host.agent.as_mut().unwrap().kill();
-        disks[victim].under_the_copy("linear");
+        disks[victim].heal();
         again(&mut host);
         assert_eq!(degraded(&host), None, "it was made anew");
         assert_eq!(names(&host), ["b", "c"]);
         // It really was: now it is the only one.
         host.agent.as_mut().unwrap().kill();
-        disks[1 - victim].rot();
+        rot(&disks[1 - victim]);
         again(&mut host);
         assert_eq!(names(&host), ["b", "c"]);
         host.create_thin(blank("d", MIB)).unwrap();
         host.end_after(EXPECTED);
-        remove(disks);
+        disks.into_iter().for_each(Disk::remove);
     }
 }
 
@@ -172,7 +118,7 @@ fn law_catalogue_twin_under_a_copy_that_cannot_be_read() {
         let (mut host, disks) = rig(&format!("reads{victim}"));
         host.create_thin(blank("a", MIB)).unwrap();
         host.agent.as_mut().unwrap().kill();
-        disks[victim].under_the_copy("error");
+        disks[victim].fail(COPY);
         again(&mut host);
         assert!(degraded(&host).is_some(), "{}", host.logs());
         assert_eq!(names(&host), ["a"]);
@@ -182,11 +128,11 @@ fn law_catalogue_twin_under_a_copy_that_cannot_be_read() {
         again(&mut host);
         assert_eq!(names(&host), ["a", "b"]);
         host.agent.as_mut().unwrap().kill();
-        disks[victim].under_the_copy("linear");
+        disks[victim].heal();
         again(&mut host);
         assert_eq!((degraded(&host), names(&host).len()), (None, 2));
         host.end_after(EXPECTED);
-        remove(disks);
+        disks.into_iter().for_each(Disk::remove);
     }
 }
 
@@ -204,8 +150,8 @@ fn a_pool_of_two_damaged_copies_does_not_open_says_why_and_is_left_as_it_is() {
     device.write_all_at(&[7; 4096], 0).unwrap();
     device.sync_all().unwrap();
     host.agent.as_mut().unwrap().kill();
-    let kept = [disks[0].copy(), disks[1].copy()];
-    disks.iter().for_each(Disk::rot);
+    let kept = [copy(&disks[0]), copy(&disks[1])];
+    disks.iter().for_each(rot);
     again(&mut host);
     let said = host.soon("the pool says why", || {
         let pool = host.get_pool("p").ok()?;
@@ -227,15 +173,15 @@ fn a_pool_of_two_damaged_copies_does_not_open_says_why_and_is_left_as_it_is() {
     assert!(
         disks
             .iter()
-            .all(|disk| disk.copy().iter().all(|b| *b == 0xa5))
+            .all(|disk| copy(disk).iter().all(|b| *b == 0xa5))
     );
     host.agent.as_mut().unwrap().kill();
     disks
         .iter()
         .zip(&kept)
-        .for_each(|(disk, kept)| disk.put_copy(kept));
+        .for_each(|(disk, kept)| put_copy(disk, kept));
     again(&mut host);
     assert_eq!(names(&host), ["a"]);
     host.end_after(EXPECTED);
-    remove(disks);
+    disks.into_iter().for_each(Disk::remove);
 }

@@ -414,16 +414,9 @@ fn open_conditions(view: &PoolView) -> Vec<api::Condition> {
     else {
         return Vec::new();
     };
-    let mut conditions = super::convert_space::conditions(status.as_ref(), *braked);
+    let mut conditions = super::convert_space::writable(status.as_ref(), *braked, doubt.as_ref());
+    conditions.extend(super::convert_space::conditions(status.as_ref()));
     conditions.extend(super::convert_space::of_spares(view));
-    if let Some(doubt) = doubt {
-        conditions.push(condition(
-            "PoolWritable",
-            false,
-            doubt.reason(),
-            doubt.to_string(),
-        ));
-    }
     if let Some(why) = degraded {
         conditions.push(condition(
             "CatalogueWhole",

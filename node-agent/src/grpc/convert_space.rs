@@ -8,23 +8,36 @@ use goldleaf_proto::v1 as api;
 
 use super::convert::condition;
 use crate::catalogue::NoSpace;
+use crate::kernel::{CHECK_IT, Unwritable};
 use crate::ops::space_rules::{self, DATA_WARNINGS, Scarcity, data_free, working};
-use crate::ops::{BRAKED, Policy, PoolView};
+use crate::ops::{BRAKED, Doubt, Policy, PoolView};
+
+/// That an open pool takes no change, if so, by what was found first: at its opening, by the brake, by
+/// the kernel.
+pub(super) fn writable(
+    status: Option<&PoolStatus>,
+    braked: bool,
+    doubt: Option<&Doubt>,
+) -> Vec<api::Condition> {
+    let (reason, message) = match (doubt, braked, status.and_then(Unwritable::of)) {
+        (Some(doubt), _, _) => (doubt.reason(), doubt.to_string()),
+        // Loaded so by us.
+        (None, true, None | Some(Unwritable::ReadOnly)) => (
+            "MetadataBrake",
+            format!("{BRAKED}; until then what is mapped is read and rewritten, nothing else"),
+        ),
+        (None, _, Some(why)) => (why.reason(), format!("{why}: {CHECK_IT}")),
+        (None, false, None) => return Vec::new(),
+    };
+    vec![condition("PoolWritable", false, reason, message)]
+}
 
 /// Conditions of an open pool's room; none while there is enough.
-pub(super) fn conditions(status: Option<&PoolStatus>, braked: bool) -> Vec<api::Condition> {
+pub(super) fn conditions(status: Option<&PoolStatus>) -> Vec<api::Condition> {
     let Some(status) = status.and_then(working) else {
         return Vec::new();
     };
     let mut conditions = Vec::new();
-    if braked {
-        conditions.push(condition(
-            "PoolWritable",
-            false,
-            "MetadataBrake",
-            format!("{BRAKED}; until then what is mapped is read and rewritten, nothing else"),
-        ));
-    }
     match space_rules::metadata(status) {
         Scarcity::Enough => {}
         Scarcity::Low | Scarcity::Out => conditions.push(condition(

@@ -15,6 +15,7 @@ mod origin;
 mod pool;
 mod pool_tables;
 mod thin;
+mod unwritable;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 pub use blocks::{BlockQuery, BlockRun, BlockRuns};
+pub use unwritable::{CHECK_IT, Unwritable};
 
 /// What an `ensure_*` verb found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,13 +9,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use goldleaf_dm::{
     Access, Autoclear, Commit, Control, DevNumber, DirectIo, DmError, LoopDevice, Owned,
-    PoolMessage, PoolMode, PoolStatus, WorkingPool, loopdev, nodes,
+    PoolMessage, PoolStatus, loopdev, nodes,
 };
 use goldleaf_types::PoolId;
 use rustix::fs::OFlags;
 
 use super::dm::ensure_none as no_device;
-use super::{Attached, KernelError, Outcome};
+use super::{Attached, KernelError, Outcome, Unwritable};
 
 /// The loop device over a pool's file: the one that a table already uses, or a new one. One over a
 /// part of the file, or that takes no writes, is somebody's: over it every table would be shifted.
@@ -163,9 +163,12 @@ pub(super) fn message(
         Err(error) => return Err(Refused::Answer(error)),
     }
     let status = status(control, pool, Commit::No).map_err(Refused::Error)?;
-    match trouble(&status) {
+    match Unwritable::of(&status) {
         None => Ok(()),
-        Some(why) => Err(Refused::Error(KernelError::NotWritable { pool, why })),
+        Some(why) => Err(Refused::Error(KernelError::NotWritable {
+            pool,
+            why: why.to_string(),
+        })),
     }
 }
 
@@ -173,22 +176,9 @@ fn not_writable(control: &Control, pool: PoolId) -> KernelError {
     match status(control, pool, Commit::No) {
         Ok(status) => KernelError::NotWritable {
             pool,
-            why: trouble(&status).unwrap_or_else(|| "the kernel refuses messages".into()),
+            why: Unwritable::of(&status)
+                .map_or_else(|| "the kernel refuses messages".into(), |w| w.to_string()),
         },
         Err(error) => error,
-    }
-}
-
-/// Why a pool's metadata takes no change, if so. A pool out of data space still takes messages.
-fn trouble(status: &PoolStatus) -> Option<String> {
-    match status {
-        PoolStatus::Fail => Some("the kernel gave it up (Fail)".into()),
-        PoolStatus::Working(WorkingPool {
-            needs_check: true, ..
-        }) => Some("its metadata needs a check (needs_check)".into()),
-        PoolStatus::Working(status) => match status.mode {
-            PoolMode::ReadWrite | PoolMode::OutOfDataSpace => None,
-            PoolMode::ReadOnly => Some("it is read-only (ro)".into()),
-        },
     }
 }

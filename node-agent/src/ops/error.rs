@@ -167,8 +167,8 @@ pub enum ThinError {
     #[error("image {0} is not on this node: bring it here first")]
     ImageMissing(Digest),
     /// The kernel said no.
-    #[error("{0}")]
-    Kernel(#[source] KernelError),
+    #[error(transparent)]
+    Kernel(KernelError),
     /// The record could not be written.
     #[error("the pool's catalogue did not take the change")]
     Catalogue(#[source] CatalogueError),
@@ -279,8 +279,8 @@ pub enum PoolError {
         since: String,
     },
     /// The layout does not fit.
-    #[error("{0}")]
-    Layout(#[source] LayoutError),
+    #[error(transparent)]
+    Layout(LayoutError),
     /// The labels could not be read or written.
     #[error("the label of {path} cannot be used")]
     Label {
@@ -319,8 +319,8 @@ pub enum PoolError {
     #[error(transparent)]
     OtherIncarnation(#[from] OtherIncarnation),
     /// The kernel said no.
-    #[error("{0}")]
-    Kernel(#[source] KernelError),
+    #[error(transparent)]
+    Kernel(KernelError),
     /// The host said no.
     #[error("cannot {what}")]
     Io {
@@ -362,11 +362,11 @@ pub enum ImageOpError {
         pool: PoolId,
     },
     /// The folder said no.
-    #[error("{0}")]
-    Image(#[source] ImageError),
+    #[error(transparent)]
+    Image(ImageError),
     /// The kernel said no.
-    #[error("{0}")]
-    Kernel(#[source] KernelError),
+    #[error(transparent)]
+    Kernel(KernelError),
     /// The caller's store is not the one that owns this node's pools.
     #[error(transparent)]
     NotAdmitted(#[from] OtherIncarnation),

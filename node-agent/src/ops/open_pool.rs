@@ -19,7 +19,7 @@ use super::opening::{labelled, stretches};
 use super::space_rules::{Scarcity, metadata, working};
 use super::waiting::Waiting;
 use crate::catalogue::{Catalogue, NoSpace, PoolRecord, RegionKind};
-use crate::kernel::{Kernel, PoolSpec, Stretch};
+use crate::kernel::{CHECK_IT, Kernel, PoolSpec, Stretch, Unwritable};
 
 /// Why a pool is open for reading and rescue only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub enum Doubt {
     },
     /// The kernel lets nothing be changed in it.
     NotWritable {
-        /// Why, in words.
-        why: &'static str,
+        /// Why.
+        why: Unwritable,
     },
 }
 
@@ -58,10 +58,7 @@ impl std::fmt::Display for Doubt {
                  them was put back to an older state behind our back; nothing is changed until \
                  an administrator has compared them"
             ),
-            Self::NotWritable { why } => write!(
-                f,
-                "{why}: close it, run thin_check on its metadata, and open it again"
-            ),
+            Self::NotWritable { why } => write!(f, "{why}: {CHECK_IT}"),
         }
     }
 }
@@ -342,18 +339,12 @@ impl OpenPool {
         if let Some(doubt) = &self.doubt {
             return no(doubt.to_string());
         }
-        match kernel.pool_status(self.id).map_err(ThinError::Kernel)? {
-            PoolStatus::Fail => no("the kernel gave it up (status Fail): close it, run \
-                                    thin_check on its metadata, and open it again"
-                .into()),
-            PoolStatus::Working(status) if status.needs_check => {
-                no("its metadata needs a check (needs_check): close it and run thin_check".into())
-            }
-            PoolStatus::Working(status) => match status.mode {
-                PoolMode::ReadWrite | PoolMode::OutOfDataSpace => Ok(status.mode),
-                PoolMode::ReadOnly if self.is_braked() => no(BRAKED.into()),
-                PoolMode::ReadOnly => no("the kernel made it read-only".into()),
-            },
+        let status = kernel.pool_status(self.id).map_err(ThinError::Kernel)?;
+        match (Unwritable::of(&status), &status) {
+            (Some(Unwritable::ReadOnly), _) if self.is_braked() => no(BRAKED.into()),
+            (Some(why), _) => no(format!("{why}: {CHECK_IT}")),
+            (None, PoolStatus::Working(status)) => Ok(status.mode),
+            (None, PoolStatus::Fail) => no(Unwritable::GivenUp.to_string()),
         }
     }
 }

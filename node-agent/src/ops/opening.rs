@@ -20,7 +20,7 @@ use crate::catalogue::{
     write_label,
 };
 use crate::failpoint::{Point, hit};
-use crate::kernel::{Outcome, PoolSpec, Stretch};
+use crate::kernel::{Outcome, PoolSpec, Stretch, Unwritable};
 
 impl Agent {
     /// Everything between held devices and a pool that serves. The caller has the turn.
@@ -218,22 +218,15 @@ impl Agent {
 
 /// Why nothing may be changed, if so. The recorded transaction and the one before it are lawful.
 fn examine(status: &PoolStatus, recorded: u64) -> Result<&WorkingPool, Doubt> {
-    let no = |why| Err(Doubt::NotWritable { why });
-    let status = match status {
-        PoolStatus::Fail => return no("the kernel gave it up (status Fail)"),
-        PoolStatus::Working(status) => status,
+    let not_writable = |why| Doubt::NotWritable { why };
+    let PoolStatus::Working(working) = status else {
+        return Err(not_writable(Unwritable::GivenUp));
     };
-    let found = status.transaction_id;
+    let found = working.transaction_id;
     if found != recorded && found.checked_add(1) != Some(recorded) {
         return Err(Doubt::RolledBack { recorded, found });
     }
-    if status.needs_check {
-        return no("its metadata needs a check (needs_check)");
-    }
-    match status.mode {
-        PoolMode::ReadOnly => no("the kernel made it read-only (ro)"),
-        PoolMode::ReadWrite | PoolMode::OutOfDataSpace => Ok(status),
-    }
+    Unwritable::of(status).map_or(Ok(working), |why| Err(not_writable(why)))
 }
 
 /// Whether nothing is wrong with it but that its metadata must not be used up: we loaded it

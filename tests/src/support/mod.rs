@@ -4,6 +4,7 @@
 //! when the test ends; that nothing is left is asserted then. `KEEP=1` leaves the wreck instead.
 //! Only run where `GOLDLEAF_TEST_KERNEL` says that the kernel is there to be tested.
 
+mod disk;
 mod leftovers;
 mod node;
 mod pattern;
@@ -14,6 +15,7 @@ mod said;
 mod scratch;
 mod verity;
 
+pub use disk::Disk;
 pub use node::Node;
 pub use pattern::Pattern;
 pub use plug::Plug;

@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use goldleaf_dm::{PoolMode, PoolStatus};
+use goldleaf_dm::PoolMode;
 use goldleaf_types::ThinId;
 
 use super::{Code, Finding, Remedy, Severity};
 use crate::catalogue::{Phase, ThinRecord};
-use crate::kernel::KernelError;
+use crate::kernel::{CHECK_IT, KernelError, Unwritable};
 use crate::ops::open_pool::OpenPool;
+use crate::ops::space_rules::working;
 use crate::ops::view::{PoolState, PoolView};
 use crate::ops::{Agent, BRAKED};
 use crate::telemetry::Chain;
@@ -65,34 +66,34 @@ impl Agent {
                 "its volumes can be activated for reading; docs/failure-modes.md says how to go on",
             );
         }
-        let check = "close it, run thin_check on its metadata, and open it again";
-        match self.kernel.pool_status(pool.id) {
-            Ok(PoolStatus::Fail) => read_only("the kernel gave it up (Fail)".into(), check),
-            Ok(PoolStatus::Working(status)) if status.needs_check => {
-                read_only("its metadata needs a check".into(), check)
+        let status = match self.kernel.pool_status(pool.id) {
+            Ok(status) => status,
+            Err(KernelError::NoPool(_)) => {
+                return read_only(
+                    "it has no device though it is open".into(),
+                    "close it and open it again",
+                );
             }
-            Ok(PoolStatus::Working(status)) => match status.mode {
-                PoolMode::ReadWrite => None,
-                PoolMode::ReadOnly if pool.is_braked() => {
-                    read_only(BRAKED.into(), "goldleaf pool extend --metadata")
-                }
-                PoolMode::ReadOnly => read_only("the kernel made it read-only".into(), check),
-                PoolMode::OutOfDataSpace => Some(finding(
-                    Code::PoolFull,
-                    Severity::Error,
-                    "it has no free data block".into(),
-                    "extend it (goldleaf pool extend), delete volumes or snapshots, or discard \
-                     inside volumes",
-                )),
-            },
-            Err(KernelError::NoPool(_)) => read_only(
-                "it has no device though it is open".into(),
-                "close it and open it again",
-            ),
-            Err(error) => read_only(
-                format!("the kernel does not say how it is: {}", Chain(&error)),
-                "look at the agent's log and at dmesg",
-            ),
+            Err(error) => {
+                return read_only(
+                    format!("the kernel does not say how it is: {}", Chain(&error)),
+                    "look at the agent's log and at dmesg",
+                );
+            }
+        };
+        match (Unwritable::of(&status), working(&status).map(|s| s.mode)) {
+            (Some(Unwritable::ReadOnly), _) if pool.is_braked() => {
+                read_only(BRAKED.into(), "goldleaf pool extend --metadata")
+            }
+            (Some(why), _) => read_only(why.to_string(), CHECK_IT),
+            (None, Some(PoolMode::OutOfDataSpace)) => Some(finding(
+                Code::PoolFull,
+                Severity::Error,
+                "it has no free data block".into(),
+                "extend it (goldleaf pool extend), delete volumes or snapshots, or discard inside \
+                 volumes",
+            )),
+            (None, _) => None,
         }
     }
 
