@@ -235,6 +235,20 @@ fn state(number: i32, conditions: &[api::Condition]) -> String {
     }
 }
 
+/// As [`state`], and how far long work has come.
+fn state_at_work(
+    number: i32,
+    conditions: &[api::Condition],
+    progress: Option<api::Progress>,
+) -> String {
+    let state = state(number, conditions);
+    let part = |p: api::Progress| p.done_bytes.saturating_mul(100).checked_div(p.total_bytes);
+    match progress.and_then(part) {
+        Some(percent) => format!("{state} {percent} %"),
+        None => state,
+    }
+}
+
 /// A digest that people can tell apart; "-" for none.
 fn short(digest: &str) -> String {
     if digest.is_empty() {
@@ -256,7 +270,7 @@ impl Printable for api::Volume {
             .map_or_else(|| "-".into(), |a| a.device_path.clone());
         vec![
             self.name.clone(),
-            state(self.phase, &self.conditions),
+            state_at_work(self.phase, &self.conditions, self.progress),
             bytes(self.size_bytes),
             self.owned_bytes.map_or_else(|| "-".into(), bytes),
             short(&self.image_digest),

@@ -13,6 +13,7 @@ use goldleaf_rpc::Calls;
 use goldleaf_rpc::socket::Socket;
 use goldleaf_rpc::stop::{Signals, patience, until_told};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::grpc::AgentApi;
 use crate::host::Host;
 use crate::images::{ExportFolder, ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
-use crate::ops::{Agent, Bell};
+use crate::ops::{Agent, Bell, Lane};
 use crate::registration::{self, Registration};
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -52,13 +53,14 @@ pub async fn run(args: Args) -> Result<()> {
     let exports = ExportFolder::open(export_dir.unwrap_or_else(|| state_dir.join("export")))
         .context("cannot use the export folder")?;
     let kernel = DmKernel::open().context("cannot use device-mapper: see `preflight`")?;
-    let agent = Arc::new(Agent::new(
+    let agent = Agent::new(
         Arc::new(kernel),
         (Arc::new(images), exports),
         host,
         state_dir.join("pools"),
         args.device_dir.clone(),
-    ));
+    );
+    let agent = Arc::new(agent.deleting_in_steps_from(args.delete_in_steps_from));
     tracing::info!(node = %agent.host.node, name = %agent.host.name, listen = %args.listen,
         socket = %args.socket.display(), state = %state_dir.display(), "node agent");
 
@@ -74,6 +76,11 @@ pub async fn run(args: Args) -> Result<()> {
     tokio::task::spawn_blocking(move || starting.start()).await?;
     tasks.spawn(sweep_loop(Arc::clone(&agent), stop.clone()));
     tasks.spawn(space_loop(Arc::clone(&agent), stop.clone()));
+    let mut work = JoinSet::new();
+    for lane in Lane::ALL {
+        let agent = Arc::clone(&agent);
+        work.spawn_blocking(move || agent.work(*lane));
+    }
     events::follow(&agent).context("cannot follow the kernel's events")?;
     if !args.server.is_empty() {
         let address = format!("http://{}", tcp.local_addr()?);
@@ -93,9 +100,13 @@ pub async fn run(args: Args) -> Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     serve(&agent, tcp, unix, stop.clone()).await?;
     stop.cancel();
+    agent.stop_work();
     tasks.close();
     tasks.wait().await;
     drop(socket);
+    while let Some(ended) = work.join_next().await {
+        ended.context("the thread for long work panicked")?;
+    }
     tracing::info!("stopped; active volumes go on");
     Ok(())
 }

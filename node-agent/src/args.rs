@@ -80,6 +80,11 @@ pub struct Args {
     #[arg(long, env = "GOLDLEAF_DEVICE_DIR", default_value = "/dev/goldleaf")]
     pub device_dir: PathBuf,
 
+    /// What a volume maps from which on its deletion is done in steps, for the sake of its pool's
+    /// other volumes: a number with K, M, G or T, powers of 1024.
+    #[arg(long, env = "GOLDLEAF_DELETE_IN_STEPS_FROM", default_value = "256M")]
+    pub delete_in_steps_from: Bytes,
+
     /// How to write the log. Levels come from RUST_LOG.
     #[arg(long, env = "GOLDLEAF_LOG", value_enum, default_value_t = LogFormat::Text)]
     pub log: LogFormat,

@@ -66,6 +66,7 @@ points! {
     ResizeWished => "agent/resize/after-wish",
     ResizeLive => "agent/resize/after-effect",
     DeletionWished => "agent/delete/after-wish",
+    DeletionStepped => "agent/delete/after-first-step",
     DeletionDone => "agent/delete/after-effect",
     DeletionRecorded => "agent/delete/after-fact",
     ReadingLive => "agent/read-thin/after-activation",

@@ -35,6 +35,15 @@ pub fn number(device: &File) -> io::Result<DevNumber> {
     Ok(DevNumber::from_raw(found.rdev()))
 }
 
+/// Gives a stretch of it up. Blocks until it is.
+///
+/// # Errors
+///
+/// EOPNOTSUPP where it takes no discards, EINVAL for what is no multiple of 512.
+pub fn discard(device: &File, start: Bytes, len: Bytes) -> io::Result<()> {
+    Ok(ioctl::block_discard(device.as_fd(), start.0, len.0)?)
+}
+
 /// Whether it refuses writes.
 ///
 /// # Errors

@@ -208,6 +208,24 @@ pub(crate) fn block_size64(device: BorrowedFd<'_>) -> Result<u64> {
     Ok(u64::from_ne_bytes(size.0))
 }
 
+/// BLKDISCARD: gives a stretch of a block device up, in bytes.
+pub(crate) fn block_discard(device: BorrowedFd<'_>, start: u64, len: u64) -> Result<()> {
+    let mut range = Aligned([0; 16]);
+    range.0[..8].copy_from_slice(&start.to_ne_bytes());
+    range.0[8..].copy_from_slice(&len.to_ne_bytes());
+    let opcode = opcode::none(0x12, 119);
+    // SAFETY: linux/fs.h: `_IO(0x12, 119)` reads two 64-bit numbers.
+    unsafe {
+        rustix::ioctl::ioctl(
+            device,
+            RawCall {
+                opcode,
+                buffer: &mut range,
+            },
+        )
+    }
+}
+
 /// BLKROSET: makes a block device refuse writes, or take them again.
 pub(crate) fn block_set_read_only(device: BorrowedFd<'_>, read_only: bool) -> Result<()> {
     let mut flag = Aligned([0; 8]);

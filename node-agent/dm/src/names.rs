@@ -87,7 +87,7 @@ pub enum Owned {
     Thin(ThinOwner),
     /// An image: the origin of thins.
     Image(Digest),
-    /// A short look into a thin whose owner nobody knows; never anybody's device.
+    /// A private device over a thin, for a look or for work on it; never anybody's device.
     Probe(PoolId, ThinId),
 }
 

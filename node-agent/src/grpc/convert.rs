@@ -347,6 +347,7 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
         created: Some(timestamp(row.created)),
         epoch: row.epoch,
         usage: None,
+        progress: None,
     }
 }
 

@@ -10,7 +10,7 @@ use goldleaf_proto::v1 as api;
 use goldleaf_rpc::field::{BadField, bad, field};
 
 use super::convert;
-use crate::ops::{CreateGroup, CreateSnapshot, ThinView, Usage};
+use crate::ops::{CreateGroup, CreateSnapshot, ThinView, Usage, WorkProgress};
 
 impl TryFrom<pb::AgentCreateGroupSnapshotRequest> for CreateGroup {
     type Error = BadField;
@@ -61,6 +61,17 @@ pub(super) fn thin_with_usage(view: &ThinView, usage: Usage) -> pb::AgentThin {
             owned_bytes: usage.owned.0,
             exclusive_bytes: usage.exclusive.0,
             shared_bytes: usage.owned.0.saturating_sub(usage.exclusive.0),
+        }),
+        ..convert::thin(view)
+    }
+}
+
+/// A thin for the wire, with how far long work on it has come.
+pub(super) fn thin_at_work(view: &ThinView, progress: Option<WorkProgress>) -> pb::AgentThin {
+    pb::AgentThin {
+        progress: progress.map(|progress| api::Progress {
+            done_bytes: progress.done.0,
+            total_bytes: progress.total.0,
         }),
         ..convert::thin(view)
     }

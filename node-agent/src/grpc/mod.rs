@@ -375,7 +375,8 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
             return Ok(Response::new(convert_life::thin_with_usage(&view, usage)));
         }
         let view = self.blocking(move |a| a.thin(owner)).await?;
-        Ok(Response::new(convert::thin(&view)))
+        let progress = self.agent.progress(owner);
+        Ok(Response::new(convert_life::thin_at_work(&view, progress)))
     }
 
     type WatchThinsStream = Events<pb::WatchThinsEvent>;

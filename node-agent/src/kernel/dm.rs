@@ -17,8 +17,8 @@ use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 use super::{
     Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError, LiveThin,
-    LoadedPool, Outcome, PoolSpec, ThinSpec, ThinUse, group, metadata, origin, pool, pool_tables,
-    thin,
+    LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, ThinSpec, ThinUse, group, metadata,
+    origin, pool, pool_tables, private, thin,
 };
 
 /// Device-mapper of this host.
@@ -274,6 +274,14 @@ impl Kernel for DmKernel {
 
     fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError> {
         thin::ensure_none(&self.control, pool, thin)
+    }
+
+    fn open_private<'k>(
+        &'k self,
+        spec: &PrivateSpec,
+    ) -> Result<Box<dyn PrivateThin + 'k>, KernelError> {
+        let _turn = self.under_pools();
+        private::open(&self.control, spec)
     }
 
     fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError> {

@@ -4,7 +4,7 @@
 //! a thin that is not there cannot be activated, a live one cannot be deleted, an origin that is in
 //! use stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,9 +17,14 @@ use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
 use super::{
     Attached, BlockQuery, BlockRun, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError,
-    LiveThin, LoadedPool, Outcome, PoolSpec, ThinSpec, ThinUse,
+    LiveThin, LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, ThinSpec, ThinUse,
 };
 use crate::failpoint::{Point, hit};
+
+mod private;
+
+/// What the fake's pools allocate at a time.
+const BLOCK: u64 = 65_536;
 
 /// What one pool's metadata has.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +76,10 @@ pub struct World {
     pub opened: BTreeMap<ThinOwner, u32>,
     /// When a snapshot was taken last.
     pub frozen: Option<jiff::Timestamp>,
+    /// Private devices over thins.
+    pub private: BTreeSet<(PoolId, ThinId)>,
+    /// What was given up, in order: where and how much.
+    pub discards: Vec<(ThinId, Bytes, Bytes)>,
     /// Whether the next group takes too long.
     pub too_slow: bool,
     /// Whether the next group takes too long after its first part, which cannot be taken back.
@@ -120,6 +129,7 @@ impl FakeKernel {
         world.live.clear();
         world.images.clear();
         world.opened.clear();
+        world.private.clear();
         world.pools.values_mut().for_each(|pool| pool.live = false);
     }
 }
@@ -247,7 +257,8 @@ impl Kernel for FakeKernel {
         let ambush = self.ambush().0.take();
         ambush.into_iter().for_each(|what| what());
         let mut world = self.world();
-        if world.live.values().any(|thin| thin.pool == pool) {
+        let private = world.private.iter().any(|(of, _)| *of == pool);
+        if private || world.live.values().any(|thin| thin.pool == pool) {
             return Err(KernelError::Busy {
                 what: format!("pool {pool}"),
                 openers: 1,
@@ -421,11 +432,8 @@ impl Kernel for FakeKernel {
 
     fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError> {
         let mut world = self.world();
-        if world
-            .live
-            .values()
-            .any(|live| live.pool == pool && live.thin == thin)
-        {
+        let live = |live: &ThinSpec| live.pool == pool && live.thin == thin;
+        if world.live.values().any(live) || world.private.contains(&(pool, thin)) {
             return Err(KernelError::Busy {
                 what: format!("thin {thin}"),
                 openers: 1,
@@ -435,6 +443,21 @@ impl Kernel for FakeKernel {
             Some(_) => Ok(Outcome::Done),
             None => Ok(Outcome::AlreadySo),
         }
+    }
+
+    fn open_private<'k>(
+        &'k self,
+        spec: &PrivateSpec,
+    ) -> Result<Box<dyn PrivateThin + 'k>, KernelError> {
+        let (pool, thin) = (spec.pool, spec.thin);
+        let mut world = self.world();
+        if !world.pool(pool)?.thins.contains_key(&thin) {
+            return Err(KernelError::ThinMissing { pool, thin });
+        }
+        let twice = |live: &ThinSpec| live.pool == pool && live.thin == thin;
+        assert!(!world.live.values().any(twice), "two devices over one thin");
+        drop(world);
+        Ok(Box::new(private::FakePrivate::new(self, spec)))
     }
 
     fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError> {
@@ -490,6 +513,7 @@ impl Kernel for FakeKernel {
                 std::io::ErrorKind::Other.into(),
             ));
         }
+        let maps = |spec: &ThinSpec| world.pools.get(&spec.pool)?.thins.get(&spec.thin).copied();
         Ok(world.live.get(&owner).map(|spec| LiveThin {
             dev: DevNumber {
                 major: 254,
@@ -501,7 +525,7 @@ impl Kernel for FakeKernel {
             len: spec.len,
             thin: Some(spec.thin),
             origin: spec.origin,
-            mapped: Some(Bytes(0)),
+            mapped: maps(spec).map(|blocks| Bytes(blocks * BLOCK)),
         }))
     }
 

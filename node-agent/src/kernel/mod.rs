@@ -14,6 +14,7 @@ mod metadata;
 mod origin;
 mod pool;
 mod pool_tables;
+mod private;
 mod thin;
 mod unwritable;
 
@@ -137,6 +138,45 @@ pub struct ThinUse {
     pub mapped_blocks: u64,
     /// Blocks that no other thin maps.
     pub exclusive_blocks: u64,
+}
+
+/// Everything from which a private device over a thin is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrivateSpec {
+    /// The pool that has it.
+    pub pool: PoolId,
+    /// Its number there.
+    pub thin: ThinId,
+    /// Length of the device.
+    pub len: Sectors,
+    /// The image device under it.
+    pub origin: Option<DevNumber>,
+}
+
+/// What a thin maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// How much.
+    pub mapped: Bytes,
+    /// Nothing at or after this is mapped.
+    pub end: Bytes,
+}
+
+/// A private device over a thin that has no device of its own. It goes with its value.
+pub trait PrivateThin {
+    /// What the thin maps.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    fn mapping(&self) -> Result<Mapping, KernelError>;
+
+    /// Gives up the whole blocks of a stretch.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not.
+    fn discard(&self, start: Bytes, len: Bytes) -> Result<(), KernelError>;
 }
 
 /// One of several snapshots that are to be of one instant.
@@ -430,6 +470,16 @@ pub trait Kernel: Send + Sync + 'static {
     ///
     /// When the pool takes no change, or a device of it is live.
     fn ensure_no_thin(&self, pool: PoolId, thin: ThinId) -> Result<Outcome, KernelError>;
+
+    /// Makes a private device over a thin. The caller has seen that nothing else is over it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::ThinMissing`] when it is not in the metadata.
+    fn open_private<'k>(
+        &'k self,
+        spec: &PrivateSpec,
+    ) -> Result<Box<dyn PrivateThin + 'k>, KernelError>;
 
     /// Leaves the device live with the table of `spec`, running. A shorter live table grows.
     ///

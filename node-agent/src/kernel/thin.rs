@@ -79,14 +79,19 @@ fn mapped(
     }
 }
 
-/// Leaves no look into a thin of the pool: a crash may have cut one short, and it keeps the pool.
+/// Leaves no private device of the pool that nobody uses: a crash may have left one, and it keeps
+/// the pool.
 pub(super) fn ensure_no_probe(control: &Control, pool: PoolId) -> Result<(), KernelError> {
     let listed = control.list().map_err(KernelError::dm("list devices"))?;
     for uuid in listed.into_iter().filter_map(|device| device.uuid) {
         if let Some(probe @ Owned::Probe(of, _)) = Owned::from_uuid(&uuid)
             && of == pool
         {
-            let _ = dm::ensure_none(control, probe)?;
+            match dm::ensure_none(control, probe) {
+                // Somebody is at work over it, and takes it away himself.
+                Ok(_) | Err(KernelError::Busy { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(())

@@ -185,6 +185,7 @@ impl Agent {
         let dev = dev
             .map_err(ThinError::Kernel)
             .inspect_err(|_| self.let_run(pool, row.owner))?;
+        self.mapped.forget(row.owner);
         Ok((dev, origin))
     }
 
@@ -320,7 +321,8 @@ impl Agent {
         if self.reads.has(owner) {
             return self.view(&pool, &row); // the device that is there is nobody's activation
         }
-        if let Some(live) = self.kernel.find_live(owner).map_err(ThinError::Kernel)?
+        let live = self.kernel.find_live(owner).map_err(ThinError::Kernel)?;
+        if let Some(live) = &live
             && live.open_count > 0
         {
             return Err(ThinError::InUse {
@@ -352,6 +354,10 @@ impl Agent {
             return Err(error);
         }
         hit(Point::DeactivationDone);
+        if let Some(mapped) = live.and_then(|live| live.mapped) {
+            // Nobody had it open, so this is what it maps for as long as it is inactive.
+            self.mapped.note(owner, mapped);
+        }
         self.view(&pool, &row)
     }
 

@@ -78,6 +78,13 @@ impl Rig {
         self.agent.sweep();
     }
 
+    /// What the agent's threads for long work do.
+    fn work(&self) {
+        Lane::ALL
+            .iter()
+            .for_each(|lane| self.agent.work_once(*lane));
+    }
+
     fn idle(kernel: &Arc<FakeKernel>) -> Arc<Agent> {
         let nowhere = tempfile::tempdir().unwrap();
         std::fs::create_dir(nowhere.path().join("import")).unwrap();
@@ -239,6 +246,20 @@ fn delete_step(what: &'static str, owner: ThinOwner) -> Step {
         what,
         Box::new(move |rig| call(rig).map(|()| "gone".into()).map_err(|e| e.to_string())),
     )
+}
+
+/// Deletes a volume that maps more than one message is to free: nobody waits, and the work is done
+/// on this thread.
+fn delete_large_step(what: &'static str, owner: ThinOwner) -> Step {
+    let call = move |rig: &Rig| {
+        let pool = rig.agent.pools.open(POOL).ok_or("the pool is not open")?;
+        let gone = rig.agent.wish_deleted(&pool, owner, 1);
+        if !gone.map_err(|e| e.to_string())? {
+            rig.work();
+        }
+        Ok(format!("there: {}", pool.catalogue.find(owner).is_some()))
+    };
+    (what, Box::new(call))
 }
 
 fn pool_step(
@@ -464,6 +485,19 @@ fn life() -> Vec<Step> {
         deactivate("deactivate the volume", 12),
         deactivate("deactivate the blank one", 11),
         deactivate("deactivate the clone", 13),
+        thin_step("create a large volume that holds much", |rig| {
+            let request = CreateThin {
+                size: VolumeSize::new(1 << 30).unwrap(),
+                ..rig.thin(volume(14), false, true)
+            };
+            let made = rig.agent.create_thin(Some(STORE), request)?;
+            let mut world = rig.kernel.world();
+            let thins = &mut world.pools.get_mut(&POOL).unwrap().thins;
+            thins.insert(made.record.thin, 5000);
+            Ok(made)
+        }),
+        deactivate("deactivate the large one", 14),
+        delete_large_step("delete the large one", volume(14)),
         delete_step("delete the first snapshot", snapshot(21)),
         delete_step("delete the volume", volume(12)),
         delete_step("delete the second snapshot", snapshot(22)),
@@ -502,6 +536,7 @@ fn run(point: Option<Point>, reboot: bool) -> (Vec<Result<String, String>>, bool
                     rig.kernel.reboot();
                 }
                 rig.restart();
+                rig.work();
                 rig.check(&format!("{point:?} in {what:?}, back again"));
                 step(&rig)
             }

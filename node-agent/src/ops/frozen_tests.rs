@@ -18,7 +18,7 @@ use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
     Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, KernelError, LiveThin, LoadedPool,
-    Outcome, PoolSpec, ThinSpec, ThinUse,
+    Outcome, PoolSpec, PrivateSpec, PrivateThin, ThinSpec, ThinUse,
 };
 
 /// The fake kernel, with some devices suspended.
@@ -50,6 +50,13 @@ impl Kernel for Freezing {
 
     fn wait_limit(&self) -> Option<std::time::Duration> {
         self.kernel.wait_limit()
+    }
+
+    fn open_private<'k>(
+        &'k self,
+        spec: &PrivateSpec,
+    ) -> Result<Box<dyn PrivateThin + 'k>, KernelError> {
+        self.kernel.open_private(spec)
     }
 
     as_the_kernel! {

@@ -11,6 +11,7 @@ pub mod caller;
 mod deleted;
 mod devices;
 pub mod doctor;
+mod drain;
 mod error;
 mod extension;
 mod forming;
@@ -33,6 +34,7 @@ mod thins;
 mod usage;
 mod view;
 mod waiting;
+mod work;
 
 #[cfg(test)]
 mod blocks_tests;
@@ -40,6 +42,8 @@ mod blocks_tests;
 mod crash_tests;
 #[cfg(test)]
 mod doctor_tests;
+#[cfg(test)]
+mod drain_tests;
 #[cfg(test)]
 mod extension_tests;
 #[cfg(test)]
@@ -92,6 +96,7 @@ pub use snapshots::CreateSnapshot;
 pub use thins::{Activation, CreateThin};
 pub use usage::Usage;
 pub use view::{PoolState, PoolView, ThinView};
+pub use work::{Lane, WorkProgress};
 
 /// A hint that there is something to sweep. The record says what.
 #[derive(Debug, Default)]
@@ -142,6 +147,8 @@ pub struct Agent {
     /// Who this host is.
     pub host: Host,
     pub(crate) pools: Pools,
+    pub(crate) work: work::Work,
+    mapped: drain::Mapped,
     changes: watch::Sender<u64>,
     thin_news: news::ThinNews,
     deleted: deleted::Deleted,
@@ -176,6 +183,8 @@ impl Agent {
             links: Links::new(device_dir),
             host,
             pools: Pools::new(DeviceRules { pool_dir }),
+            work: work::Work::default(),
+            mapped: drain::Mapped::default(),
             // Begun with the time, so that it grows across restarts too.
             changes: watch::Sender::new(
                 u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or(0),

@@ -379,6 +379,7 @@ impl Agent {
 
     /// Removes the pool's tables and flushes its catalogue.
     pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
+        let _barred = self.work.bar(pool.id);
         let rows = pool.catalogue.all();
         let live = self.kernel.live_owners().map_err(PoolError::Kernel)?;
         let count = rows.iter().filter(|row| live.contains(&row.owner)).count();

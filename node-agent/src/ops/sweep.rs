@@ -98,6 +98,10 @@ impl Agent {
                 tracing::info!(%owner, "finishing what a crash cut short");
                 self.finish_again(pool, row, image)
             }
+            Phase::Deleting if self.is_large(pool, &row) => {
+                self.work.ring();
+                Ok(())
+            }
             Phase::Deleting => self.finish_deleting(pool, &row),
             // Its device is nobody's activation, and goes when it was read.
             Phase::Ready if self.reads.has(owner) => Ok(()),

@@ -191,6 +191,9 @@ impl Agent {
             Point::ThinRecorded
         });
         self.thin_changed(done.owner);
+        if attempt == Attempt::First && made.is_none() && !snapshot {
+            self.mapped.note(done.owner, Bytes(0));
+        }
         match (activate, made) {
             (Some(how), None) => self.activate_row(pool, done, how, None),
             // An empty thin that was made in this call: there is nothing that the kernel could add.
@@ -351,10 +354,23 @@ impl Agent {
             },
         };
         pool.admit(caller)?;
+        if self.wish_deleted(&pool, owner, epoch)? {
+            return Ok(());
+        }
+        self.await_deletion(&pool, owner)
+    }
+
+    /// Wish of a deletion; effect and fact too, of a thin that is not large. Whether it is gone.
+    pub(super) fn wish_deleted(
+        &self,
+        pool: &OpenPool,
+        owner: ThinOwner,
+        epoch: u64,
+    ) -> Result<bool, ThinError> {
         let _held = pool.lock(&[owner])?;
         let Some(row) = pool.catalogue.find(owner) else {
             self.deleted.add(owner);
-            return Ok(());
+            return Ok(true);
         };
         check_epoch(&row, epoch)?;
         self.not_read(owner)?;
@@ -374,7 +390,7 @@ impl Agent {
             ..row
         };
         let wish = row.clone();
-        write(&pool, move |rows| {
+        write(pool, move |rows| {
             // What a crash cut short still needs its source.
             let unfinished =
                 |child: &ThinRecord| child.phase == Phase::Creating && child.parent == Some(owner);
@@ -388,7 +404,10 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::DeletionWished);
-        self.finish_deleting(&pool, &row)
+        if self.is_large(pool, &row) {
+            return Ok(false);
+        }
+        self.finish_deleting(pool, &row).map(|()| true)
     }
 
     /// The pool that has the thin to be deleted; none once it is known that there is none in any.
@@ -430,6 +449,7 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::DeletionRecorded);
+        self.mapped.forget(owner);
         self.deleted.add(owner);
         self.thin_changed(owner);
         Ok(())

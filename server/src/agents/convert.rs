@@ -312,15 +312,19 @@ pub(super) fn import_step(
 ) -> Result<ImportStep, AgentError> {
     match (event.image, event.progress) {
         (Some(found), _) => image(node, found).map(ImportStep::Done),
-        (None, Some(progress)) => Ok(ImportStep::Progress(Progress {
-            done: Bytes(progress.done_bytes),
-            total: Bytes(progress.total_bytes),
-        })),
+        (None, Some(step)) => Ok(ImportStep::Progress(progress(step))),
         (None, None) => Err(bad_answer(
             node,
             "import event",
             "neither progress nor image",
         )),
+    }
+}
+
+fn progress(found: api::Progress) -> Progress {
+    Progress {
+        done: Bytes(found.done_bytes),
+        total: Bytes(found.total_bytes),
     }
 }
 
@@ -370,6 +374,7 @@ pub(super) fn thin(node: &str, answer: pb::AgentThin) -> Result<ThinReport, Agen
         image: optional(node, "thin.image_digest", &answer.image_digest)?,
         activation: activation(node, answer.activation)?,
         owned: answer.owned_bytes.map(Bytes),
+        progress: answer.progress.map(progress),
         usage: answer.usage.map(|usage| ThinUsage {
             provisioned: Bytes(usage.provisioned_bytes),
             owned: Bytes(usage.owned_bytes),

@@ -6,7 +6,7 @@ use goldleaf_types::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, First, Marks, Phase};
+use super::{Condition, First, Marks, Phase, Progress};
 
 /// What a thin begins as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +173,8 @@ pub struct ThinReport {
     pub activation: Option<Activation>,
     /// Bytes the pool keeps for it; only known while active.
     pub owned: Option<Bytes>,
+    /// How far long work on it has come, while there is some.
+    pub progress: Option<Progress>,
     /// What it takes in its pool; only when that was asked for.
     pub usage: Option<ThinUsage>,
     /// What its node finds worth knowing.

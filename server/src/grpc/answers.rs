@@ -109,6 +109,14 @@ pub fn volume(view: &VolumeView) -> api::Volume {
             .as_ref()
             .and_then(|r| r.usage)
             .map(usage_of_thin),
+        progress: view.report.as_ref().and_then(|r| r.progress).map(progress),
+    }
+}
+
+fn progress(p: Progress) -> api::Progress {
+    api::Progress {
+        done_bytes: p.done.0,
+        total_bytes: p.total.0,
     }
 }
 
@@ -270,13 +278,6 @@ pub fn export_step(node: NodeId, step: &ExportStep) -> api::ExportEvent {
                 stored_bytes: file.stored.0,
             }),
         },
-    }
-}
-
-fn progress(p: Progress) -> api::Progress {
-    api::Progress {
-        done_bytes: p.done.0,
-        total_bytes: p.total.0,
     }
 }
 

@@ -180,7 +180,12 @@ impl Things {
                 self.known.remove(&id);
             }
             Err(error) => {
-                tracing::warn!(%id, wait = ?thing.wait, error = %Chain(&error), "not finished yet");
+                let error_text = Chain(&error);
+                if error.is_under_way() {
+                    tracing::info!(%id, wait = ?thing.wait, error = %error_text, "under way");
+                } else {
+                    tracing::warn!(%id, wait = ?thing.wait, error = %error_text, "not finished yet");
+                }
                 thing.due = now + thing.wait;
                 thing.wait = (thing.wait * 2).min(self.waits.most);
                 thing.state = State::Waiting;

@@ -3,7 +3,7 @@
 //! Made by this room's rules; `grpc/status.rs` picks the code of each.
 
 use crate::agents::AgentError;
-use crate::domain::NoPlace;
+use crate::domain::{NoPlace, Refusal};
 use crate::store::StoreError;
 
 /// Why a request was not carried out.
@@ -218,6 +218,18 @@ impl ServiceError {
             | Self::TokenTooOld
             | Self::BadRow { .. } => false,
         }
+    }
+
+    /// Whether the node is at work on it, and only needs time.
+    #[must_use]
+    pub const fn is_under_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Agent(AgentError::Refused {
+                refusal: Refusal::Aborted,
+                ..
+            })
+        )
     }
 
     /// Whether something was changed by somebody else meanwhile: decide again.

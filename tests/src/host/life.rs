@@ -5,6 +5,7 @@
 //! very answers of one that was not.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use goldleaf_dm::Owned;
@@ -99,6 +100,17 @@ fn image_of_file(h: &Host, name: &str) -> Result<api::Image, Status> {
         wait: true,
         ..Default::default()
     })
+}
+
+/// So much that it is deleted in steps.
+fn write_to_the_blank_one(h: &Host) -> Result<String, Status> {
+    let volume = h.volume("b")?;
+    let path = volume.activation.unwrap_or_default().device_path;
+    let mut file = File::options().write(true).open(path).expect("its device");
+    let content = [0x11; 1 << 20];
+    file.write_all(&content).expect("room");
+    file.sync_all().expect("a safe place");
+    Ok("written".into())
 }
 
 /// Makes a volume over an image that was changed behind our back, and puts the image right again.
@@ -248,6 +260,7 @@ pub const LIFE: &[Step] = &[
         snapshot_of_a_read_only_pool,
     ),
     ("activate the blank one", |h| h.activate("b").map(volume)),
+    ("write to the blank one", write_to_the_blank_one),
     ("snapshot the volume", |h| {
         h.snapshot("s1", "volume/v").map(snapshot)
     }),

@@ -187,6 +187,8 @@ impl Host {
             format!("--device-dir={}", self.dir.join("dev").display()),
             format!("--node-name={NODE}"),
             format!("--host-id={}", self.host_id),
+            // So little that ordinary tests go that way too.
+            "--delete-in-steps-from=512K".to_owned(),
         ]
     }
 

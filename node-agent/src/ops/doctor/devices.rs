@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use goldleaf_dm::{DevNumber, Owned};
-use goldleaf_types::{Digest, ThinOwner};
+use goldleaf_types::{Digest, PoolId, ThinId, ThinOwner};
 
 use super::{Code, Finding, Remedy, Severity};
 use crate::catalogue::{Phase, ThinRecord};
@@ -50,16 +50,32 @@ impl Agent {
                     *owned,
                     "its pool is not open on this host".to_owned(),
                 )),
-                Owned::Probe(..) => Some(stray(
-                    *owned,
-                    "it was made to look into a thin, and the look was cut short".to_owned(),
-                )),
+                Owned::Probe(pool, thin) => self.private_device(*owned, *pool, *thin),
                 // The pool's own three come and go together, and an image's goes with its last user.
                 Owned::Pool(_) | Owned::PoolMetadata(_) | Owned::PoolData(_) | Owned::Image(_) => {
                     None
                 }
             })
             .collect()
+    }
+
+    /// A private device is there for a moment, or as long as somebody is at work over it.
+    fn private_device(&self, owned: Owned, pool: PoolId, thin: ThinId) -> Option<Finding> {
+        let open = self.pools.open(pool);
+        let rows = open.as_ref().map(|pool| pool.catalogue.all());
+        let row = rows.and_then(|rows| rows.into_iter().find(|row| row.thin == thin));
+        let _held = open
+            .as_ref()
+            .zip(row)
+            .map(|(pool, row)| pool.locks.take(&[row.owner]));
+        let still = self.kernel.devices().ok()?;
+        let left = still.iter().any(|(now, _)| *now == owned) && !self.work.is_at(pool, thin);
+        left.then(|| {
+            stray(
+                owned,
+                "it was made for work on a thin, and the work was cut short".to_owned(),
+            )
+        })
     }
 
     fn thin_device(

@@ -498,6 +498,7 @@ impl Host {
             }),
             owned: thin.live.map(|_| Bytes(0)),
             usage: None,
+            progress: None,
             conditions: conditions.into_iter().collect(),
         })
     }
