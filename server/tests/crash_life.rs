@@ -212,6 +212,12 @@ fn life() -> Vec<Step> {
         step("deactivate it", of_volume, |s| async move {
             s.deactivate(&named("vm1")).await
         }),
+        step("decouple it", of_volume, |s| async move {
+            s.decouple(&named("vm1"), goldleaf_types::Bytes(0), false)
+                .await?;
+            s.decouple(&named("vm1"), goldleaf_types::Bytes(0), true)
+                .await
+        }),
         step("deactivate the blank one", of_volume, |s| async move {
             s.deactivate(&named("blank")).await
         }),

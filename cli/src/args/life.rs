@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::values::{duration, key_value};
+use super::values::{duration, key_value, size};
 use super::{Removal, Selection, Target, Waiting};
 
 /// One volume or snapshot to look at.
@@ -82,4 +82,17 @@ pub struct GroupCreate {
     /// A label of the group and of each snapshot; may be given again.
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
+}
+
+/// A volume to make independent of its image.
+#[derive(Debug, ClapArgs)]
+pub struct VolumeDecouple {
+    /// Its name or id.
+    pub target: String,
+    /// Most bytes to go through in a second.
+    #[arg(long, value_parser = size, default_value = "0", hide_default_value = true)]
+    pub rate: u64,
+    /// Return at once; `volume get` says how far it is.
+    #[arg(long)]
+    pub no_wait: bool,
 }

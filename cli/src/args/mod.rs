@@ -25,7 +25,7 @@ pub use pool::{Pool, PoolCreate, PoolExtend, PoolSet, WhenFull};
 pub use snapshot::{Snapshot, SnapshotBlocks};
 use values::{duration, key_value, server, size};
 
-pub use life::{Export, ExportFormat, Group, Look};
+pub use life::{Export, ExportFormat, Group, Look, VolumeDecouple};
 pub use wait::{WaitedTarget, Waiting};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
@@ -208,6 +208,11 @@ pub enum Volume {
   goldleaf volume clone vm3 --source image/debian-12 --size 40G --activate
   goldleaf volume clone old --source snapshot/before-upgrade --size 40G")]
     Clone(VolumeClone),
+    /// Makes a volume that is not active independent of its image.
+    #[command(after_help = "Examples:
+  goldleaf volume decouple vm1
+  goldleaf volume decouple vm1 --rate 50M --no-wait")]
+    Decouple(VolumeDecouple),
     /// Grows a volume.
     #[command(after_help = "Example:
   goldleaf volume resize vm1 --size 40G")]

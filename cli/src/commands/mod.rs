@@ -10,6 +10,7 @@ mod pool_space;
 mod snapshot;
 mod volume;
 
+mod decouple;
 mod group;
 
 use std::collections::HashMap;

@@ -17,6 +17,7 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
             call.show(VolumeServiceClient::clone(&mut volumes, clone(wanted)?))
                 .await
         }
+        Volume::Decouple(wanted) => super::decouple::run(call, wanted).await,
         Volume::Resize(wanted) => {
             let request = api::ResizeRequest {
                 volume: wanted.target,

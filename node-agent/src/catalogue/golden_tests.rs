@@ -10,6 +10,7 @@ use super::*;
 
 const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
 const THIN_V1_GROWN: &str = include_str!("../../tests/golden/thin-v1-grown.json");
+const THIN_V1_DECOUPLING: &str = include_str!("../../tests/golden/thin-v1-decoupling.json");
 const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
 const POOL_V1_GROWN: &str = include_str!("../../tests/golden/pool-v1-grown.json");
 const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
@@ -49,6 +50,7 @@ fn thin() -> ThinRecord {
         sealed: false,
         read_only: true,
         group: None,
+        decouple: None,
     }
 }
 
@@ -57,6 +59,17 @@ fn grown_thin() -> ThinRecord {
     ThinRecord {
         group: Some(goldleaf_types::GroupId::from_bytes([0x66; 16])),
         ..thin()
+    }
+}
+
+/// A row that is being copied from its image, which was added to version 1 later.
+fn decoupling_thin() -> ThinRecord {
+    ThinRecord {
+        decouple: Some(Decouple {
+            rate: Bytes(1 << 20),
+            done: Bytes(1 << 16),
+        }),
+        ..grown_thin()
     }
 }
 
@@ -142,10 +155,14 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
     assert_eq!(decode_pool(grown.as_bytes()).unwrap(), grown_pool());
     let written = encode_pool(&grown_pool()).unwrap();
     assert_eq!(String::from_utf8(written).unwrap(), grown);
-    let grown = THIN_V1_GROWN.trim_end();
-    assert_eq!(decode_thin(grown.as_bytes()).unwrap(), grown_thin());
-    let written = encode_thin(&grown_thin()).unwrap();
-    assert_eq!(String::from_utf8(written).unwrap(), grown);
+    for (grown, thin) in [
+        (THIN_V1_GROWN, grown_thin()),
+        (THIN_V1_DECOUPLING, decoupling_thin()),
+    ] {
+        assert_eq!(decode_thin(grown.trim_end().as_bytes()).unwrap(), thin);
+        let written = encode_thin(&thin).unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), grown.trim_end());
+    }
     assert_eq!(decode_pool(POOL_V1.trim_end().as_bytes()).unwrap(), pool());
     assert_eq!(
         String::from_utf8(encode_pool(&pool()).unwrap()).unwrap(),

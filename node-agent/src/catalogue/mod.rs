@@ -44,7 +44,9 @@ pub use label::{
 };
 pub use layout::{Layout, LayoutError, PlannedDevice, plan_layout};
 pub use region::{Medium, RegionStorage};
-pub use rows::{Holder, ImageRef, NoSpace, NoThinIds, Phase, PoolRecord, Rows, ThinRecord};
+pub use rows::{
+    Decouple, Holder, ImageRef, NoSpace, NoThinIds, Phase, PoolRecord, Rows, ThinRecord,
+};
 pub use twin::Degraded;
 
 use rows::State;

@@ -85,6 +85,17 @@ pub struct ThinRecord {
     pub read_only: bool,
     /// The group that it was frozen with, if with one.
     pub group: Option<GroupId>,
+    /// Wished to be independent of its image, and how far that is.
+    pub decouple: Option<Decouple>,
+}
+
+/// A copying that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decouple {
+    /// Most bytes in a second; 0 is no cap.
+    pub rate: Bytes,
+    /// Everything before this is copied, durably.
+    pub done: Bytes,
 }
 
 impl ThinRecord {

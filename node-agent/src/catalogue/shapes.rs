@@ -10,7 +10,7 @@ use goldleaf_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::rows::{Holder, ImageRef, NoSpace, Phase, PoolRecord, ThinRecord};
+use super::rows::{Decouple, Holder, ImageRef, NoSpace, Phase, PoolRecord, ThinRecord};
 
 /// The version that is written, and the newest that is read.
 const VERSION: &str = "1";
@@ -71,6 +71,15 @@ struct ThinV1 {
     // Since 0.2; left out when there is none, so that older versions read such rows too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<GroupId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decouple: Option<DecoupleV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecoupleV1 {
+    rate_bytes: u64,
+    done_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -154,6 +163,10 @@ pub(super) fn encode_thin(record: &ThinRecord) -> Result<Vec<u8>, serde_json::Er
         epoch: r.epoch,
         sealed: r.sealed,
         group: r.group,
+        decouple: r.decouple.map(|d| DecoupleV1 {
+            rate_bytes: d.rate.0,
+            done_bytes: d.done.0,
+        }),
     }))
 }
 
@@ -191,6 +204,10 @@ pub(super) fn decode_thin(bytes: &[u8]) -> Result<ThinRecord, BadRow> {
         epoch: r.epoch,
         sealed: r.sealed,
         group: r.group,
+        decouple: r.decouple.map(|d| Decouple {
+            rate: Bytes(d.rate_bytes),
+            done: Bytes(d.done_bytes),
+        }),
     })
 }
 

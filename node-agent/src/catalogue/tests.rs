@@ -43,6 +43,7 @@ pub(super) fn row(owner: ThinOwner, thin: ThinId) -> ThinRecord {
         sealed: false,
         read_only: false,
         group: None,
+        decouple: None,
     }
 }
 

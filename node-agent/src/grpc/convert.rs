@@ -347,7 +347,14 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
         created: Some(timestamp(row.created)),
         epoch: row.epoch,
         usage: None,
-        progress: None,
+        // Its turn may be still to come.
+        progress: row
+            .decouple
+            .zip(row.image)
+            .map(|(wish, image)| api::Progress {
+                done_bytes: wish.done.0,
+                total_bytes: image.size.min(row.size.bytes()).0,
+            }),
     }
 }
 

@@ -68,11 +68,12 @@ pub(super) fn thin_with_usage(view: &ThinView, usage: Usage) -> pb::AgentThin {
 
 /// A thin for the wire, with how far long work on it has come.
 pub(super) fn thin_at_work(view: &ThinView, progress: Option<WorkProgress>) -> pb::AgentThin {
-    pb::AgentThin {
-        progress: progress.map(|progress| api::Progress {
+    let mut thin = convert::thin(view);
+    if let Some(progress) = progress {
+        thin.progress = Some(api::Progress {
             done_bytes: progress.done.0,
             total_bytes: progress.total.0,
-        }),
-        ..convert::thin(view)
+        });
     }
+    thin
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
-use goldleaf_types::{Digest, Incarnation, PoolId, ThinOwner};
+use goldleaf_types::{Bytes, Digest, Incarnation, PoolId, ThinOwner};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -334,6 +334,17 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
             .blocking(move |a| a.resize(store, volume.into(), size, epoch))
             .await?;
         Ok(Response::new(convert::thin(&view)))
+    }
+
+    async fn decouple(&self, r: Request<pb::AgentDecoupleRequest>) -> Answer<pb::AgentThin> {
+        let (store, body) = caller(r)?;
+        let owner = ThinOwner::Volume(field("volume", &body.volume)?);
+        let rate = Bytes(body.rate_bytes_per_second);
+        let view = self
+            .blocking(move |a| a.decouple(store, owner, body.epoch, rate))
+            .await?;
+        let progress = self.agent.progress(owner);
+        Ok(Response::new(convert_life::thin_at_work(&view, progress)))
     }
 
     async fn activate(&self, r: Request<pb::AgentActivateRequest>) -> Answer<pb::AgentThin> {

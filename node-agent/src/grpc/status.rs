@@ -49,6 +49,7 @@ impl From<ThinError> for Status {
             ThinError::OutOfRange { .. } => (Code::OutOfRange, "OUT_OF_RANGE"),
             ThinError::Unrelated { .. } => (Code::FailedPrecondition, "NOT_COMPARABLE"),
             ThinError::Deleting(_) => (Code::Aborted, "BEING_DELETED"),
+            ThinError::Decoupling(_) => (Code::Aborted, "BEING_DECOUPLED"),
             ThinError::Unfinished(_) => (Code::Aborted, "BEING_CREATED"),
             ThinError::Needed { .. } => (Code::Aborted, "SOURCE_OF_UNFINISHED"),
             ThinError::Active(_) => (Code::FailedPrecondition, "ACTIVE"),
@@ -64,6 +65,7 @@ impl From<ThinError> for Status {
             ThinError::PoolFull(_) => (Code::ResourceExhausted, "POOL_FULL"),
             ThinError::MetadataLow(_) => (Code::ResourceExhausted, "METADATA_LOW"),
             ThinError::Overcommitted { .. } => (Code::ResourceExhausted, "OVERCOMMITTED"),
+            ThinError::NoRoom { .. } => (Code::ResourceExhausted, "NO_ROOM"),
             ThinError::NoThinIds(_) => (Code::ResourceExhausted, "NO_THIN_IDS"),
             ThinError::Image(cause) => image_code(cause),
             ThinError::ImageMissing(_) => (Code::Unavailable, "IMAGE_NOT_HERE"),
@@ -80,6 +82,8 @@ impl From<ThinError> for Status {
             | ThinError::NoPool(_)
             | ThinError::Unrelated { .. }
             | ThinError::Deleting(_)
+            | ThinError::Decoupling(_)
+            | ThinError::NoRoom { .. }
             | ThinError::Unfinished(_)
             | ThinError::Needed { .. }
             | ThinError::Active(_)

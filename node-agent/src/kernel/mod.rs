@@ -177,6 +177,9 @@ pub trait PrivateThin {
     ///
     /// When the kernel does not.
     fn discard(&self, start: Bytes, len: Bytes) -> Result<(), KernelError>;
+
+    /// The device, open.
+    fn file(&self) -> &File;
 }
 
 /// One of several snapshots that are to be of one instant.

@@ -90,8 +90,11 @@ impl PrivateThin for Private<'_> {
     }
 
     fn discard(&self, start: Bytes, len: Bytes) -> Result<(), KernelError> {
-        let file = self.file.as_ref().expect("open until it is dropped");
-        block::discard(file, start, len).map_err(KernelError::io("discard a part of a thin"))
+        block::discard(self.file(), start, len).map_err(KernelError::io("discard a part of a thin"))
+    }
+
+    fn file(&self) -> &File {
+        self.file.as_ref().expect("open until it is dropped")
     }
 }
 

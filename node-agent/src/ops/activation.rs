@@ -206,7 +206,7 @@ impl Agent {
     }
 
     /// The image and its device, which both stay as long as the answer is held.
-    fn ensure_used_origin(
+    pub(super) fn ensure_used_origin(
         &self,
         recorded: ImageRef,
         compared: Option<Checked>,

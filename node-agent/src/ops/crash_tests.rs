@@ -498,6 +498,11 @@ fn life() -> Vec<Step> {
         }),
         deactivate("deactivate the large one", 14),
         delete_large_step("delete the large one", volume(14)),
+        thin_step("make the volume independent of its image", |rig| {
+            rig.agent.decouple(Some(STORE), volume(12), 1, Bytes(0))?;
+            rig.work();
+            rig.agent.thin(volume(12))
+        }),
         delete_step("delete the first snapshot", snapshot(21)),
         delete_step("delete the volume", volume(12)),
         delete_step("delete the second snapshot", snapshot(22)),

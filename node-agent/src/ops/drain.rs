@@ -65,11 +65,11 @@ impl Agent {
 
     /// Whether deleting it in one message could stall its pool. The caller holds the row's lock.
     pub(super) fn is_large(&self, pool: &OpenPool, row: &ThinRecord) -> bool {
+        if self.progress(row.owner).is_some() {
+            return true; // whoever is at work on it ends that first
+        }
         if row.size.bytes() <= self.work.large || shares(pool, row) {
             return false;
-        }
-        if self.progress(row.owner).is_some() {
-            return true;
         }
         let mapped = self.mapped.of(row.owner).or_else(|| {
             // Whatever is in the way of a look is in the way of the deletion, and is said there.
@@ -165,7 +165,7 @@ fn private(pool: &OpenPool, row: &ThinRecord) -> PrivateSpec {
 }
 
 /// Whether another thin began as this one, or as what this one began as.
-fn shares(pool: &OpenPool, row: &ThinRecord) -> bool {
+pub(super) fn shares(pool: &OpenPool, row: &ThinRecord) -> bool {
     let related = |other: &ThinRecord| {
         other.owner != row.owner
             && (other.parent == Some(row.owner)

@@ -68,6 +68,9 @@ pub enum ThinError {
     /// It is on its way out.
     #[error("{0} is being deleted")]
     Deleting(ThinOwner),
+    /// What reads through to its image is being copied.
+    #[error("{0} is being made independent of its image: ask again when that is done")]
+    Decoupling(ThinOwner),
     /// It is not finished.
     #[error("{0} is still being made: repeat the call that makes it")]
     Unfinished(ThinOwner),
@@ -157,6 +160,19 @@ pub enum ThinError {
          are there: extend its metadata (goldleaf pool extend --metadata), or delete something"
     )]
     MetadataLow(PoolId),
+    /// A copy would not fit.
+    #[error(
+        "pool {pool} has {free} free and the copy may take {needed}: extend the pool, or delete \
+         something in it"
+    )]
+    NoRoom {
+        /// Which.
+        pool: PoolId,
+        /// What it may take.
+        needed: Bytes,
+        /// What there is.
+        free: Bytes,
+    },
     /// The pool hands out no more thin ids.
     #[error("pool {0} has no thin id left")]
     NoThinIds(PoolId),

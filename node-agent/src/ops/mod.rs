@@ -8,6 +8,7 @@ mod activation;
 mod admission;
 mod blocks;
 pub mod caller;
+mod decouple;
 mod deleted;
 mod devices;
 pub mod doctor;

@@ -387,6 +387,7 @@ impl Agent {
         let row = ThinRecord {
             phase: Phase::Deleting,
             holder: None,
+            decouple: None,
             ..row
         };
         let wish = row.clone();
@@ -404,7 +405,7 @@ impl Agent {
             Ok(())
         })?;
         hit(Point::DeletionWished);
-        if self.is_large(pool, &row) {
+        if self.work.end_copy(owner) || self.is_large(pool, &row) {
             return Ok(false);
         }
         self.finish_deleting(pool, &row).map(|()| true)
@@ -485,6 +486,7 @@ pub(super) fn usable(pool: &OpenPool, row: &ThinRecord) -> Result<(), ThinError>
         return Err(ThinError::Sealed(row.owner));
     }
     match row.phase {
+        Phase::Ready if row.decouple.is_some() => Err(ThinError::Decoupling(row.owner)),
         Phase::Ready => Ok(()),
         Phase::Creating => Err(ThinError::Unfinished(row.owner)),
         Phase::Deleting => Err(ThinError::Deleting(row.owner)),
@@ -546,6 +548,7 @@ pub(super) fn fresh_row(
         epoch: request.epoch,
         sealed: false,
         group: None,
+        decouple: None,
     })
 }
 

@@ -15,24 +15,26 @@ use goldleaf_types::{Bytes, PoolId, ThinId, ThinOwner};
 use super::Agent;
 use super::error::ThinError;
 use super::open_pool::OpenPool;
-use crate::catalogue::ThinRecord;
+use crate::catalogue::{Phase, ThinRecord};
 use crate::telemetry::Chain;
 
 /// How often the rows are looked at without a ring: what failed is tried again.
 const EVERY: Duration = Duration::from_secs(30);
-/// The longest rest between two steps.
-const LONGEST_REST: Duration = Duration::from_millis(200);
+/// The longest rest between two steps, unless a rate wants more.
+pub(super) const LONGEST_REST: Duration = Duration::from_millis(200);
 
 /// A kind of work. Kinds do not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// Emptying what is deleted.
     Deletions,
+    /// Copying images under volumes that are to be independent of them.
+    Copies,
 }
 
 impl Lane {
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::Deletions];
+    pub const ALL: &'static [Self] = &[Self::Deletions, Self::Copies];
 }
 
 /// How far work has come.
@@ -47,6 +49,7 @@ pub struct WorkProgress {
 /// Work that is under way.
 #[derive(Debug)]
 struct Running {
+    lane: Lane,
     pool: PoolId,
     thin: ThinId,
     progress: WorkProgress,
@@ -96,7 +99,12 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// A step is done that began at `began`: says how far the work is, and rests as long.
     pub(super) fn rest(&self, now: WorkProgress, began: Instant) -> Result<(), Halted> {
-        let until = Instant::now() + began.elapsed().min(LONGEST_REST);
+        self.rest_for(now, began.elapsed().min(LONGEST_REST))
+    }
+
+    /// As [`Self::rest`], so long.
+    pub(super) fn rest_for(&self, now: WorkProgress, rest: Duration) -> Result<(), Halted> {
+        let until = Instant::now() + rest;
         let halted = |state: &State| {
             let of_this = state.running.get(&self.owner);
             state.stopping || of_this.is_none_or(|running| running.halted)
@@ -114,7 +122,12 @@ impl Job<'_> {
 
 impl Drop for Job<'_> {
     fn drop(&mut self) {
-        self.work.state().running.remove(&self.owner);
+        let mut state = self.work.state();
+        let ended = state.running.remove(&self.owner);
+        if ended.is_some_and(|running| running.halted) {
+            // Whoever ended it may want something else of the thin.
+            state.rings = state.rings.wrapping_add(1);
+        }
         self.work.news.notify_all();
     }
 }
@@ -172,13 +185,14 @@ impl Work {
     }
 
     /// Begins work on a thin, unless some is under way or none may begin.
-    fn begin(&self, pool: PoolId, row: &ThinRecord) -> Option<Job<'_>> {
+    fn begin(&self, lane: Lane, pool: PoolId, row: &ThinRecord) -> Option<Job<'_>> {
         let mut state = self.state();
         let busy = state.running.contains_key(&row.owner);
         if busy || state.stopping || state.barred.contains(&pool) {
             return None;
         }
         let running = Running {
+            lane,
             pool,
             thin: row.thin,
             progress: WorkProgress::default(),
@@ -189,6 +203,18 @@ impl Work {
             work: self,
             owner: row.owner,
         })
+    }
+
+    /// Ends the copying to a thin after the step that is under way. Whether some work is under way
+    /// on it now.
+    pub(super) fn end_copy(&self, owner: ThinOwner) -> bool {
+        let mut state = self.state();
+        let Some(running) = state.running.get_mut(&owner) else {
+            return false;
+        };
+        running.halted |= running.lane == Lane::Copies;
+        self.news.notify_all();
+        true
     }
 
     /// Ends the work in a pool after the steps that are under way, and lets none begin there.
@@ -256,16 +282,15 @@ impl Agent {
             let Some(row) = found.filter(|row| wants_work(lane, row)) else {
                 return Ok(());
             };
-            let Some(job) = self.work.begin(pool.id, &row) else {
+            let Some(job) = self.work.begin(lane, pool.id, &row) else {
                 return Ok(());
             };
-            match lane {
-                Lane::Deletions => self.ensure_no_device(pool, &row)?,
-            }
+            self.ensure_no_device(pool, &row)?;
             (row, job)
         };
         match lane {
             Lane::Deletions => self.delete_in_steps(pool, &row, &job),
+            Lane::Copies => self.decouple_in_steps(pool, &row, &job),
         }
     }
 
@@ -279,9 +304,8 @@ impl Agent {
 
 /// Whether a row wants something that may take long.
 fn wants_work(lane: Lane, row: &ThinRecord) -> bool {
-    use crate::catalogue::Phase;
-    match (lane, row.phase) {
-        (Lane::Deletions, Phase::Deleting) => true,
-        (Lane::Deletions, Phase::Creating | Phase::Ready) => false,
+    match lane {
+        Lane::Deletions => row.phase == Phase::Deleting,
+        Lane::Copies => super::decouple::wants_copy(row),
     }
 }

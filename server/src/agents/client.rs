@@ -15,7 +15,7 @@ use goldleaf_proto::INCARNATION_KEY;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
 use goldleaf_rpc::call;
-use goldleaf_types::{Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -358,6 +358,21 @@ impl AgentPort for GrpcAgent {
             epoch,
         });
         let answer = self.answer(self.client()?.resize(call).await)?;
+        convert::thin(&self.node, answer)
+    }
+
+    async fn decouple(
+        &self,
+        volume: VolumeId,
+        rate: Bytes,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError> {
+        let call = self.thin_call(pb::AgentDecoupleRequest {
+            volume: volume.to_string(),
+            epoch,
+            rate_bytes_per_second: rate.0,
+        });
+        let answer = self.answer(self.client()?.decouple(call).await)?;
         convert::thin(&self.node, answer)
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use goldleaf_types::{Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use crate::domain::{
@@ -183,6 +183,13 @@ pub trait AgentPort: Send + Sync {
         &self,
         volume: VolumeId,
         size: VolumeSize,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError>;
+    /// Makes a volume independent of its image, or says how far that is; done without an image.
+    async fn decouple(
+        &self,
+        volume: VolumeId,
+        rate: Bytes,
         epoch: u64,
     ) -> Result<ThinReport, AgentError>;
     /// Makes a volume's device appear.

@@ -53,6 +53,8 @@ pub struct Volume {
     pub size: VolumeSize,
     /// The size it is to get; a wish.
     pub wanted_size: Option<VolumeSize>,
+    /// It is to be independent of its image, copied at this many bytes a second; a wish.
+    pub decoupling: Option<Bytes>,
     /// The pool that holds it.
     pub pool: PoolId,
     /// The node that has that pool.
@@ -85,6 +87,12 @@ impl Volume {
         } else {
             self.marks.same_or_conflict(&self.labels, first)
         }
+    }
+
+    /// Whether something was asked of a ready one that its node has not done yet.
+    #[must_use]
+    pub const fn wishes(&self) -> bool {
+        self.wanted_size.is_some() || self.decoupling.is_some()
     }
 
     /// What its node is told to make.

@@ -76,6 +76,19 @@ impl VolumeService for Api {
         Ok(Response::new(answers::volume(&view)))
     }
 
+    async fn decouple(&self, r: Request<api::DecoupleRequest>) -> Answer<api::Volume> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("volume", &body.volume)?;
+        let rate = goldleaf_types::Bytes(body.rate_bytes_per_second);
+        let view = self
+            .change(body.wait, move |service| {
+                let what = what.clone();
+                async move { service.decouple(&what, rate, body.wait).await }
+            })
+            .await?;
+        Ok(Response::new(answers::volume(&view)))
+    }
+
     async fn activate(&self, r: Request<api::ActivateRequest>) -> Answer<api::Volume> {
         let body = r.into_inner();
         let what: Ref<_> = field("volume", &body.volume)?;

@@ -16,7 +16,7 @@ pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, Ser
 fn is_unfinished(record: &Volume) -> bool {
     match record.phase {
         Phase::Creating | Phase::Deleting => true,
-        Phase::Ready => record.wanted_size.is_some(),
+        Phase::Ready => record.wishes(),
         Phase::Failed | Phase::Closed => false,
     }
 }

@@ -225,10 +225,11 @@ impl ServiceError {
     pub const fn is_under_way(&self) -> bool {
         matches!(
             self,
-            Self::Agent(AgentError::Refused {
-                refusal: Refusal::Aborted,
-                ..
-            })
+            Self::Busy { .. }
+                | Self::Agent(AgentError::Refused {
+                    refusal: Refusal::Aborted,
+                    ..
+                })
         )
     }
 

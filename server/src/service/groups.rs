@@ -8,6 +8,7 @@
 use goldleaf_types::{GroupId, Labels, Name, SnapshotId, VolumeId};
 use jiff::Timestamp;
 
+use super::decoupling::settled;
 use super::records::unchanged;
 use super::updates::unprotected;
 use super::{
@@ -75,9 +76,7 @@ impl Service {
         for what in &wanted.volumes {
             let volume = self.records.get::<Volume>(what, "volumes").await?;
             usable(&volume, volume.phase)?;
-            if volume.wanted_size.is_some() {
-                return Err(busy::<Volume>(volume.name.as_str(), Op::Resize.doing()));
-            }
+            settled(&volume)?;
             let named = |v: &Volume| v.id == volume.id;
             if volumes.iter().any(named) {
                 return Err(bad(format!("{} is named twice", volume.name)));

@@ -16,6 +16,8 @@ pub enum Op {
     Delete,
     /// Growing it.
     Resize,
+    /// Making it independent of its image, or finishing that.
+    Decouple,
     /// Making its device appear.
     Activate,
     /// Taking its device away.
@@ -42,6 +44,7 @@ impl Op {
             Self::Create => "being created",
             Self::Delete => "being deleted",
             Self::Resize => "being resized",
+            Self::Decouple => "being made independent of its image",
             Self::Activate => "being activated",
             Self::Deactivate => "being deactivated",
             Self::Extend => "being extended",

@@ -7,6 +7,7 @@
 
 mod blocks;
 mod channels;
+mod decoupling;
 mod doctor;
 pub mod error;
 mod exports;

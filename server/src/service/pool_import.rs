@@ -4,7 +4,7 @@
 //! only follows, each record in its own transaction and only if it is not there. A crash leaves the
 //! pool open on its node and some records missing: the same call again adds them.
 
-use goldleaf_types::{NodeId, PoolId, ThinOwner, VolumeSize};
+use goldleaf_types::{Bytes, NodeId, PoolId, ThinOwner, VolumeSize};
 
 use super::{PoolView, Service, ServiceError, Unfinished, busy};
 use crate::domain::{
@@ -167,6 +167,11 @@ impl Service {
             created: row.report.created,
             size: size(row)?,
             wanted_size: None,
+            // Its node is at it, at the rate that its own record says.
+            decoupling: match row.report.phase {
+                Phase::Ready => row.report.progress.map(|_| Bytes(0)),
+                Phase::Creating | Phase::Deleting | Phase::Failed | Phase::Closed => None,
+            },
             pool: row.report.pool,
             node,
             begin: match (row.source, row.report.image) {
@@ -181,7 +186,7 @@ impl Service {
         };
         let begun = self.pending.begin(Unfinished::Volume(id));
         self.records.insert(&mut volume, Vec::new()).await?;
-        if volume.phase == Phase::Ready {
+        if volume.phase == Phase::Ready && !volume.wishes() {
             begun.done();
         }
         Ok(())

@@ -70,7 +70,7 @@ impl OneThin for Volume {
         Unfinished::Volume(self.id)
     }
     fn has_more_to_do(&self) -> bool {
-        self.wanted_size.is_some()
+        self.wishes()
     }
     fn points(&self) -> Points {
         let (wished, made, recorded) = match self.begin {

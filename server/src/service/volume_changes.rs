@@ -5,6 +5,7 @@
 
 use goldleaf_types::{VolumeId, VolumeSize};
 
+use super::decoupling::not_decoupling;
 use super::views::VolumeView;
 use super::volumes::smaller;
 use super::{Begun, Held, Op, Service, ServiceError, Unfinished, at_revision, for_good, usable};
@@ -154,7 +155,7 @@ impl Service {
     }
 
     /// A ready volume, held for an operation.
-    async fn hold_ready(
+    pub(super) async fn hold_ready(
         &self,
         what: &Ref<VolumeId>,
         op: Op,
@@ -167,6 +168,9 @@ impl Service {
             field: "volume",
         })?;
         usable(&volume, volume.phase)?;
+        if matches!(op, Op::Resize | Op::Activate) {
+            not_decoupling(&volume)?;
+        }
         Ok((held, volume))
     }
 }

@@ -7,6 +7,7 @@
 use goldleaf_types::{Bytes, Labels, Name, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
+use super::decoupling::settled;
 use super::placing::{Place, Placement};
 use super::records::unchanged;
 use super::views::VolumeView;
@@ -223,9 +224,7 @@ impl Service {
             SourceRef::Volume(what) => {
                 let volume = self.records.get::<Volume>(what, "source").await?;
                 usable(&volume, volume.phase)?;
-                if volume.wanted_size.is_some() {
-                    return Err(busy::<Volume>(volume.name.as_str(), Op::Resize.doing()));
-                }
+                settled(&volume)?;
                 Ok(Source {
                     owner: volume.id.into(),
                     pool: volume.pool,
@@ -317,10 +316,11 @@ impl Service {
         let op = match found.phase {
             Phase::Creating => Op::Create,
             Phase::Deleting => Op::Delete,
-            Phase::Ready => Op::Resize,
+            Phase::Ready if found.wanted_size.is_some() => Op::Resize,
+            Phase::Ready => Op::Decouple,
             Phase::Failed | Phase::Closed => return Ok(()),
         };
-        if found.phase == Phase::Ready && found.wanted_size.is_none() {
+        if found.phase == Phase::Ready && !found.wishes() {
             return Ok(());
         }
         let (_held, volume) = self.hold(&found, op).await?;
@@ -333,6 +333,9 @@ impl Service {
             }
             (Phase::Deleting, _) => self.take_away(volume, begun).await,
             (Phase::Ready, Some(size)) => self.grow(volume, size, begun).await.map(|_| ()),
+            (Phase::Ready, None) if volume.decoupling.is_some() => {
+                self.go_on_decoupling(volume, begun).await
+            }
             (Phase::Ready, None) | (Phase::Failed | Phase::Closed, _) => {
                 begun.done();
                 Ok(())
@@ -368,6 +371,7 @@ fn placed(wanted: &CreateThin, place: Place) -> (Volume, Vec<Expect>) {
         created: Timestamp::now(),
         size: wanted.size,
         wanted_size: None,
+        decoupling: None,
         pool: place.pool.id,
         node: place.pool.node,
         begin: digest.map_or(Begin::Blank, Begin::Image),
@@ -390,6 +394,7 @@ fn cloned(wanted: &Clone, source: &Source, size: VolumeSize) -> Volume {
         created: Timestamp::now(),
         size,
         wanted_size: None,
+        decoupling: None,
         pool: source.pool,
         node: source.node,
         begin: Begin::Thin(source.owner),

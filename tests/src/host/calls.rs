@@ -1,6 +1,8 @@
 //! The public API as plain calls, and requests as tests say them; and the agent's list of thins, for
 //! what the public API does not show.
 
+use std::time::Duration;
+
 use goldleaf_proto::agent::v1 as agent;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
 use goldleaf_proto::v1 as api;
@@ -102,6 +104,8 @@ calls! {
     create_snapshot(api::CreateSnapshotRequest) -> api::Snapshot, VolumeServiceClient.create_snapshot;
     /// Takes snapshots at one instant.
     create_group(api::CreateGroupSnapshotRequest) -> api::GroupSnapshot, VolumeServiceClient.create_group_snapshot;
+    /// Makes a volume independent of its image.
+    decouple_volume(api::DecoupleRequest) -> api::Volume, VolumeServiceClient.decouple;
     /// Lists groups.
     list_groups(api::ListRequest) -> api::ListGroupSnapshotsResponse, VolumeServiceClient.list_group_snapshots;
     /// Lists snapshots.
@@ -295,6 +299,25 @@ impl Host {
             volumes: volumes.iter().map(|&name| name.to_owned()).collect(),
             ..Default::default()
         })
+    }
+
+    /// Makes a volume independent of its image, and asks until it is.
+    ///
+    /// # Errors
+    ///
+    /// What is refused meanwhile.
+    pub fn decouple(&self, volume: &str) -> Answer<api::Volume> {
+        loop {
+            let volume = self.decouple_volume(api::DecoupleRequest {
+                volume: volume.into(),
+                rate_bytes_per_second: 0,
+                wait: false,
+            })?;
+            if volume.image_digest.is_empty() {
+                return Ok(volume);
+            }
+            self.pause(Duration::from_millis(20));
+        }
     }
 
     /// Deletes a group.

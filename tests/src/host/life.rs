@@ -307,6 +307,7 @@ pub const LIFE: &[Step] = &[
     }),
     ("deactivate the volume", |h| h.deactivate("v").map(volume)),
     ("deactivate the clone", |h| h.deactivate("c").map(volume)),
+    ("decouple the clone", |h| h.decouple("c").map(volume)),
     ("delete the volume", |h| {
         h.delete_volume("v").map(|()| "gone".into())
     }),

@@ -1,5 +1,7 @@
 //! A private device over a fake thin: it counts what is given up.
 
+use std::fs::File;
+
 use goldleaf_types::{Bytes, PoolId, ThinId};
 
 use super::{BLOCK, FakeKernel};
@@ -11,16 +13,21 @@ pub(super) struct FakePrivate<'k> {
     pool: PoolId,
     thin: ThinId,
     end: Bytes,
+    /// Its content, which nobody else has.
+    file: File,
 }
 
 impl<'k> FakePrivate<'k> {
     pub(super) fn new(kernel: &'k FakeKernel, spec: &PrivateSpec) -> Self {
         kernel.world().private.insert((spec.pool, spec.thin));
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(spec.len.bytes().0).expect("its length");
         Self {
             kernel,
             pool: spec.pool,
             thin: spec.thin,
             end: spec.len.bytes(),
+            file,
         }
     }
 }
@@ -49,5 +56,9 @@ impl PrivateThin for FakePrivate<'_> {
             *blocks = blocks.saturating_sub(len.0 / BLOCK);
         }
         Ok(())
+    }
+
+    fn file(&self) -> &File {
+        &self.file
     }
 }

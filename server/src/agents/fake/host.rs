@@ -49,6 +49,7 @@ pub(super) struct FakeThin {
     pub(super) created: Timestamp,
     /// Blocks that were written, each with the number of the write.
     pub(super) written: BTreeMap<u64, u64>,
+    pub(super) decoupling: bool,
 }
 
 /// What the host holds.
@@ -419,6 +420,7 @@ impl Host {
                         missing: false,
                         creating: false,
                         created: Timestamp::now(),
+                        decoupling: false,
                     },
                 );
             }

@@ -130,6 +130,24 @@ impl Host {
         })
     }
 
+    /// Begun by the first call, done by the second.
+    pub(super) fn decouple(&mut self, volume: VolumeId, epoch: u64) -> Done<ThinReport> {
+        let thin = self.usable(volume.into(), epoch)?;
+        if thin.live.is_some() {
+            let message = format!("{volume} is active: deactivate it first");
+            return Err(precondition("ACTIVE", message));
+        }
+        self.writable(thin.order.pool)?;
+        let changed = thin.image.is_some();
+        if let Some(thin) = self.thins.get_mut(&volume.into()) {
+            if thin.decoupling {
+                thin.image = None;
+            }
+            thin.decoupling = thin.image.is_some();
+        }
+        Ok((self.thin(volume.into())?, changed))
+    }
+
     /// Each thin maps the same, of which a block is another's too.
     pub(super) fn thin_usage(&self, owner: ThinOwner) -> Result<ThinReport, AgentError> {
         self.writable(self.find(owner)?.order.pool)?;

@@ -50,6 +50,8 @@ pub enum Verb {
     CreateThin,
     /// Several snapshots at once.
     CreateGroup,
+    /// Makes a volume independent of its image.
+    Decouple,
     /// Grows a volume.
     Resize,
     /// Makes a device.

@@ -276,6 +276,15 @@ impl AgentPort for FakeAgent {
         self.change(Verb::Resize, |host| host.resize(volume, size, epoch))
     }
 
+    async fn decouple(
+        &self,
+        volume: VolumeId,
+        _: Bytes,
+        epoch: u64,
+    ) -> Result<ThinReport, AgentError> {
+        self.change(Verb::Decouple, |host| host.decouple(volume, epoch))
+    }
+
     async fn activate(
         &self,
         volume: VolumeId,

@@ -71,6 +71,8 @@ struct VolumeV1 {
     image: Option<Digest>,
     asked: VolumeAskedV1,
     epoch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decoupling_bytes_per_second: Option<u64>,
     #[serde(default, skip_serializing_if = "MarksV1::is_none")]
     marks: MarksV1,
 }
@@ -117,6 +119,7 @@ impl Row for Volume {
                 source: noun.asked.source,
             },
             epoch: noun.epoch,
+            decoupling_bytes_per_second: noun.decoupling.map(|rate| rate.0),
             marks: noun.marks.into(),
         }))
     }
@@ -145,6 +148,7 @@ impl Row for Volume {
                     source: row.asked.source,
                 },
                 epoch: row.epoch,
+                decoupling: row.decoupling_bytes_per_second.map(Bytes),
                 marks: row.marks.into(),
             },
         )

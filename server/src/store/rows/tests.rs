@@ -20,6 +20,7 @@ const IMAGE_V1: &str = include_str!("../../../tests/golden/image-v1.json");
 const POOL_V1: &str = include_str!("../../../tests/golden/pool-v1.json");
 const NODE_V1: &str = include_str!("../../../tests/golden/node-v1.json");
 const VOLUME_V1_MARKED: &str = include_str!("../../../tests/golden/volume-v1-marked.json");
+const VOLUME_V1_DECOUPLING: &str = include_str!("../../../tests/golden/volume-v1-decoupling.json");
 const SNAPSHOT_V1_MARKED: &str = include_str!("../../../tests/golden/snapshot-v1-marked.json");
 const SNAPSHOT_V1_GROUP: &str = include_str!("../../../tests/golden/snapshot-v1-group.json");
 const IMAGE_V1_MARKED: &str = include_str!("../../../tests/golden/image-v1-marked.json");
@@ -56,6 +57,7 @@ fn volume() -> Volume {
         created: at(),
         size: VolumeSize::new(20 << 30).unwrap(),
         wanted_size: Some(VolumeSize::new(30 << 30).unwrap()),
+        decoupling: None,
         pool: PoolId::from_bytes([0x33; 16]),
         node: NodeId::from_bytes([0x44; 16]),
         begin: Begin::Image(Digest::from_bytes([0xab; 32])),
@@ -196,6 +198,11 @@ fn rows_with_marks_or_a_group_are_read_and_written_as_ever() {
         ..volume()
     };
     golden(VOLUME_V1_MARKED, &marked);
+    let decoupling = Volume {
+        decoupling: Some(Bytes(1 << 20)),
+        ..volume()
+    };
+    golden(VOLUME_V1_DECOUPLING, &decoupling);
     let marked = Snapshot {
         marks: Marks::new(true),
         ..snapshot()

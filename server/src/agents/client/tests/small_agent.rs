@@ -212,6 +212,9 @@ impl NodeAgent for SmallAgent {
     ) -> Answer<pb::AgentThinGroup> {
         not_asked()
     }
+    async fn decouple(&self, _: Request<pb::AgentDecoupleRequest>) -> Answer<pb::AgentThin> {
+        not_asked()
+    }
     async fn resize(&self, _: Request<pb::AgentResizeRequest>) -> Answer<pb::AgentThin> {
         not_asked()
     }
