@@ -368,6 +368,24 @@ impl Printable for api::Pool {
     }
 }
 
+impl Printable for api::DestroyPoolResponse {
+    const MESSAGE: &'static str = "goldleaf.v1.DestroyPoolResponse";
+    const COLUMNS: &'static [&'static str] = &["DONE", "VOLUMES", "SNAPSHOTS"];
+
+    fn row(&self) -> Vec<String> {
+        let done = if self.done { "yes" } else { "no" };
+        vec![
+            done.into(),
+            self.volumes.join(", "),
+            self.snapshots.join(", "),
+        ]
+    }
+
+    fn name(&self) -> &'static str {
+        ""
+    }
+}
+
 impl Printable for api::Node {
     const MESSAGE: &'static str = "goldleaf.v1.Node";
     const COLUMNS: &'static [&'static str] = &["NAME", "STATE", "KERNEL", "AGENT", "ADDRESS", "ID"];

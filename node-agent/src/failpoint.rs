@@ -44,6 +44,8 @@ points! {
     WaitRenewed => "agent/renew-wait/after-effect",
     MetadataHeld => "agent/read-metadata/while-held",
     PoolTablesGone => "agent/close-pool/after-tables-gone",
+    PoolRenamed => "agent/rename-pool/after-record",
+    PoolNamed => "agent/rename-pool/after-first-label",
     PoolDisowned => "agent/delete-pool/after-first-label",
     PoolUnmade => "agent/delete-pool/after-labels",
     PoolPartWiped => "agent/delete-pool/after-first-wipe",

@@ -281,8 +281,32 @@ fn takedown() -> Vec<Step> {
         step("open the pool", of_pool, |s| async move {
             s.open_pool(&named("fast")).await
         }),
+        step("give the pool another name", of_pool, |s| async move {
+            let name = "fast-too".parse().unwrap();
+            let what = match s.get_pool(&named("fast")).await {
+                Ok(_) => named("fast"),
+                Err(_) => named("fast-too"), // it has it already
+            };
+            s.rename_pool(&what, &name, 0).await
+        }),
         step("delete the pool", gone, |s| async move {
-            s.delete_pool(target("fast")).await
+            s.delete_pool(target("fast-too")).await
+        }),
+        step(
+            "create a pool for another volume",
+            of_pool,
+            |s| async move { s.create_pool(pool("doomed", "/dev/sdc")).await },
+        ),
+        step("create that volume", of_volume, |s| async move {
+            s.create_thin(thin("v", "")).await
+        }),
+        step("freeze it", of_snapshot, |s| async move {
+            s.create_snapshot(snapshot_of("s", "volume/v")).await
+        }),
+        step("delete the pool with all in it", gone, |s| async move {
+            let doomed = s.destroy_pool(&named("doomed"), "doomed", 0).await?;
+            assert!(doomed.done);
+            Ok(())
         }),
     ]
 }

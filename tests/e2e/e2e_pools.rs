@@ -109,3 +109,144 @@ fn a_pool_with_strange_metadata_takes_no_write_and_keeps_its_volumes_readable() 
     .unwrap();
     assert!(output("dmsetup", &["table", &device]).is_err(), "it stays");
 }
+
+fn destroy(host: &Host, confirm: &str) -> Result<api::DestroyPoolResponse, tonic::Status> {
+    host.destroy_pool(api::DestroyPoolRequest {
+        pool: "p".into(),
+        confirm: confirm.into(),
+        ..Default::default()
+    })
+}
+
+/// Two disks of a pool, the second for its metadata; and the pool.
+fn of_disks(host: &Host) -> [String; 2] {
+    let disk = |name: &str| {
+        let path = host.dir().join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(256 * MIB).unwrap();
+        let arguments = ["-f", "--show", path.to_str().unwrap()];
+        output("losetup", &arguments).unwrap().trim().to_owned()
+    };
+    let disks = [disk("data.disk"), disk("metadata.disk")];
+    create_of(host, &disks).unwrap();
+    disks
+}
+
+fn create_of(host: &Host, disks: &[String; 2]) -> Result<api::Pool, tonic::Status> {
+    let device = |path: &String| api::PoolDevice {
+        path: path.clone(),
+        create_file_bytes: 0,
+    };
+    host.create_pool(api::CreatePoolRequest {
+        name: "p".into(),
+        devices: vec![device(&disks[0])],
+        metadata_device: Some(device(&disks[1])),
+        ..Default::default()
+    })
+}
+
+#[test]
+fn a_pool_goes_with_all_that_is_in_it_only_when_its_name_is_said_and_nothing_is_active() {
+    let host = Host::start("destroy");
+    let disks = of_disks(&host);
+    host.create_thin(blank("v", MIB)).unwrap();
+    host.snapshot("s", "volume/v").unwrap();
+    host.activate("v").unwrap();
+    let said = destroy(&host, "").unwrap();
+    assert_eq!(
+        (said.volumes, said.snapshots, said.done),
+        (vec!["v".to_owned()], vec!["s".to_owned()], false)
+    );
+    let refused = destroy(&host, "P").unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    let refused = destroy(&host, "p").unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    host.deactivate("v").unwrap();
+    host.update_volume(api::UpdateRequest {
+        target: "v".into(),
+        deletion_protection: Some(true),
+        ..Default::default()
+    })
+    .unwrap();
+    let refused = destroy(&host, "p").unwrap_err();
+    assert!(refused.message().contains("volume v"), "{refused:?}");
+    host.update_volume(api::UpdateRequest {
+        target: "v".into(),
+        deletion_protection: Some(false),
+        ..Default::default()
+    })
+    .unwrap();
+    assert_eq!(host.volume_names().unwrap(), ["v"]);
+    assert!(destroy(&host, "p").unwrap().done);
+    assert_eq!(host.volume_names().unwrap(), [] as [&str; 0]);
+    for disk in &disks {
+        assert_eq!(node(disk).read(0, 8192), [0; 8192], "{disk} has a label");
+    }
+    // A closed pool goes too, by its labels and records alone.
+    create_of(&host, &disks).unwrap();
+    host.create_thin(blank("v", MIB)).unwrap();
+    host.close_pool(api::ClosePoolRequest {
+        pool: "p".into(),
+        ..Default::default()
+    })
+    .unwrap();
+    assert!(destroy(&host, "p").unwrap().done);
+    create_of(&host, &disks).unwrap();
+    host.delete_pool("p").unwrap();
+    for disk in &disks {
+        output("losetup", &["-d", disk]).unwrap();
+    }
+    host.end();
+}
+
+#[test]
+fn a_renamed_pool_has_its_name_in_links_records_and_labels_and_keeps_its_volumes() {
+    let mut host = Host::start("rename");
+    let pool = host.pool("p", 256 * MIB);
+    host.pool("other", 256 * MIB);
+    let volume = host.create_thin(api::CreateThinRequest {
+        pool: "p".into(),
+        activate: Some(api::ActivateOptions::default()),
+        ..blank("v", MIB)
+    });
+    let path = volume.unwrap().activation.unwrap().device_path;
+    node(&path).write(0, &[7; 4096]);
+    let rename = |host: &Host, name: &str| {
+        host.rename_pool(api::RenamePoolRequest {
+            pool: pool.id.clone(),
+            name: name.into(),
+            ..Default::default()
+        })
+    };
+    let refused = rename(&host, "q").unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(host.get_pool("q").is_err(), "the refused name stays taken");
+    host.deactivate("v").unwrap();
+    let refused = rename(&host, "other").unwrap_err();
+    assert_eq!(refused.code(), Code::AlreadyExists, "{refused:?}");
+    assert_eq!(rename(&host, "q").unwrap().name, "q");
+    assert!(host.get_pool("p").is_err());
+    host.agent.take().unwrap().kill();
+    host.start_agent(&[]);
+    host.await_node();
+    let path = host.activate("v").unwrap().activation.unwrap().device_path;
+    assert!(path.ends_with("/q/v"), "{path}");
+    assert_eq!(node(&path).read(0, 4096), [7; 4096]);
+    host.deactivate("v").unwrap();
+    // What is closed has its name from the labels alone.
+    host.close_pool(api::ClosePoolRequest {
+        pool: "q".into(),
+        ..Default::default()
+    })
+    .unwrap();
+    let file = std::fs::read(host.dir().join("agent/pools/p.pool")).unwrap();
+    // docs/disk-format.md: the name's length, and the name.
+    let label = &file[4096..];
+    assert_eq!((label[216], &label[224..226]), (1, &b"q\0"[..]));
+    host.open_pool(api::OpenPoolRequest {
+        pool: "q".into(),
+        ..Default::default()
+    })
+    .unwrap();
+    host.end();
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::values::{duration, key_value, size};
-use super::{Removal, Selection, Target, Waiting};
+use super::{Removal, Selection, SetLabels, Target, Waiting};
 
 /// One volume or snapshot to look at.
 #[derive(Debug, ClapArgs)]
@@ -95,4 +95,29 @@ pub struct VolumeDecouple {
     /// Return at once; `volume get` says how far it is.
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// A clone to be.
+#[derive(Debug, ClapArgs)]
+pub struct VolumeClone {
+    /// Its name.
+    pub name: String,
+    /// What it begins as: an id, volume/NAME, snapshot/NAME or image/NAME.
+    #[arg(long)]
+    pub source: String,
+    /// Its size, if larger than the source's.
+    #[arg(long, value_parser = size, default_value = "0", hide_default_value = true)]
+    pub size: u64,
+    /// The pool for the clone of an image; placement chooses unless said.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub pool: String,
+    /// Make its device too.
+    #[arg(long)]
+    pub activate: bool,
+    /// Labels.
+    #[command(flatten)]
+    pub labels: SetLabels,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }

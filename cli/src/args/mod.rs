@@ -9,6 +9,7 @@ mod import;
 mod life;
 mod marks;
 mod pool;
+mod pool_life;
 mod snapshot;
 mod values;
 mod wait;
@@ -22,10 +23,11 @@ pub use image::{Channel, Image, ImageCreate, ImageFormat, ImagePlace};
 pub use import::PoolImport;
 pub use marks::Update;
 pub use pool::{Pool, PoolCreate, PoolExtend, PoolSet, WhenFull};
+pub use pool_life::{PoolDestroy, PoolRename};
 pub use snapshot::{Snapshot, SnapshotBlocks};
 use values::{duration, key_value, server, size};
 
-pub use life::{Export, ExportFormat, Group, Look, VolumeDecouple};
+pub use life::{Export, ExportFormat, Group, Look, VolumeClone, VolumeDecouple};
 pub use wait::{WaitedTarget, Waiting};
 
 /// Thin volumes over golden images: each ready in milliseconds, none copying the image.
@@ -279,31 +281,6 @@ pub struct VolumeCreate {
     /// Only pools with this label; may be given again.
     #[arg(long = "pool-label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub pool_labels: Vec<(String, String)>,
-    /// Make its device too.
-    #[arg(long)]
-    pub activate: bool,
-    /// Labels.
-    #[command(flatten)]
-    pub labels: SetLabels,
-    /// Waiting.
-    #[command(flatten)]
-    pub waiting: Waiting,
-}
-
-/// A clone to be.
-#[derive(Debug, ClapArgs)]
-pub struct VolumeClone {
-    /// Its name.
-    pub name: String,
-    /// What it begins as: an id, volume/NAME, snapshot/NAME or image/NAME.
-    #[arg(long)]
-    pub source: String,
-    /// Its size, if larger than the source's.
-    #[arg(long, value_parser = size, default_value = "0", hide_default_value = true)]
-    pub size: u64,
-    /// The pool for the clone of an image; placement chooses unless said.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    pub pool: String,
     /// Make its device too.
     #[arg(long)]
     pub activate: bool,

@@ -5,7 +5,10 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::values::{duration, file_and_size, size};
-use super::{PoolImport, Removal, Selection, SetLabels, Target, Update, WaitedTarget, Waiting};
+use super::{
+    PoolDestroy, PoolImport, PoolRename, Removal, Selection, SetLabels, Target, Update,
+    WaitedTarget, Waiting,
+};
 
 /// What to do with pools.
 #[derive(Debug, Subcommand)]
@@ -56,11 +59,20 @@ pub enum Pool {
   goldleaf pool update fast --protect
   goldleaf pool update fast --unprotect --if-revision 7")]
     Update(Update),
+    /// Gives an open pool another name; no volume of it may be active.
+    #[command(after_help = "Example:
+  goldleaf pool rename fast nvme")]
+    Rename(PoolRename),
     /// Deletes an empty pool and wipes its labels.
     #[command(after_help = "Examples:
   goldleaf pool delete fast
   goldleaf pool delete fast --if-revision 7")]
     Delete(Removal),
+    /// Deletes a pool with all that is in it; says first what that is.
+    #[command(after_help = "Examples:
+  goldleaf pool destroy fast
+  goldleaf pool destroy fast --confirm fast")]
+    Destroy(PoolDestroy),
     /// Prints pools as they change.
     #[command(after_help = "Examples:
   goldleaf pool watch

@@ -4,7 +4,7 @@ use goldleaf_proto::v1 as api;
 
 use super::pool_space::{extension, policy, when_full};
 use super::{Call, all, delete, get, labels, update, watch};
-use crate::args::{Pool, PoolCreate};
+use crate::args::{Pool, PoolCreate, PoolDestroy};
 use crate::failure::Failure;
 use crate::output;
 
@@ -50,11 +50,40 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
         Pool::Set(wanted) => call.show(pools.set_policy(policy(wanted))).await,
         Pool::Update(wanted) => call.show(pools.update(update(wanted)?)).await,
         Pool::Delete(t) => call.gone(&t.target.clone(), pools.delete(delete(t))).await,
+        Pool::Rename(wanted) => {
+            call.show(pools.rename(api::RenamePoolRequest {
+                pool: wanted.target,
+                name: wanted.name,
+                expected_revision: wanted.if_revision,
+                wait: wanted.waiting.wait,
+            }))
+            .await
+        }
+        Pool::Destroy(wanted) => destroy(call, wanted).await,
         Pool::Watch(selection) => {
             call.follow(pools.watch(watch(selection)?), |e| (e.kind, e.pool))
                 .await
         }
     }
+}
+
+async fn destroy(call: &Call, wanted: PoolDestroy) -> Result<(), Failure> {
+    let mut pools = call.client.pools();
+    let target = wanted.target.clone();
+    let request = api::DestroyPoolRequest {
+        pool: wanted.target,
+        confirm: wanted.confirm.unwrap_or_default(),
+        expected_revision: wanted.if_revision,
+        wait: wanted.waiting.wait,
+    };
+    let doomed = call.answer(pools.destroy(request)).await?;
+    output::one(call.global.output, &doomed)?;
+    if doomed.done {
+        eprintln!("{target}: deleted, with what is listed");
+    } else {
+        eprintln!("{target}: nothing was done; all this would go with: --confirm and its name");
+    }
+    Ok(())
 }
 
 fn request(wanted: PoolCreate) -> Result<api::CreatePoolRequest, Failure> {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
-use goldleaf_types::{Bytes, Digest, Incarnation, PoolId, ThinOwner};
+use goldleaf_types::{Bytes, Digest, Incarnation, Name, PoolId, ThinOwner};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status};
 use self::convert::{Import, field, optional};
 use crate::ops::{
     Agent, CreateGroup, CreatePool, CreateSnapshot, CreateThin, ExtendPool, ImportPool, Look,
-    SetPolicy,
+    SetPolicy, Which,
 };
 use crate::preflight;
 
@@ -172,13 +172,28 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         Ok(Response::new(convert::pool(&view)))
     }
 
+    async fn rename_pool(&self, r: Request<pb::AgentRenamePoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let id: PoolId = field("pool", &body.pool)?;
+        let name: Name = field("name", &body.name)?;
+        let view = self
+            .blocking(move |a| a.rename_pool(id, store, &name))
+            .await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
     async fn delete_pool(
         &self,
         r: Request<pb::AgentPoolRequest>,
     ) -> Answer<pb::AgentDeleteResponse> {
         let (store, body) = caller(r)?;
         let id: PoolId = field("pool", &body.pool)?;
-        self.blocking(move |a| a.delete_pool(id, store)).await?;
+        let which = match body.force {
+            false => Which::Empty,
+            true => Which::WithAllInIt,
+        };
+        self.blocking(move |a| a.delete_pool(id, store, which))
+            .await?;
         Ok(Response::new(pb::AgentDeleteResponse {}))
     }
 

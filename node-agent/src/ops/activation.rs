@@ -198,7 +198,7 @@ impl Agent {
     ) -> Result<PathBuf, ThinError> {
         let node = self.kernel.node(dev).map_err(ThinError::Kernel)?;
         self.links
-            .ensure(&pool.name, &row.name, &node)
+            .ensure(&pool.name(), &row.name, &node)
             .map_err(|source| ThinError::Link {
                 owner: row.owner,
                 source,
@@ -389,7 +389,7 @@ impl Agent {
         // A snapshot has no link; the one of its name is a volume's.
         if let ThinOwner::Volume(_) = row.owner {
             self.links
-                .ensure_none(&pool.name, &row.name)
+                .ensure_none(&pool.name(), &row.name)
                 .map_err(|source| ThinError::Link {
                     owner: row.owner,
                     source,

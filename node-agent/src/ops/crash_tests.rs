@@ -278,7 +278,8 @@ fn pool_step(
             ..
         } => {
             let total = space_rules::working(&status.unwrap()).map(|s| s.total_data_blocks);
-            format!("open {thins} {total:?} {doubt:?} {missing:?} {quarantined:?}")
+            let name = view.name;
+            format!("{name} open {thins} {total:?} {doubt:?} {missing:?} {quarantined:?}")
         }
     };
     (
@@ -509,6 +510,14 @@ fn life() -> Vec<Step> {
         delete_step("delete the clone", volume(13)),
         delete_step("delete the blank volume", volume(11)),
         ("delete a thin that nobody owns", Box::new(mend_ownerless)),
+        pool_step("give the pool another name", |rig| {
+            let name = "slow".parse().unwrap();
+            rig.agent.rename_pool(POOL, Some(STORE), &name)
+        }),
+        pool_step("give it its name back", |rig| {
+            let name = "fast".parse().unwrap();
+            rig.agent.rename_pool(POOL, Some(STORE), &name)
+        }),
         pool_step("close the pool", |rig| {
             rig.agent.close_pool(POOL, Some(STORE))
         }),
@@ -518,7 +527,7 @@ fn life() -> Vec<Step> {
         (
             "delete the pool",
             Box::new(|rig| {
-                let done = rig.agent.delete_pool(POOL, Some(STORE));
+                let done = rig.agent.delete_pool(POOL, Some(STORE), Which::Empty);
                 done.map(|()| "gone".into()).map_err(|e| e.to_string())
             }),
         ),

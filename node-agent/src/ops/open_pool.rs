@@ -67,13 +67,26 @@ impl std::fmt::Display for Doubt {
 pub const BRAKED: &str = "its metadata is nearly used up, and was it used up, reads would fail too; \
     extend it (goldleaf pool extend): it takes changes again by itself";
 
+/// Refuses a change by another store than the one that made the pool.
+pub(super) fn admit(
+    record: &PoolRecord,
+    caller: Option<Incarnation>,
+) -> Result<(), OtherIncarnation> {
+    match record.incarnation {
+        Some(owner) if caller != Some(owner) => Err(OtherIncarnation {
+            pool: record.id,
+            owner,
+            caller: caller.map_or_else(|| "none".to_owned(), |c| c.to_string()),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// An open pool.
 #[derive(Debug)]
 pub struct OpenPool {
     /// Whose.
     pub id: PoolId,
-    /// Its name, for links and people.
-    pub name: Name,
     /// Its record. Dropped before the devices, whose locks guard it.
     pub catalogue: Catalogue,
     /// Its devices, held.
@@ -115,7 +128,6 @@ impl OpenPool {
     ) -> Self {
         Self {
             id,
-            name: catalogue.pool().name,
             held: RwLock::new(devices),
             catalogue,
             locks: Locks::new(),
@@ -198,6 +210,12 @@ impl OpenPool {
         self.catalogue.pool()
     }
 
+    /// Its name now, for links and people.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        self.record().name
+    }
+
     /// What it allocates at a time.
     #[must_use]
     pub fn block(&self) -> BlockSize {
@@ -264,14 +282,7 @@ impl OpenPool {
     ///
     /// [`OtherIncarnation`].
     pub fn admit(&self, caller: Option<Incarnation>) -> Result<(), OtherIncarnation> {
-        match self.record().incarnation {
-            Some(owner) if caller != Some(owner) => Err(OtherIncarnation {
-                pool: self.id,
-                owner,
-                caller: caller.map_or_else(|| "none".to_owned(), |c| c.to_string()),
-            }),
-            Some(_) | None => Ok(()),
-        }
+        admit(&self.record(), caller)
     }
 
     /// Takes the locks of thins for a call, in its turn. Blocks.

@@ -14,6 +14,7 @@ use super::devices::HeldDevice;
 use super::error::PoolError;
 use super::forming::{catalogue_places, catalogue_regions};
 use super::open_pool::{Agreed, Doubt, OpenPool};
+use super::renaming::put_name;
 use super::space_rules::{first_mark, may_release};
 use crate::catalogue::{
     Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, ThinRecord, WriteError, in_order,
@@ -49,6 +50,7 @@ impl Agent {
         let record = catalogue.pool();
         // The label's name is for people; this one counts.
         self.pools.name_is_free(id, record.name.as_str())?;
+        let devices = relabel(devices, &record.name)?;
         let spec = PoolSpec {
             id,
             metadata: stretches(&devices, RegionKind::Metadata),
@@ -68,7 +70,7 @@ impl Agent {
         let agreed = self.agree(&spec, &catalogue, fresh)?;
         let pool = Arc::new(OpenPool::new(id, devices, catalogue, agreed));
         if fresh {
-            self.clear_links(&pool.name, &pool.catalogue.all())?;
+            self.clear_links(&pool.name(), &pool.catalogue.all())?;
         }
         self.pools.insert(Arc::clone(&pool));
         self.mind_space(&pool);
@@ -276,6 +278,15 @@ fn claim(device: &mut HeldDevice, owner: [u8; 16], twin: bool) -> Result<(), Poo
         path: device.path.clone(),
         source,
     })
+}
+
+/// Writes the pool's name into the labels if one has another name: a change of it was cut short.
+fn relabel(devices: Arc<Vec<HeldDevice>>, name: &Name) -> Result<Arc<Vec<HeldDevice>>, PoolError> {
+    let so_named = labelled(&devices).all(|(_, label)| label.pool_name == name.as_str());
+    match so_named {
+        true => Ok(devices),
+        false => put_name(&devices, name).map(Arc::new),
+    }
 }
 
 /// Devices with what is written on them.

@@ -11,19 +11,27 @@ use goldleaf_types::{Incarnation, PoolId};
 use super::Agent;
 use super::devices::HeldDevice;
 use super::error::PoolError;
-use super::forming::{check_present, is_half, mismatch};
-use super::open_pool::OpenPool;
+use super::forming::{catalogue_regions, check_present, is_half, mismatch};
+use super::import::foreign;
+use super::open_pool::{OpenPool, admit};
+use super::opening::labelled;
 use super::scan::{FoundDevice, Look};
-use crate::catalogue::{Label, wipe_label, write_label};
+use crate::catalogue::{Catalogue, Label, wipe_label, write_label};
 use crate::failpoint::{Point, hit};
 
 impl Agent {
-    /// Deletes an empty pool and wipes its labels. OK when it is not here. Blocks.
+    /// Deletes a pool and wipes its labels. OK when it is not here. Blocks.
     ///
     /// # Errors
     ///
-    /// [`PoolError::NotEmpty`] while it holds a volume or snapshot.
-    pub fn delete_pool(&self, id: PoolId, caller: Option<Incarnation>) -> Result<(), PoolError> {
+    /// [`PoolError::NotEmpty`] while it holds a volume or snapshot, if only an empty one may go;
+    /// [`PoolError::Active`] while a volume of it is active; another store's pool stays, open or not.
+    pub fn delete_pool(
+        &self,
+        id: PoolId,
+        caller: Option<Incarnation>,
+        which: Which,
+    ) -> Result<(), PoolError> {
         let _turn = self
             .pools
             .turn
@@ -33,10 +41,10 @@ impl Agent {
         let devices = match self.pools.open(id) {
             Some(pool) => {
                 pool.admit(caller)?;
-                check_empty(&pool)?;
+                which.allows(&pool)?;
                 self.take_down(&pool)?;
                 // Somebody may have made a volume meanwhile; from here on nobody can.
-                if let Err(not_empty) = check_empty(&pool) {
+                if let Err(not_empty) = which.allows(&pool) {
                     self.pools.remove(id);
                     self.raise(id, pool.devices())?;
                     return Err(not_empty);
@@ -45,7 +53,11 @@ impl Agent {
                 pool.devices()
             }
             None => match self.pools.scanner.scan(Look::Everywhere).remove(&id) {
-                Some(found) => Arc::new(self.hold_half(id, &found)?),
+                Some(found) => {
+                    let devices = self.hold_unopened(id, &found, which)?;
+                    admit_unopened(id, &devices, caller)?;
+                    Arc::new(devices)
+                }
                 None => return Ok(()),
             },
         };
@@ -60,9 +72,21 @@ impl Agent {
         Ok(())
     }
 
-    /// Holds what the labels say is half a pool; a closed one may hold data.
-    fn hold_half(&self, id: PoolId, found: &[FoundDevice]) -> Result<Vec<HeldDevice>, PoolError> {
-        if !is_half(found.iter().map(|d| &d.label)) {
+    /// Holds what the labels say is half a pool; a closed one may hold data. Of a pool that may go
+    /// with all that is in it, its devices as they are: nothing of it is in the kernel after this.
+    fn hold_unopened(
+        &self,
+        id: PoolId,
+        found: &[FoundDevice],
+        which: Which,
+    ) -> Result<Vec<HeldDevice>, PoolError> {
+        let whole = which == Which::WithAllInIt && !is_half(found.iter().map(|d| &d.label));
+        if whole {
+            if let Some(device) = found.iter().find(|d| self.is_held_elsewhere(&d.label)) {
+                return Err(foreign(id, &device.label));
+            }
+            self.remove_tables(id)?;
+        } else if !is_half(found.iter().map(|d| &d.label)) {
             return Err(mismatch(
                 id,
                 "it is closed: open it first, so that one can see whether it is empty",
@@ -77,15 +101,21 @@ impl Agent {
         // Read again under the lock: what a scan saw may be over.
         devices.retain(|d| d.label.as_ref().is_some_and(|label| label.pool == id));
         let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
-        if !is_half(labels.iter().copied()) {
+        if !whole && !is_half(labels.iter().copied()) {
             return Err(mismatch(id, "it was made meanwhile: open it first"));
         }
         // A device that is away would keep a label of a pool that nobody can open or delete.
-        if let Some(newest) = labels.iter().find(|l| l.layout_generation > 0) {
+        if let Some(newest) = labels.iter().max_by_key(|l| l.layout_generation)
+            && newest.layout_generation > 0
+        {
             check_present(id, newest, &labels)?;
         }
         devices.sort_by_key(|d| d.label.as_ref().map(|l| (l.role, l.index)));
         Ok(devices)
+    }
+
+    fn is_held_elsewhere(&self, label: &Label) -> bool {
+        label.owner_host != self.host.owner && !label.clean
     }
 
     /// Leaves nothing of ours on a device; a file in the pool folder goes altogether.
@@ -101,13 +131,44 @@ impl Agent {
     }
 }
 
-fn check_empty(pool: &OpenPool) -> Result<(), PoolError> {
-    match pool.catalogue.all().len() {
-        0 => Ok(()),
-        count => Err(PoolError::NotEmpty {
-            pool: pool.id,
-            count,
-        }),
+/// Refuses another store than the one that made the pool, as far as its catalogue can be read: one
+/// that cannot be says nothing against it.
+fn admit_unopened(
+    id: PoolId,
+    devices: &[HeldDevice],
+    caller: Option<Incarnation>,
+) -> Result<(), PoolError> {
+    let whole = |label: &Label| label.layout_generation > 0;
+    if !labelled(devices).all(|(_, label)| whole(label)) {
+        return Ok(()); // no pool yet, or none any more
+    }
+    let Ok(regions) = catalogue_regions(id, labelled(devices)) else {
+        return Ok(());
+    };
+    match Catalogue::open(regions, id) {
+        Ok(catalogue) => Ok(admit(&catalogue.pool(), caller)?),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Which pools may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// One that holds nothing.
+    Empty,
+    /// Any, and what it holds goes too.
+    WithAllInIt,
+}
+
+impl Which {
+    fn allows(self, pool: &OpenPool) -> Result<(), PoolError> {
+        match (self, pool.catalogue.all().len()) {
+            (Self::WithAllInIt, _) | (Self::Empty, 0) => Ok(()),
+            (Self::Empty, count) => Err(PoolError::NotEmpty {
+                pool: pool.id,
+                count,
+            }),
+        }
     }
 }
 

@@ -27,7 +27,9 @@ fn create(rig: &Rig, n: u8, active: bool) -> Result<ThinView, ThinError> {
 fn doubt(rig: &Rig) -> Option<Doubt> {
     match rig.agent.pools(Look::Everywhere).remove(0).state {
         PoolState::Open { doubt, .. } => doubt,
-        other @ (PoolState::Closed | PoolState::Unopenable(_)) => panic!("{other:?}"),
+        other @ (PoolState::Closed | PoolState::Unopenable(_)) => {
+            panic!("{other:?}")
+        }
     }
 }
 
@@ -114,7 +116,7 @@ fn a_volume_made_while_its_pool_is_deleted_keeps_the_pool() {
     rig.kernel.before_no_pool(move || {
         agent.create_thin(STORE, request).unwrap();
     });
-    let refused = rig.agent.delete_pool(POOL, STORE);
+    let refused = rig.agent.delete_pool(POOL, STORE, Which::Empty);
     assert!(
         matches!(refused, Err(PoolError::NotEmpty { count: 1, .. })),
         "{refused:?}"
@@ -127,7 +129,7 @@ fn a_volume_made_while_its_pool_is_deleted_keeps_the_pool() {
 fn a_reader_of_the_pool_does_not_stop_its_deletion() {
     let rig = rig();
     let reader = rig.agent.pools.open(POOL).unwrap();
-    rig.agent.delete_pool(POOL, STORE).unwrap();
+    rig.agent.delete_pool(POOL, STORE, Which::Empty).unwrap();
     assert_eq!(files(&rig), [""; 0]);
     assert!(reader.catalogue.all().is_empty());
 }
@@ -154,24 +156,26 @@ fn a_half_deleted_pool_is_not_opened_and_not_wiped_while_a_device_is_away() {
     rig.restart();
     match rig.agent.pools(Look::Everywhere).remove(0).state {
         PoolState::Unopenable(why) => assert!(why.contains("cut short"), "{why}"),
-        other @ (PoolState::Closed | PoolState::Open { .. }) => panic!("{other:?}"),
+        other @ (PoolState::Closed | PoolState::Open { .. }) => {
+            panic!("{other:?}")
+        }
     }
     let away = rig.dir.path().join("away");
     std::fs::rename(path(2), &away).unwrap();
-    match rig.agent.delete_pool(POOL, STORE) {
+    match rig.agent.delete_pool(POOL, STORE, Which::Empty) {
         Err(PoolError::MissingDevice { missing, .. }) => assert_eq!(missing, "data device 2"),
         other => panic!("{other:?}"),
     }
     std::fs::rename(&away, path(2)).unwrap();
     // Without the device that says so, nobody knows that it is half.
     std::fs::rename(path(0), &away).unwrap();
-    let refused = rig.agent.delete_pool(POOL, STORE);
+    let refused = rig.agent.delete_pool(POOL, STORE, Which::Empty);
     assert!(
         matches!(refused, Err(PoolError::Mismatch { .. })),
         "{refused:?}"
     );
     std::fs::rename(&away, path(0)).unwrap();
-    rig.agent.delete_pool(POOL, STORE).unwrap();
+    rig.agent.delete_pool(POOL, STORE, Which::Empty).unwrap();
     assert_eq!(files(&rig), [""; 0]);
 }
 
@@ -287,7 +291,9 @@ fn lost_data_is_no_longer_told_of_when_its_row_is_deleted() {
     let thin = create(&rig, 11, false).unwrap().record.thin;
     let lost = |rig: &Rig| match rig.agent.pools(Look::AtNew).remove(0).state {
         PoolState::Open { missing, .. } => missing,
-        other @ (PoolState::Closed | PoolState::Unopenable(_)) => panic!("{other:?}"),
+        other @ (PoolState::Closed | PoolState::Unopenable(_)) => {
+            panic!("{other:?}")
+        }
     };
     let forget = |thin: ThinId| {
         rig.kernel
@@ -329,4 +335,71 @@ fn a_thin_is_called_absent_without_a_pool_only_while_every_pool_of_the_host_is_o
     delete(STORE).unwrap();
     let late = create(&rig, 11, false);
     assert!(matches!(late, Err(ThinError::Deleted(_))), "{late:?}");
+}
+
+#[test]
+fn a_pool_goes_with_all_in_it_open_or_closed_but_not_while_active_or_anothers() {
+    let rig = rig();
+    create(&rig, 11, true).unwrap();
+    let all = |rig: &Rig| rig.agent.delete_pool(POOL, STORE, Which::WithAllInIt);
+    let refused = all(&rig);
+    assert!(
+        matches!(refused, Err(PoolError::Active { count: 1, .. })),
+        "{refused:?}"
+    );
+    rig.agent.thin(volume(11)).unwrap();
+    rig.agent.deactivate(volume(11), 1).unwrap();
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    let refused = rig.agent.delete_pool(POOL, STORE, Which::Empty);
+    assert!(
+        matches!(refused, Err(PoolError::Mismatch { .. })),
+        "{refused:?}"
+    );
+    let path = rig.pool().devices.remove(0).path;
+    let ours = read_label(&open(&path)).unwrap().unwrap();
+    let anothers = Label {
+        owner_host: [8; 16],
+        clean: false,
+        ..ours.clone()
+    };
+    write_label(&open(&path), &anothers).unwrap();
+    rig.agent.pools.scanner.forget();
+    let refused = all(&rig);
+    assert!(
+        matches!(refused, Err(PoolError::ForeignHost { .. })),
+        "{refused:?}"
+    );
+    write_label(&open(&path), &ours).unwrap();
+    rig.agent.pools.scanner.forget();
+    let refused = rig.agent.delete_pool(POOL, None, Which::WithAllInIt);
+    assert!(
+        matches!(refused, Err(PoolError::OtherIncarnation(_))),
+        "{refused:?}"
+    );
+    all(&rig).unwrap();
+    assert_eq!(files(&rig), [""; 0]);
+}
+
+#[test]
+fn another_name_is_on_the_label_also_when_a_crash_left_the_former_one_there() {
+    let mut rig = rig();
+    create(&rig, 11, true).unwrap();
+    let path = rig.pool().devices.remove(0).path;
+    let label = || read_label(&open(&path)).unwrap().unwrap();
+    let former = label();
+    let name = "slow".parse().unwrap();
+    let refused = rig.agent.rename_pool(POOL, STORE, &name);
+    assert!(
+        matches!(refused, Err(PoolError::Active { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(label().pool_name, "fast");
+    rig.agent.deactivate(volume(11), 1).unwrap();
+    let view = rig.agent.rename_pool(POOL, STORE, &name).unwrap();
+    assert_eq!((view.name, label().pool_name), (name, "slow".to_owned()));
+    write_label(&open(&path), &former).unwrap();
+    rig.restart();
+    assert_eq!(label().pool_name, "slow");
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    assert_eq!(label().pool_name, "slow");
 }

@@ -165,7 +165,9 @@ impl Pools {
     /// Refuses a name that another open pool has. The caller has the turn.
     pub(super) fn name_is_free(&self, id: PoolId, name: &str) -> Result<(), PoolError> {
         let open = self.all_open();
-        let other = open.iter().find(|o| o.id != id && o.name.as_str() == name);
+        let other = open
+            .iter()
+            .find(|o| o.id != id && o.name().as_str() == name);
         match other {
             None => Ok(()),
             Some(other) => Err(PoolError::NameTaken {
@@ -369,7 +371,7 @@ impl Agent {
         Ok(view)
     }
 
-    fn remove_tables(&self, pool: PoolId) -> Result<(), PoolError> {
+    pub(super) fn remove_tables(&self, pool: PoolId) -> Result<(), PoolError> {
         match self.kernel.ensure_no_pool(pool) {
             Ok(_) => Ok(()),
             Err(KernelError::Busy { .. }) => Err(PoolError::Active { pool, count: 1 }),
@@ -380,19 +382,11 @@ impl Agent {
     /// Removes the pool's tables and flushes its catalogue.
     pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
         let _barred = self.work.bar(pool.id);
-        let rows = pool.catalogue.all();
-        let live = self.kernel.live_owners().map_err(PoolError::Kernel)?;
-        let count = rows.iter().filter(|row| live.contains(&row.owner)).count();
-        if count > 0 {
-            return Err(PoolError::Active {
-                pool: pool.id,
-                count,
-            });
-        }
+        self.check_inactive(pool)?;
         self.sweep_images();
         self.remove_tables(pool.id)?;
         hit(Point::PoolTablesGone);
-        self.clear_links(&pool.name, &rows)?;
+        self.clear_links(&pool.name(), &pool.catalogue.all())?;
         pool.catalogue
             .close()
             .map_err(|source| PoolError::Catalogue {
@@ -431,7 +425,7 @@ impl Agent {
         views
     }
 
-    fn closed_view(&self, id: PoolId) -> Option<PoolView> {
+    pub(super) fn closed_view(&self, id: PoolId) -> Option<PoolView> {
         let found = self.pools.scanner.scan(Look::Everywhere).remove(&id)?;
         self.view_found(id, &found)
     }
@@ -470,7 +464,7 @@ impl Agent {
         };
         Ok(PoolView {
             id: pool.id,
-            name: pool.name.clone(),
+            name: pool.name(),
             devices: pool.in_use(),
             spares: pool.spares(),
             were_spares: pool.were_spares(),
@@ -511,7 +505,7 @@ fn same_pool(pool: &OpenPool, request: &CreatePool) -> Result<(), PoolError> {
             .as_ref()
             .is_some_and(|label| label.role == Role::Data)
     });
-    if pool.name != request.name {
+    if pool.name() != request.name {
         conflict("name")
     } else if pool.block() != request.block {
         conflict("block_size_bytes")

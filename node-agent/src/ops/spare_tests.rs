@@ -144,7 +144,7 @@ fn a_spare_that_cannot_be_used_is_told_of_and_one_that_is_deleted_is_blank() {
         .unwrap()
         .thins
         .clear();
-    rig.agent.delete_pool(POOL, STORE).unwrap();
+    rig.agent.delete_pool(POOL, STORE, Which::Empty).unwrap();
     let left = std::fs::read_dir(rig.dir.path().join("pools")).unwrap();
     assert_eq!(left.count(), 0);
 }

@@ -473,7 +473,7 @@ fn a_device_that_holds_something_is_refused_and_left_as_it_is() {
 fn a_pool_that_misses_its_device_says_which_and_one_with_volumes_is_not_deleted() {
     let mut rig = rig();
     create(&rig, 11, false, false).unwrap();
-    let refused = rig.agent.delete_pool(POOL, Some(STORE));
+    let refused = rig.agent.delete_pool(POOL, Some(STORE), Which::Empty);
     assert!(
         matches!(refused, Err(PoolError::NotEmpty { count: 1, .. })),
         "{refused:?}"

@@ -109,7 +109,7 @@ impl Agent {
             .filter(|_| !self.reads.has(row.owner));
         let path = live
             .as_ref()
-            .map(|_| self.links.path(&pool.name, &row.name));
+            .map(|_| self.links.path(&pool.name(), &row.name));
         let missing = pool.is_missing(row.owner);
         let waiting = row.image.is_some_and(|i| !self.images.has(&i.digest));
         Ok(ThinView {

@@ -15,7 +15,9 @@ use goldleaf_proto::INCARNATION_KEY;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
 use goldleaf_rpc::call;
-use goldleaf_types::{Bytes, Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{
+    Bytes, Digest, Incarnation, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize,
+};
 use jiff::Timestamp;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -157,6 +159,7 @@ impl GrpcAgent {
             self.timeouts.pool,
             pb::AgentPoolRequest {
                 pool: pool.to_string(),
+                force: false,
             },
         )
     }
@@ -247,8 +250,22 @@ impl AgentPort for GrpcAgent {
         convert::pool(&self.node, answer)
     }
 
-    async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError> {
-        let call = self.pool_call(pool);
+    async fn rename_pool(&self, pool: PoolId, name: &Name) -> Result<PoolReport, AgentError> {
+        let body = pb::AgentRenamePoolRequest {
+            pool: pool.to_string(),
+            name: name.to_string(),
+        };
+        let call = self.within(self.timeouts.pool, body);
+        let answer = self.answer(self.client()?.rename_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError> {
+        let body = pb::AgentPoolRequest {
+            pool: pool.to_string(),
+            force,
+        };
+        let call = self.within(self.timeouts.pool, body);
         self.answer(self.client()?.delete_pool(call).await)?;
         Ok(())
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use goldleaf_types::{Bytes, Digest, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use crate::domain::{
@@ -143,8 +143,10 @@ pub trait AgentPort: Send + Sync {
         pool: PoolId,
         change: &PolicyChange,
     ) -> Result<PoolReport, AgentError>;
-    /// Deletes an empty pool; one that is not there is as good.
-    async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError>;
+    /// Gives an open pool another name.
+    async fn rename_pool(&self, pool: PoolId, name: &Name) -> Result<PoolReport, AgentError>;
+    /// Deletes an empty pool, or with `force` any; one that is not there is as good.
+    async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError>;
     /// Every pool.
     async fn pools(&self) -> Result<Vec<PoolReport>, AgentError>;
     /// Every pool now, and again at each change.

@@ -184,6 +184,8 @@ mod tests {
                 when_full: WhenFull::Error,
             },
             mode: PoolMode::Unknown,
+            wanted_name: None,
+            doomed: false,
             marks: Default::default(),
         };
         Candidate {

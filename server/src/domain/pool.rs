@@ -62,6 +62,10 @@ pub struct Pool {
     pub asked: PoolAsked,
     /// What it could do when its node last said; kept so that a watch sees the change.
     pub mode: PoolMode,
+    /// The name it is to get; a wish. It is taken in the index as long as this is here.
+    pub wanted_name: Option<Name>,
+    /// While it is deleted: whether all that is in it goes too.
+    pub doomed: bool,
     /// What its user marked it with.
     pub marks: Marks,
 }

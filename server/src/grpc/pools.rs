@@ -2,6 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::pool_service_server::PoolService;
+use goldleaf_types::Name;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
@@ -129,6 +130,44 @@ impl PoolService for Api {
         })
         .await?;
         Ok(Response::new(api::DeleteResponse {}))
+    }
+
+    async fn rename(&self, r: Request<api::RenamePoolRequest>) -> Answer<api::Pool> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
+        let name: Name = field("name", &body.name)?;
+        let view = self
+            .change(body.wait, move |service| {
+                let (what, name) = (what.clone(), name.clone());
+                async move {
+                    let revision = body.expected_revision;
+                    service.rename_pool(&what, &name, revision).await
+                }
+            })
+            .await?;
+        Ok(Response::new(answers::pool(&view)))
+    }
+
+    async fn destroy(
+        &self,
+        r: Request<api::DestroyPoolRequest>,
+    ) -> Answer<api::DestroyPoolResponse> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
+        let doomed = self
+            .change(body.wait, move |service| {
+                let (what, confirm) = (what.clone(), body.confirm.clone());
+                async move {
+                    let revision = body.expected_revision;
+                    service.destroy_pool(&what, &confirm, revision).await
+                }
+            })
+            .await?;
+        Ok(Response::new(api::DestroyPoolResponse {
+            volumes: doomed.volumes,
+            snapshots: doomed.snapshots,
+            done: doomed.done,
+        }))
     }
 
     type WatchStream = EventStream<api::PoolEvent>;

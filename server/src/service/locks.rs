@@ -28,6 +28,8 @@ pub enum Op {
     SetPolicy,
     /// Opening a pool.
     Open,
+    /// Giving a pool another name, or finishing that.
+    Rename,
     /// Closing a pool.
     Close,
     /// Taking one node's copy of an image away.
@@ -50,6 +52,7 @@ impl Op {
             Self::Extend => "being extended",
             Self::SetPolicy => "being given another policy",
             Self::Open => "being opened",
+            Self::Rename => "being renamed",
             Self::Close => "being closed",
             Self::Evict => "being taken from a node",
             Self::Inner => "being looked at",

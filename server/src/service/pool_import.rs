@@ -117,6 +117,8 @@ impl Service {
                     when_full: found.when_full,
                 },
                 mode: PoolMode::Unknown,
+                wanted_name: None,
+                doomed: false,
                 marks: Marks::new(false),
             };
             pool.follow(&found.report);

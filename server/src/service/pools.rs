@@ -92,6 +92,8 @@ impl Service {
             node: node.id,
             asked: wanted.asked,
             mode: PoolMode::Unknown,
+            wanted_name: None,
+            doomed: false,
             marks: Marks::new(wanted.deletion_protection),
         };
         let (_held, _) = self.hold(&pool, Op::Create).await?;
@@ -158,7 +160,7 @@ impl Service {
         if !untouched(&error, attempt) {
             let left = match self.agent_of(pool.node).await {
                 Ok(agent) => agent
-                    .delete_pool(pool.id)
+                    .delete_pool(pool.id, false)
                     .await
                     .err()
                     .map(ServiceError::from),
@@ -258,6 +260,7 @@ impl Service {
             let ready = async {
                 at_revision(&pool, target.revision)?;
                 unprotected(&pool)?;
+                super::pool_renaming::settled(&pool)?;
                 self.empty(&pool).await
             };
             if let Err(error) = ready.await {
@@ -275,10 +278,21 @@ impl Service {
     }
 
     /// Effect and fact of a deletion; a pool that turns out to be needed stays.
-    async fn take_pool_away(&self, mut pool: Pool, begun: Begun) -> Result<(), ServiceError> {
+    pub(super) async fn take_pool_away(
+        &self,
+        mut pool: Pool,
+        begun: Begun,
+    ) -> Result<(), ServiceError> {
         let agent = self.agent_of(pool.node).await?;
-        let done = match self.empty(&pool).await {
-            Ok(()) => agent.delete_pool(pool.id).await.map_err(ServiceError::from),
+        let done = match pool.doomed {
+            true => Ok(()),
+            false => self.empty(&pool).await,
+        };
+        let done = match done {
+            Ok(()) => {
+                let deleted = agent.delete_pool(pool.id, pool.doomed).await;
+                deleted.map_err(ServiceError::from)
+            }
             Err(error) => Err(error),
         };
         match done {
@@ -286,6 +300,7 @@ impl Service {
             Err(error) if is_precondition(&error) || is_in_use(&error) => {
                 let reports = agent.pools().await?;
                 if let Some(report) = reports.iter().find(|report| report.id == pool.id) {
+                    pool.doomed = false;
                     pool.follow(report);
                     self.records.update(&mut pool).await?;
                     begun.done();
@@ -295,6 +310,10 @@ impl Service {
             Err(error) => return Err(error),
         }
         hit(Point::PoolDeleted);
+        if pool.doomed {
+            self.forget_contents(pool.id).await?;
+            hit(Point::PoolContentsForgotten);
+        }
         self.records.remove(&pool).await?;
         self.live.forget_pool(pool.node, pool.id);
         hit(Point::PoolForgotten);
@@ -329,6 +348,9 @@ impl Service {
         let op = match found.phase {
             Phase::Creating => Op::Create,
             Phase::Deleting => Op::Delete,
+            Phase::Ready | Phase::Failed | Phase::Closed if found.wanted_name.is_some() => {
+                Op::Rename
+            }
             Phase::Ready | Phase::Failed | Phase::Closed => return Ok(()),
         };
         let (_held, pool) = self.hold(&found, op).await?;
@@ -341,8 +363,7 @@ impl Service {
                 .map(|_| ()),
             Phase::Deleting => self.take_pool_away(pool, begun).await,
             Phase::Ready | Phase::Failed | Phase::Closed => {
-                begun.done();
-                Ok(())
+                self.push_name(pool, begun).await.map(|_| ())
             }
         }
     }

@@ -216,6 +216,38 @@ impl Records {
         self.write(record, expect, writes).await
     }
 
+    /// As [`Self::update`], taking another name for the record beside its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub async fn update_taking<T: Revised>(
+        &self,
+        record: &mut T,
+        name: &T::Name,
+    ) -> Result<(), ServiceError> {
+        let key = rows::name_key::<T>(name);
+        let expect = vec![unchanged(record), Expect::Absent(key.clone())];
+        let id = record.id().to_string().into_bytes();
+        self.write(record, expect, vec![record.put(), Write::Put(key, id)])
+            .await
+    }
+
+    /// As [`Self::update`], giving up a name that the record does not have, or not any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub async fn update_giving_up<T: Revised>(
+        &self,
+        record: &mut T,
+        name: &T::Name,
+    ) -> Result<(), ServiceError> {
+        let writes = vec![record.put(), Write::Delete(rows::name_key::<T>(name))];
+        let expect = vec![unchanged(record)];
+        self.write(record, expect, writes).await
+    }
+
     /// Removes a record and its name.
     ///
     /// # Errors

@@ -78,6 +78,10 @@ calls! {
     set_policy(api::SetPoolPolicyRequest) -> api::Pool, PoolServiceClient.set_policy;
     /// Opens a pool.
     open_pool(api::OpenPoolRequest) -> api::Pool, PoolServiceClient.open;
+    /// Gives a pool another name.
+    rename_pool(api::RenamePoolRequest) -> api::Pool, PoolServiceClient.rename;
+    /// Deletes a pool with all that is in it, or says what that is.
+    destroy_pool(api::DestroyPoolRequest) -> api::DestroyPoolResponse, PoolServiceClient.destroy;
     /// Lists pools.
     list_pools(api::ListRequest) -> api::ListPoolsResponse, PoolServiceClient.list;
     /// Makes an image.
@@ -98,6 +102,8 @@ calls! {
     create_thin(api::CreateThinRequest) -> api::Volume, VolumeServiceClient.create_thin;
     /// Grows a volume.
     resize_volume(api::ResizeRequest) -> api::Volume, VolumeServiceClient.resize;
+    /// Changes a volume's labels and protection.
+    update_volume(api::UpdateRequest) -> api::Volume, VolumeServiceClient.update;
     /// Lists volumes.
     list_volumes(api::ListRequest) -> api::ListVolumesResponse, VolumeServiceClient.list;
     /// Takes a snapshot.

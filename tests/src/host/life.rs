@@ -102,6 +102,19 @@ fn image_of_file(h: &Host, name: &str) -> Result<api::Image, Status> {
     })
 }
 
+fn rename(h: &Host, from: &str, to: &str) -> Result<String, Status> {
+    let now = match h.get_pool(from) {
+        Err(e) if e.code() == Code::NotFound => to, // it has it already
+        _ => from,
+    };
+    h.rename_pool(api::RenamePoolRequest {
+        pool: now.into(),
+        name: to.into(),
+        ..Default::default()
+    })
+    .map(pool)
+}
+
 /// So much that it is deleted in steps.
 fn write_to_the_blank_one(h: &Host) -> Result<String, Status> {
     let volume = h.volume("b")?;
@@ -368,8 +381,21 @@ pub const LIFE: &[Step] = &[
     }),
     // Opening compared the kernel's thins with the rows: one that was leaked shows now.
     ("see that the pool still holds nothing", holds_nothing),
-    ("delete the pool", |h| {
-        h.delete_pool("p").map(|()| "gone".into())
+    ("give the pool another name", |h| rename(h, "p", "q")),
+    ("give it its name back", |h| rename(h, "q", "p")),
+    ("create a volume that goes with its pool", |h| {
+        h.create_thin(blank("doomed", 2 * MIB)).map(volume)
+    }),
+    ("freeze it", |h| {
+        h.snapshot("doomed-too", "volume/doomed").map(snapshot)
+    }),
+    ("delete the pool with all in it", |h| {
+        let done = h.destroy_pool(api::DestroyPoolRequest {
+            pool: "p".into(),
+            confirm: "p".into(),
+            ..Default::default()
+        })?;
+        Ok(format!("done {}", done.done))
     }),
     ("delete the image of the snapshot", |h| {
         h.delete_image("promoted").map(|()| "gone".into())

@@ -117,7 +117,7 @@ impl Agent {
                 let Some(row) = pool.catalogue.find(row.owner) else {
                     continue;
                 };
-                let path = self.links.path(&pool.name, &row.name);
+                let path = self.links.path(&pool.name(), &row.name);
                 let Ok(Some(live)) = self.kernel.find_live(row.owner) else {
                     continue;
                 };

@@ -54,7 +54,7 @@ impl Agent {
             code,
             severity,
             subject: pool.id.to_string(),
-            reason: format!("pool {}: {reason}", pool.name),
+            reason: format!("pool {}: {reason}", pool.name()),
             advice: advice.into(),
             remedy: None,
         };
@@ -129,7 +129,7 @@ impl Agent {
                 subject: pool.id.to_string(),
                 reason: format!(
                     "pool {}: its metadata could not be read: {}",
-                    pool.name,
+                    pool.name(),
                     Chain(&error)
                 ),
                 advice: "nothing was compared; mend the pool and examine again".into(),
@@ -174,11 +174,11 @@ fn copies(pool: &OpenPool) -> Option<Finding> {
         code: Code::CatalogueDegraded,
         severity: Severity::Warning,
         subject: pool.id.to_string(),
-        reason: format!("pool {}: {why}", pool.name),
+        reason: format!("pool {}: {why}", pool.name()),
         advice: format!(
             "see to that device, then close and open the pool, which makes the copy anew: goldleaf \
              pool close {0} && goldleaf pool open {0}",
-            pool.name
+            pool.name()
         ),
         remedy: None,
     })
@@ -206,7 +206,9 @@ fn lost(
             subject: row.owner.to_string(),
             reason: format!(
                 "{} is recorded as thin {} of pool {}, and the pool's metadata has no such thin",
-                row.name, row.thin, pool.name
+                row.name,
+                row.thin,
+                pool.name()
             ),
             advice:
                 "what it held is lost: restore it from a backup under another name, or delete it"
@@ -219,7 +221,7 @@ fn lost(
 fn ownerless(pool: &OpenPool, thin: ThinId, quarantined: bool) -> Finding {
     let reason = format!(
         "the metadata of pool {} has thin {thin}, and no record owns it",
-        pool.name
+        pool.name()
     );
     let subject = format!("{}/{thin}", pool.id);
     if quarantined {

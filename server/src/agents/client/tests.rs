@@ -198,6 +198,8 @@ async fn a_pool_is_sent_whole_and_its_report_read_whole() {
             when_full: WhenFull::Queue,
         },
         mode: PoolMode::Unknown,
+        wanted_name: None,
+        doomed: false,
         marks: Default::default(),
     };
     let report = agent.create_pool(&pool).await.unwrap();

@@ -219,10 +219,41 @@ impl Host {
         Ok((self.pool(id)?, changed))
     }
 
-    pub(super) fn delete_pool(&mut self, id: PoolId) -> Done<()> {
+    pub(super) fn rename_pool(&mut self, id: PoolId, name: &Name) -> Done<PoolReport> {
+        let active = |thin: &&FakeThin| thin.order.pool == id && thin.live.is_some();
+        let count = self.thins.values().filter(active).count();
+        let pool = self.open_pool_of_mut(id)?;
+        let changed = pool.made.name != *name;
+        if changed && count > 0 {
+            let message = format!("{count} volume(s) of pool {id} are active");
+            return Err(precondition("ACTIVE", message));
+        }
+        pool.made.name = name.clone();
+        Ok((self.pool(id)?, changed))
+    }
+
+    fn open_pool_of_mut(&mut self, id: PoolId) -> Result<&mut FakePool, AgentError> {
+        self.open_pool_of(id)?;
+        self.pools
+            .get_mut(&id)
+            .ok_or_else(|| not_found("POOL_NOT_FOUND", id))
+    }
+
+    pub(super) fn delete_pool(&mut self, id: PoolId, force: bool) -> Done<()> {
         let Some(pool) = self.pools.get(&id) else {
             return Ok(((), false));
         };
+        if force {
+            let active = |thin: &&FakeThin| thin.order.pool == id && thin.live.is_some();
+            let count = self.thins.values().filter(active).count();
+            if count > 0 {
+                let message = format!("{count} volume(s) of pool {id} are active");
+                return Err(precondition("ACTIVE", message));
+            }
+            self.thins.retain(|_, thin| thin.order.pool != id);
+            self.pools.remove(&id);
+            return Ok(((), true));
+        }
         if !pool.open {
             let message = format!("pool {id} is closed: open it first, so that one can see it");
             return Err(precondition("DEVICES_DO_NOT_FIT", message));

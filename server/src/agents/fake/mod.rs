@@ -38,6 +38,8 @@ pub enum Verb {
     ExtendPool,
     /// Sets what a pool does when it fills.
     SetPolicy,
+    /// Gives a pool another name.
+    RenamePool,
     /// Deletes a pool.
     DeletePool,
     /// Brings an image.

@@ -147,8 +147,12 @@ impl AgentPort for FakeAgent {
         self.change(Verb::SetPolicy, |host| host.set_policy(pool, change))
     }
 
-    async fn delete_pool(&self, pool: PoolId) -> Result<(), AgentError> {
-        self.change(Verb::DeletePool, |host| host.delete_pool(pool))
+    async fn rename_pool(&self, pool: PoolId, name: &Name) -> Result<PoolReport, AgentError> {
+        self.change(Verb::RenamePool, |host| host.rename_pool(pool, name))
+    }
+
+    async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError> {
+        self.change(Verb::DeletePool, |host| host.delete_pool(pool, force))
     }
 
     async fn pools(&self) -> Result<Vec<PoolReport>, AgentError> {

@@ -67,6 +67,8 @@ impl Rig {
                 when_full: WhenFull::Error,
             },
             mode: PoolMode::Unknown,
+            wanted_name: None,
+            doomed: false,
             marks: Default::default(),
         };
         let agent = agents.of(&node);
@@ -222,13 +224,13 @@ async fn what_is_in_use_is_not_taken_away() {
     );
     assert_eq!(no(rig.agent.close_pool(rig.pool.id).await), wrong("ACTIVE"));
     assert_eq!(
-        no(rig.agent.delete_pool(rig.pool.id).await),
+        no(rig.agent.delete_pool(rig.pool.id, false).await),
         wrong("NOT_EMPTY")
     );
     rig.agent.deactivate(volume, 2).await.unwrap();
     rig.agent.close_pool(rig.pool.id).await.unwrap();
     assert_eq!(
-        no(rig.agent.delete_pool(rig.pool.id).await),
+        no(rig.agent.delete_pool(rig.pool.id, false).await),
         wrong("DEVICES_DO_NOT_FIT")
     );
     let order = rig.order(VolumeId::mint(), Begin::Blank);
@@ -254,7 +256,7 @@ async fn what_is_in_use_is_not_taken_away() {
         .delete_thin(rig.pool.id, volume.into(), 2)
         .await
         .unwrap();
-    rig.agent.delete_pool(rig.pool.id).await.unwrap();
+    rig.agent.delete_pool(rig.pool.id, false).await.unwrap();
     assert_eq!(rig.node.pools(), []);
 }
 

@@ -362,6 +362,10 @@ struct PoolV1 {
     block_size_bytes: BlockSize,
     when_full: WhenFullV1,
     mode: ModeV1,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wanted_name: Option<Name>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    doomed: bool,
     #[serde(default, skip_serializing_if = "MarksV1::is_none")]
     marks: MarksV1,
 }
@@ -394,6 +398,8 @@ impl Row for Pool {
             block_size_bytes: noun.asked.block_size,
             when_full: noun.asked.when_full.into(),
             mode: noun.mode.into(),
+            wanted_name: noun.wanted_name,
+            doomed: noun.doomed,
             marks: noun.marks.into(),
         }))
     }
@@ -418,6 +424,8 @@ impl Row for Pool {
                     when_full: row.when_full.into(),
                 },
                 mode: row.mode.into(),
+                wanted_name: row.wanted_name,
+                doomed: row.doomed,
                 marks: row.marks.into(),
             },
         )

@@ -20,6 +20,7 @@ const IMAGE_V1: &str = include_str!("../../../tests/golden/image-v1.json");
 const POOL_V1: &str = include_str!("../../../tests/golden/pool-v1.json");
 const NODE_V1: &str = include_str!("../../../tests/golden/node-v1.json");
 const VOLUME_V1_MARKED: &str = include_str!("../../../tests/golden/volume-v1-marked.json");
+const POOL_V1_CHANGING: &str = include_str!("../../../tests/golden/pool-v1-changing.json");
 const VOLUME_V1_DECOUPLING: &str = include_str!("../../../tests/golden/volume-v1-decoupling.json");
 const SNAPSHOT_V1_MARKED: &str = include_str!("../../../tests/golden/snapshot-v1-marked.json");
 const SNAPSHOT_V1_GROUP: &str = include_str!("../../../tests/golden/snapshot-v1-group.json");
@@ -147,6 +148,8 @@ fn pool() -> Pool {
             when_full: WhenFull::Queue,
         },
         mode: PoolMode::OutOfDataSpace,
+        wanted_name: None,
+        doomed: false,
         marks: Marks::default(),
     }
 }
@@ -223,6 +226,12 @@ fn rows_with_marks_or_a_group_are_read_and_written_as_ever() {
         ..pool()
     };
     golden(POOL_V1_MARKED, &marked);
+    let changing = Pool {
+        wanted_name: Some("slow".parse().unwrap()),
+        doomed: true,
+        ..pool()
+    };
+    golden(POOL_V1_CHANGING, &changing);
 }
 
 #[test]

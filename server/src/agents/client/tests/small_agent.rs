@@ -127,6 +127,9 @@ impl NodeAgent for SmallAgent {
     ) -> Answer<pb::AgentPool> {
         not_asked()
     }
+    async fn rename_pool(&self, _: Request<pb::AgentRenamePoolRequest>) -> Answer<pb::AgentPool> {
+        not_asked()
+    }
     async fn delete_pool(
         &self,
         _: Request<pb::AgentPoolRequest>,

@@ -1,0 +1,46 @@
+//! What `goldleaf pool rename` and `pool destroy` are given.
+
+use clap::Args as ClapArgs;
+
+use super::Waiting;
+
+/// Another name for a pool.
+#[derive(Debug, ClapArgs)]
+pub struct PoolRename {
+    /// Its id or present name.
+    pub target: String,
+    /// The new name.
+    pub name: String,
+    /// Only if it has this revision still, as `get -o json` shows it.
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub if_revision: u64,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// A pool to delete with all that is in it.
+#[derive(Debug, ClapArgs)]
+pub struct PoolDestroy {
+    /// Its id or name.
+    pub target: String,
+    /// Do it: the pool's name, once more. Without it nothing is done.
+    #[arg(long, value_name = "NAME")]
+    pub confirm: Option<String>,
+    /// Only if it has this revision still, as `get -o json` shows it.
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub if_revision: u64,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}

@@ -1,0 +1,151 @@
+//! Deleting a pool with all that is in it.
+//!
+//! Called by `grpc`. It is said first what would go; who then says the pool's name once more has it
+//! done. The wish is a pool that is being deleted and doomed; its node deletes the pool whatever is
+//! in it, and then the records of what was in it go, the pool's last. `pools` finishes it.
+
+use goldleaf_types::PoolId;
+
+use super::updates::unprotected;
+use super::{Op, Service, ServiceError, Unfinished, at_revision};
+use crate::domain::{GroupSnapshot, Phase, Pool, Ref, Snapshot, Volume};
+use crate::failpoint::{Point, hit};
+
+/// What goes with a pool, or went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doomed {
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// Names of its snapshots.
+    pub snapshots: Vec<String>,
+    /// Whether it was done.
+    pub done: bool,
+}
+
+impl Service {
+    /// Deletes a pool with all that is in it, if `confirm` is its name; says what would go if it is
+    /// empty. A pool that is not there is as good as deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Protected`] for the pool or anything in it; what its node refuses, an active
+    /// volume for one: all is then as it was.
+    pub async fn destroy_pool(
+        &self,
+        what: &Ref<PoolId>,
+        confirm: &str,
+        revision: u64,
+    ) -> Result<Doomed, ServiceError> {
+        let gone = Doomed {
+            done: true,
+            ..Doomed::default()
+        };
+        let Some(found) = self.records.find::<Pool>(what).await? else {
+            return Ok(gone);
+        };
+        if confirm.is_empty() {
+            return self.doomed(&found).await;
+        }
+        if confirm != found.name.as_str() {
+            return Err(ServiceError::BadField {
+                field: "confirm",
+                problem: format!(
+                    "is not the name of the pool, {}: look at what the same call without it says \
+                     would go, then say the name",
+                    found.name
+                ),
+            });
+        }
+        let (_held, pool) = self.hold(&found, Op::Delete).await?;
+        let Some(mut pool) = pool else {
+            return Ok(gone);
+        };
+        let begun = self.pending.begin(Unfinished::Pool(pool.id));
+        let before = pool.phase;
+        let ready = async {
+            at_revision(&pool, revision)?;
+            unprotected(&pool)?;
+            super::pool_renaming::settled(&pool)?;
+            self.nothing_protected(&pool).await
+        };
+        let doomed = async {
+            if before != Phase::Deleting {
+                ready.await?;
+            }
+            self.doomed(&pool).await
+        };
+        let doomed = match doomed.await {
+            Ok(doomed) => doomed,
+            Err(error) => {
+                if !matches!(before, Phase::Creating | Phase::Deleting) {
+                    begun.done();
+                }
+                return Err(error);
+            }
+        };
+        if !pool.doomed {
+            pool.phase = Phase::Deleting;
+            pool.doomed = true;
+            self.records.update(&mut pool).await?;
+            hit(Point::PoolDeletionWished);
+        }
+        self.take_pool_away(pool, begun).await?;
+        Ok(Doomed {
+            done: true,
+            ..doomed
+        })
+    }
+
+    async fn doomed(&self, pool: &Pool) -> Result<Doomed, ServiceError> {
+        let volumes = self.records.all::<Volume>().await?.into_iter();
+        let snapshots = self.records.all::<Snapshot>().await?.into_iter();
+        let volumes = volumes.filter(|volume| volume.pool == pool.id);
+        let snapshots = snapshots.filter(|snapshot| snapshot.pool == pool.id);
+        Ok(Doomed {
+            volumes: volumes.map(|volume| volume.name.to_string()).collect(),
+            snapshots: snapshots.map(|s| s.name.to_string()).collect(),
+            done: false,
+        })
+    }
+
+    async fn nothing_protected(&self, pool: &Pool) -> Result<(), ServiceError> {
+        let volume = |v: &Volume| v.pool == pool.id && v.marks.deletion_protection;
+        if let Some(volume) = self.records.first::<Volume>(volume).await? {
+            return unprotected(&volume);
+        }
+        let snapshot = |s: &Snapshot| s.pool == pool.id && s.marks.deletion_protection;
+        match self.records.first::<Snapshot>(snapshot).await? {
+            Some(snapshot) => unprotected(&snapshot),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what was in a pool that is gone. Whatever goes on with it ends first.
+    pub(super) async fn forget_contents(&self, pool: PoolId) -> Result<(), ServiceError> {
+        for group in self.records.all::<GroupSnapshot>().await? {
+            if group.pool == pool {
+                let (_held, group) = self.hold(&group, Op::Delete).await?;
+                if let Some(group) = group {
+                    self.records.remove(&group).await?;
+                }
+            }
+        }
+        for snapshot in self.records.all::<Snapshot>().await? {
+            if snapshot.pool == pool {
+                let (_held, snapshot) = self.hold(&snapshot, Op::Delete).await?;
+                if let Some(snapshot) = snapshot {
+                    self.records.remove(&snapshot).await?;
+                }
+            }
+        }
+        for volume in self.records.all::<Volume>().await? {
+            if volume.pool == pool {
+                let (_held, volume) = self.hold(&volume, Op::Delete).await?;
+                if let Some(volume) = volume {
+                    self.records.remove(&volume).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
