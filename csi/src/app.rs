@@ -28,7 +28,7 @@ use crate::health::{self, Below};
 use crate::identity::{DRIVER_NAME, IdentityApi};
 use crate::node::NodeApi;
 use crate::node::agent::LocalAgent;
-use crate::registration::RegistrationApi;
+use crate::registration::{self, RegistrationApi};
 
 /// Runs the driver until SIGTERM or SIGINT.
 ///
@@ -138,8 +138,7 @@ async fn register(
     let Some(folder) = &node.kubelet_registration else {
         return Ok(None);
     };
-    let path = folder.join(format!("{DRIVER_NAME}-reg.sock"));
-    let (socket, listener) = Socket::take(&path).await?;
+    let (socket, listener) = Socket::take(&registration::socket(folder)).await?;
     let endpoint = node.kubelet_endpoint.clone();
     let endpoint = endpoint.unwrap_or_else(|| args.endpoint.path().into());
     let api = RegistrationApi::new(endpoint, refused.clone());

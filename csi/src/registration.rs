@@ -4,7 +4,7 @@
 //! there and says what came of it; a refusal ends the process, so that whoever runs it starts it
 //! anew and the refusal is seen.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use csi_proto::pluginregistration as reg;
 use reg::registration_server::Registration;
@@ -18,6 +18,16 @@ const KIND: &str = "CSIPlugin";
 
 /// What kubelet asks for of the interface; every 1.x speaks it.
 const VERSIONS: &[&str] = &["1.0.0"];
+
+/// Where registration is served in the folder that kubelet watches.
+///
+/// Kubelet calls over the socket's bare path, and gRPC for Go says that path, its slashes escaped,
+/// where HTTP/2 wants a host (`:authority`). A host with escapes is refused before anybody is asked;
+/// what is said before an `@` may have them. So the host that kubelet asks for is `reg.sock`.
+#[must_use]
+pub fn socket(folder: &Path) -> PathBuf {
+    folder.join(format!("{DRIVER_NAME}@reg.sock"))
+}
 
 /// The plugin as kubelet sees it.
 #[derive(Clone, Debug)]

@@ -9,14 +9,14 @@ use clap::Parser;
 use csi::node_client::NodeClient;
 use csi_proto::pluginregistration as reg;
 use csi_proto::v1 as csi;
-use goldleaf_csi::app;
 use goldleaf_csi::args::Args;
+use goldleaf_csi::{app, registration};
 use reg::registration_client::RegistrationClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 struct Plugin {
@@ -27,14 +27,37 @@ struct Plugin {
 }
 
 async fn connected(socket: &Path) -> Channel {
+    reached(Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap()).await
+}
+
+/// As kubelet calls what it finds in the folder of registrations: see [`registration::socket`].
+async fn called_by_its_path(socket: &Path) -> Channel {
+    let authority = as_an_authority(&socket.display().to_string());
+    let origin = Uri::builder().scheme("http").authority(authority);
+    let origin = origin.path_and_query("/").build();
     let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
+    reached(endpoint.origin(origin.expect("a host that HTTP/2 takes"))).await
+}
+
+/// What gRPC for Go makes of a path: all but these characters of an authority are escaped.
+fn as_an_authority(path: &str) -> String {
+    let one = |byte: u8| match byte {
+        b if b.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:[]@".contains(&b) => {
+            char::from(b).to_string()
+        }
+        b => format!("%{b:02X}"),
+    };
+    path.bytes().map(one).collect()
+}
+
+async fn reached(endpoint: Endpoint) -> Channel {
     for _ in 0..500 {
         if let Ok(channel) = endpoint.connect().await {
             return channel;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("nobody serves on {}", socket.display());
+    panic!("nobody serves on {:?}", endpoint.uri());
 }
 
 fn plugin() -> Plugin {
@@ -65,8 +88,8 @@ fn plugin() -> Plugin {
 
 impl Plugin {
     async fn registration(&self) -> RegistrationClient<Channel> {
-        let socket = "registry/csi.goldleaf.dev-reg.sock";
-        RegistrationClient::new(connected(&self.folder.path().join(socket)).await)
+        let socket = registration::socket(&self.folder.path().join("registry"));
+        RegistrationClient::new(called_by_its_path(&socket).await)
     }
 
     async fn page(&self, page: &str) -> String {
@@ -80,11 +103,10 @@ impl Plugin {
 
     async fn ended(self) -> (anyhow::Result<()>, usize) {
         let ended = tokio::time::timeout(Duration::from_secs(20), self.served).await;
-        let sockets = ["csi.sock", "registry/csi.goldleaf.dev-reg.sock"];
-        let left = sockets
-            .iter()
-            .filter(|s| self.folder.path().join(s).exists());
-        (ended.expect("it goes on").unwrap(), left.count())
+        let folder = self.folder.path();
+        let registry = std::fs::read_dir(folder.join("registry")).unwrap();
+        let left = registry.count() + usize::from(folder.join("csi.sock").exists());
+        (ended.expect("it goes on").unwrap(), left)
     }
 }
 

@@ -3,7 +3,7 @@
 # A case is a function whose name says what is claimed. It is listed with `case_of GROUP NAME`, runs in
 # a shell of its own that ends at the first command that fails, and its output is shown when it does.
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 last_failed=
 declare -A cases=()
 
 # case_of GROUP NAME: lists a case, to be run in this order.
@@ -19,7 +19,7 @@ is_chosen() {
 run_cases() {
   local name
   for name in ${cases[$1]:-}; do
-    if is_chosen "$name"; then run_case "$name" "$name"; fi
+    if is_chosen "$name"; then run_case "$name"; fi
   done
 }
 
@@ -33,17 +33,21 @@ skip_cases() {
   done
 }
 
-# run_case NAME FUNCTION: runs it and counts.
+# run_case NAME: runs it and counts; last_failed is its name if it failed.
 run_case() {
   local log=$run/log/case-$1.log began=$EPOCHREALTIME status word
   # Not as a condition: bash would then pass over what fails inside.
   (
     set -eE
     trap 'echo "failed at line $LINENO of $(basename "${BASH_SOURCE[0]}"): $BASH_COMMAND"' ERR
-    "$2"
+    "$1"
   ) >"$log" 2>&1 </dev/null
   status=$?
-  if [ $status = 0 ]; then word=ok passed=$((passed + 1)); else word=FAILED failed=$((failed + 1)); fi
+  if [ $status = 0 ]; then
+    word=ok last_failed='' passed=$((passed + 1))
+  else
+    word=FAILED last_failed=$1 failed=$((failed + 1))
+  fi
   printf '%-6s %s, %s s\n' "$word" "$1" "$(seconds_since "$began")"
   [ $status = 0 ] || sed 's/^/  | /' "$log" | tail -n 60
 }
