@@ -72,8 +72,7 @@ pub async fn run(args: Args) -> Result<()> {
     let tasks = TaskTracker::new();
 
     // Before anything is served: what this host had comes back.
-    let starting = Arc::clone(&agent);
-    tokio::task::spawn_blocking(move || starting.start()).await?;
+    bring_back(&agent).await?;
     tasks.spawn(sweep_loop(Arc::clone(&agent), stop.clone()));
     tasks.spawn(space_loop(Arc::clone(&agent), stop.clone()));
     let mut work = JoinSet::new();
@@ -109,6 +108,29 @@ pub async fn run(args: Args) -> Result<()> {
     }
     tracing::info!("stopped; active volumes go on");
     Ok(())
+}
+
+/// Opens what this host had. As long as that takes, systemd is told what goes on and to be patient.
+async fn bring_back(agent: &Arc<Agent>) -> Result<()> {
+    let starting = Arc::clone(agent);
+    let mut started = tokio::task::spawn_blocking(move || starting.start());
+    loop {
+        let told = tokio::time::sleep(Duration::from_secs(5));
+        tokio::select! {
+            ended = &mut started => return Ok(ended?),
+            () = told => {}
+        }
+        let opening = agent.pools.opening();
+        let parts = opening
+            .iter()
+            .map(|(pool, (at, since))| format!("opening {pool} ({at:?}, {} s)", since.as_secs()));
+        let status: Vec<_> = parts.collect();
+        tracing::info!(opening = %status.join(", "), "starting");
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Status(&status.join(", ")),
+            sd_notify::NotifyState::ExtendTimeoutUsec(60_000_000),
+        ]);
+    }
 }
 
 async fn serve(

@@ -73,3 +73,58 @@ fn a_metadata_snapshot_that_a_power_cut_left_half_made_is_undone_and_frees_nothi
     host.open_pool(open).unwrap();
     host.end_after(&["a power cut left a metadata snapshot half made"]);
 }
+
+/// Metadata that is damaged where no superblock shows it: all after the first block.
+fn spoil(device: &Path) -> Vec<u8> {
+    let [at, _] = metadata_region(device).unwrap().unwrap();
+    let file = File::options().read(true).write(true).open(device).unwrap();
+    let mut before = vec![0; 256 << 10];
+    file.read_exact_at(&mut before, at + 4096).unwrap();
+    file.write_all_at(&vec![0x5a; before.len()], at + 4096)
+        .unwrap();
+    file.sync_all().unwrap();
+    before
+}
+
+#[test]
+fn damaged_metadata_of_a_pool_that_was_not_closed_is_refused_and_keeps_no_other_pool_back() {
+    let mut host = Host::start("unclean");
+    host.pool("bad", 256 * MIB);
+    host.pool("good", 256 * MIB);
+    for pool in ["bad", "good"] {
+        host.create_thin(api::CreateThinRequest {
+            pool: pool.into(),
+            ..goldleaf_tests::host::blank(&format!("in-{pool}"), MIB)
+        })
+        .unwrap();
+    }
+    host.agent.take().unwrap().kill();
+    host.lose_devices();
+    let device = host.dir().join("agent/pools/bad.pool");
+    let before = spoil(&device);
+    host.start_agent(&[]);
+    host.await_node();
+    host.activate("in-good").unwrap();
+    host.deactivate("in-good").unwrap();
+    let says = |pool: &str| {
+        let pool = host.get_pool(pool).unwrap();
+        let open = pool.conditions.into_iter().find(|c| c.r#type == "PoolOpen");
+        open.map(|c| c.message)
+    };
+    assert_eq!(says("good"), None);
+    let why = says("bad").unwrap();
+    assert!(why.contains("thin_check finds errors"), "{why}");
+    // Nothing was written: put right, it opens.
+    let [at, _] = metadata_region(&device).unwrap().unwrap();
+    let file = File::options().write(true).open(&device).unwrap();
+    file.write_all_at(&before, at + 4096).unwrap();
+    drop(file);
+    host.open_pool(api::OpenPoolRequest {
+        pool: "bad".into(),
+        wait: true,
+    })
+    .unwrap();
+    host.activate("in-bad").unwrap();
+    host.deactivate("in-bad").unwrap();
+    host.end_after(&["did not open"]);
+}

@@ -18,8 +18,8 @@ use goldleaf_types::{
 use crate::catalogue::{Holder, NoSpace, Phase};
 use crate::images::{ExportTarget, Exported, Format, ImageRecord, ImportRequest, Place, Source};
 use crate::ops::{
-    Activation, CreatePool, CreateSnapshot, CreateThin, DeviceRequest, PoolState, PoolView,
-    ThinView,
+    Activation, CreatePool, CreateSnapshot, CreateThin, DeviceRequest, Opening, PoolState,
+    PoolView, ThinView,
 };
 
 fn size(name: &str, bytes: u64) -> Result<VolumeSize, BadField> {
@@ -371,6 +371,15 @@ fn phase(phase: Phase) -> api::Phase {
 pub fn pool(view: &PoolView) -> pb::AgentPool {
     let (phase, conditions, usage) = match &view.state {
         PoolState::Closed => (api::Phase::Closed, Vec::new(), None),
+        PoolState::Opening { at, since } => {
+            let (reason, doing) = match at {
+                Opening::Metadata => ("CheckingMetadata", "its metadata is checked and loaded"),
+                Opening::Volumes => ("BringingBackVolumes", "its volumes come back"),
+            };
+            let why = format!("it is being opened: {doing}, for {} s now", since.as_secs());
+            let open = condition("PoolOpen", false, reason, why);
+            (api::Phase::Closed, vec![open], None)
+        }
         PoolState::Unopenable(why) => (
             api::Phase::Failed,
             vec![condition("PoolOpen", false, "CannotOpen", why.clone())],

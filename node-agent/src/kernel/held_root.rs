@@ -1,4 +1,8 @@
-//! A metadata snapshot that a power cut left half made.
+//! Metadata that may not be sound: the field's own check of it, and a metadata snapshot that a power
+//! cut left half made.
+//!
+//! Metadata of a pool that was not closed is checked as a whole, so that damage is refused before
+//! anything is written over it, not met later under somebody's write.
 //!
 //! Called by `pool` before it builds a pool that is not live. The kernel writes the held root into
 //! the superblock before the counts that go with it are safe, so a power cut in between leaves a
@@ -27,17 +31,19 @@ const HELD_ROOT_AT: usize = 56;
 /// About a second for a million blocks; the largest metadata has some hundred millions.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Leaves metadata whose held root, if there is one, can be released.
-pub(super) fn settle(pool: PoolId, metadata: DevNumber) -> Result<(), KernelError> {
+/// Leaves metadata whose held root, if there is one, can be released; and that is sound as a whole,
+/// if `check`. Metadata that the kernel is to make is none yet.
+pub(super) fn settle(pool: PoolId, metadata: DevNumber, check: bool) -> Result<(), KernelError> {
     let node = nodes::ensure(metadata).map_err(KernelError::io("make a device's node"))?;
     let mut block = [0; BLOCK];
     let file = File::options().read(true).write(true).open(&node);
     let file = file
         .and_then(|file| file.read_exact_at(&mut block, 0).map(|()| file))
         .map_err(KernelError::io("read a pool's superblock"))?;
-    let Some(released) = without_root(&block) else {
+    let released = without_root(&block);
+    if released.is_none() && !(check && block != [0; BLOCK]) {
         return Ok(());
-    };
+    }
     let is_sound = || -> Result<bool, KernelError> {
         let path = node.to_string_lossy();
         let checked = run_within(LIMIT, "thin_check", &["-q", path.as_ref()]);
@@ -47,9 +53,15 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber) -> Result<(), KernelErro
         })?;
         Ok(checked.status.success())
     };
-    if is_sound()? {
+    let began = std::time::Instant::now();
+    let sound = is_sound()?;
+    tracing::info!(%pool, sound, took = ?began.elapsed(), "metadata checked");
+    if sound {
         return Ok(());
     }
+    let Some(released) = released else {
+        return Err(damaged(pool));
+    };
     let put = |bytes: &[u8]| {
         let written = file.write_all_at(bytes, 0);
         let written = written.and_then(|()| file.sync_all());
@@ -61,8 +73,15 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber) -> Result<(), KernelErro
         return Ok(());
     }
     put(&block)?;
-    let why = "thin_check finds errors in it; see what thin_repair makes of a copy".to_owned();
-    Err(KernelError::Metadata { pool, why })
+    Err(damaged(pool))
+}
+
+fn damaged(pool: PoolId) -> KernelError {
+    let why =
+        "thin_check finds errors in it; nothing was changed: see what thin_repair makes of a \
+               copy"
+            .to_owned();
+    KernelError::Metadata { pool, why }
 }
 
 /// The superblock without its held root; `None` when it has none, or is none.

@@ -67,6 +67,8 @@ pub struct PoolSpec {
     pub read_only: bool,
     /// Free data blocks at which the kernel tells us to look. A live pool's own may differ.
     pub low_water_blocks: u64,
+    /// Whether it was not closed when it was last used: then its metadata is checked first.
+    pub unclean: bool,
 }
 
 /// What a live pool's table asks for.

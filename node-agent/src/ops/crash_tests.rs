@@ -268,6 +268,7 @@ fn pool_step(
 ) -> Step {
     let seen = |view: PoolView| match view.state {
         PoolState::Closed => "closed".to_owned(),
+        PoolState::Opening { at, .. } => format!("{at:?}"),
         PoolState::Unopenable(why) => why,
         PoolState::Open {
             thins,
@@ -406,6 +407,19 @@ fn life() -> Vec<Step> {
             snapshot(21),
             true,
         ),
+        thin_step("create a large volume that holds much", |rig| {
+            let request = CreateThin {
+                size: VolumeSize::new(1 << 30).unwrap(),
+                ..rig.thin(volume(14), false, true)
+            };
+            let made = rig.agent.create_thin(Some(STORE), request)?;
+            let mut world = rig.kernel.world();
+            let thins = &mut world.pools.get_mut(&POOL).unwrap().thins;
+            thins.insert(made.record.thin, 5000);
+            Ok(made)
+        }),
+        deactivate("deactivate the large one", 14),
+        delete_large_step("delete the large one", volume(14)),
         (
             "see what the snapshot holds",
             Box::new(|rig| {
@@ -486,19 +500,6 @@ fn life() -> Vec<Step> {
         deactivate("deactivate the volume", 12),
         deactivate("deactivate the blank one", 11),
         deactivate("deactivate the clone", 13),
-        thin_step("create a large volume that holds much", |rig| {
-            let request = CreateThin {
-                size: VolumeSize::new(1 << 30).unwrap(),
-                ..rig.thin(volume(14), false, true)
-            };
-            let made = rig.agent.create_thin(Some(STORE), request)?;
-            let mut world = rig.kernel.world();
-            let thins = &mut world.pools.get_mut(&POOL).unwrap().thins;
-            thins.insert(made.record.thin, 5000);
-            Ok(made)
-        }),
-        deactivate("deactivate the large one", 14),
-        delete_large_step("delete the large one", volume(14)),
         thin_step("make the volume independent of its image", |rig| {
             rig.agent.decouple(Some(STORE), volume(12), 1, Bytes(0))?;
             rig.work();

@@ -93,7 +93,7 @@ pub use groups::CreateGroup;
 pub use import::ImportPool;
 pub use open_pool::{BRAKED, Doubt, OpenPool};
 pub use pool_deletion::Which;
-pub use pools::{CreatePool, DeviceRequest, Pools};
+pub use pools::{CreatePool, DeviceRequest, Opening, Pools};
 pub use scan::Look;
 pub use snapshots::CreateSnapshot;
 pub use thins::{Activation, CreateThin};

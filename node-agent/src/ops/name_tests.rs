@@ -115,3 +115,21 @@ fn a_fresh_pool_clears_no_link_of_a_pool_of_its_name_that_did_not_open() {
     rig.agent.close_pool(OTHER, STORE).unwrap();
     assert!(link.is_symlink(), "a running volume's link is gone");
 }
+
+#[test]
+fn of_two_pools_of_one_name_that_a_start_finds_one_opens_whichever_is_first() {
+    let mut rig = rig();
+    rig.agent.deactivate(volume(11), 1).unwrap();
+    let path = rig.pool().devices.remove(0).path;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let size = file.metadata().unwrap().len();
+    file.set_len(64 << 20).unwrap();
+    rig.restart();
+    rig.agent.create_pool(STORE, namesake(&rig)).unwrap();
+    file.set_len(size).unwrap();
+    for _ in 0..10 {
+        rig.restart();
+        let open = [POOL, OTHER].map(|id| rig.agent.pools.open(id).is_some());
+        assert!(open[0] != open[1], "{open:?}");
+    }
+}

@@ -152,6 +152,7 @@ impl OpenPool {
             queue_when_full: record.no_space == NoSpace::Queue,
             read_only,
             low_water_blocks,
+            unclean: false,
         }
     }
 

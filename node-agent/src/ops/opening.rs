@@ -14,6 +14,7 @@ use super::devices::HeldDevice;
 use super::error::PoolError;
 use super::forming::{catalogue_places, catalogue_regions};
 use super::open_pool::{Agreed, Doubt, OpenPool};
+use super::pools::Opening;
 use super::renaming::put_name;
 use super::space_rules::{first_mark, may_release};
 use crate::catalogue::{
@@ -31,11 +32,12 @@ impl Agent {
         mut devices: Vec<HeldDevice>,
     ) -> Result<Arc<OpenPool>, PoolError> {
         let twin = catalogue_places(labelled(&devices)).len() > 1;
+        let unclean = labelled(&devices).any(|(_, label)| !label.clean);
         for device in &mut devices {
             claim(device, self.host.owner, twin)?;
         }
         hit(Point::PoolClaimed);
-        self.raise(id, Arc::new(devices))
+        self.raise(id, Arc::new(devices), unclean)
     }
 
     /// As [`Self::bring_up`], of devices that say already that this host has them.
@@ -43,6 +45,7 @@ impl Agent {
         &self,
         id: PoolId,
         devices: Arc<Vec<HeldDevice>>,
+        unclean: bool,
     ) -> Result<Arc<OpenPool>, PoolError> {
         let regions = catalogue_regions(id, labelled(&devices))?;
         let catalogue = Catalogue::open(regions, id)
@@ -59,13 +62,16 @@ impl Agent {
             queue_when_full: record.no_space == NoSpace::Queue,
             read_only: false,
             low_water_blocks: 0,
+            unclean,
         };
         let blocks = spec.data.iter().map(|s| s.len.bytes().0).sum::<u64>();
         let spec = PoolSpec {
             low_water_blocks: first_mark(blocks / spec.block.bytes().0),
             ..spec
         };
+        self.pools.says(id, Opening::Metadata);
         let fresh = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)? == Outcome::Done;
+        self.pools.says(id, Opening::Volumes);
         hit(Point::PoolLive);
         let agreed = self.agree(&spec, &catalogue, fresh)?;
         let pool = Arc::new(OpenPool::new(id, devices, catalogue, agreed));

@@ -46,7 +46,7 @@ impl Agent {
                 // Somebody may have made a volume meanwhile; from here on nobody can.
                 if let Err(not_empty) = which.allows(&pool) {
                     self.pools.remove(id);
-                    self.raise(id, pool.devices())?;
+                    self.raise(id, pool.devices(), false)?;
                     return Err(not_empty);
                 }
                 self.pools.remove(id);

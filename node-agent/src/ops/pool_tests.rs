@@ -27,7 +27,7 @@ fn create(rig: &Rig, n: u8, active: bool) -> Result<ThinView, ThinError> {
 fn doubt(rig: &Rig) -> Option<Doubt> {
     match rig.agent.pools(Look::Everywhere).remove(0).state {
         PoolState::Open { doubt, .. } => doubt,
-        other @ (PoolState::Closed | PoolState::Unopenable(_)) => {
+        other @ (PoolState::Closed | PoolState::Opening { .. } | PoolState::Unopenable(_)) => {
             panic!("{other:?}")
         }
     }
@@ -156,7 +156,7 @@ fn a_half_deleted_pool_is_not_opened_and_not_wiped_while_a_device_is_away() {
     rig.restart();
     match rig.agent.pools(Look::Everywhere).remove(0).state {
         PoolState::Unopenable(why) => assert!(why.contains("cut short"), "{why}"),
-        other @ (PoolState::Closed | PoolState::Open { .. }) => {
+        other @ (PoolState::Closed | PoolState::Opening { .. } | PoolState::Open { .. }) => {
             panic!("{other:?}")
         }
     }
@@ -291,7 +291,7 @@ fn lost_data_is_no_longer_told_of_when_its_row_is_deleted() {
     let thin = create(&rig, 11, false).unwrap().record.thin;
     let lost = |rig: &Rig| match rig.agent.pools(Look::AtNew).remove(0).state {
         PoolState::Open { missing, .. } => missing,
-        other @ (PoolState::Closed | PoolState::Unopenable(_)) => {
+        other @ (PoolState::Closed | PoolState::Opening { .. } | PoolState::Unopenable(_)) => {
             panic!("{other:?}")
         }
     };

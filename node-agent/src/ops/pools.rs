@@ -8,7 +8,8 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, NodeId, PoolId};
 
@@ -63,16 +64,36 @@ pub struct Pools {
     open: RwLock<BTreeMap<PoolId, Arc<OpenPool>>>,
     /// Why a pool that was found did not open, in words.
     refused: RwLock<BTreeMap<PoolId, String>>,
-    /// One pool is made, opened or closed at a time.
+    /// Pools are made, opened and closed one at a time; those that a start brings back, together.
     pub(super) turn: Mutex<()>,
-    /// The pool that has the turn: half made or half gone, it is shown to nobody.
-    busy: Mutex<Option<PoolId>>,
+    /// The pools that have the turn: half made or half gone, they are shown to nobody, except that
+    /// they are being opened, how far, and since when.
+    busy: Mutex<BTreeMap<PoolId, Turn>>,
+}
+
+/// What is known of a pool that has the turn.
+#[derive(Debug, Default)]
+struct Turn {
+    /// What its opening is at, and since when.
+    opening: Option<(Opening, Instant)>,
+    /// Its name, which no other may have that is opened beside it.
+    name: Option<String>,
+}
+
+/// What the opening of a pool is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Its metadata is checked, if it was not closed, and loaded.
+    Metadata,
+    /// Records and metadata are compared, and volumes come back.
+    Volumes,
 }
 
 /// A pool that is being made, opened, closed or deleted.
 #[must_use = "the pool is shown again as soon as this is dropped"]
 pub(super) struct Busy<'a> {
     pools: &'a Pools,
+    id: PoolId,
     untouched: Cell<bool>,
 }
 
@@ -88,11 +109,7 @@ impl Drop for Busy<'_> {
         if !self.untouched.get() {
             self.pools.scanner.forget(); // its labels were written
         }
-        *self
-            .pools
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.pools.busy_pools().remove(&self.id);
     }
 }
 
@@ -106,21 +123,44 @@ impl Pools {
             open: RwLock::default(),
             refused: RwLock::default(),
             turn: Mutex::new(()),
-            busy: Mutex::new(None),
+            busy: Mutex::default(),
         }
     }
 
     /// Hides a pool while it is changed. The caller has the turn.
     pub(super) fn begin(&self, id: PoolId) -> Busy<'_> {
-        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        self.busy_pools().insert(id, Turn::default());
         Busy {
             pools: self,
+            id,
             untouched: Cell::new(false),
         }
     }
 
     fn is_busy(&self, id: PoolId) -> bool {
-        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) == Some(id)
+        self.busy_pools().contains_key(&id)
+    }
+
+    fn busy_pools(&self) -> MutexGuard<'_, BTreeMap<PoolId, Turn>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what the opening of a busy pool is at.
+    pub(super) fn says(&self, id: PoolId, at: Opening) {
+        if let Some(turn) = self.busy_pools().get_mut(&id) {
+            turn.opening = Some((at, Instant::now()));
+        }
+    }
+
+    /// The pools that are being opened: what that is at, and for how long.
+    #[must_use]
+    pub fn opening(&self) -> BTreeMap<PoolId, (Opening, Duration)> {
+        let busy = self.busy_pools();
+        let said = busy.iter().filter_map(|(id, turn)| {
+            let (at, since) = turn.opening?;
+            Some((*id, (at, since.elapsed())))
+        });
+        said.collect()
     }
 
     /// An open pool.
@@ -162,18 +202,30 @@ impl Pools {
             .remove(&id);
     }
 
-    /// Refuses a name that another open pool has. The caller has the turn.
+    /// Refuses a name that another pool has that is open, or that is opened now. The caller has the
+    /// turn, and a pool that is being opened keeps the name from those that are opened beside it.
     pub(super) fn name_is_free(&self, id: PoolId, name: &str) -> Result<(), PoolError> {
-        let open = self.all_open();
-        let other = open
+        let mut busy = self.busy_pools();
+        let of_busy = |(other, turn): (&PoolId, &Turn)| {
+            (*other != id && turn.name.as_deref() == Some(name)).then_some(*other)
+        };
+        let open = self.all_open().into_iter();
+        let mut open = open.filter(|o| o.id != id && o.name().as_str() == name);
+        match busy
             .iter()
-            .find(|o| o.id != id && o.name().as_str() == name);
-        match other {
-            None => Ok(()),
+            .find_map(of_busy)
+            .or_else(|| open.next().map(|o| o.id))
+        {
+            None => {
+                if let Some(turn) = busy.get_mut(&id) {
+                    turn.name = Some(name.to_owned());
+                }
+                Ok(())
+            }
             Some(other) => Err(PoolError::NameTaken {
                 pool: id,
                 name: name.to_owned(),
-                other: other.id,
+                other,
             }),
         }
     }
@@ -383,6 +435,10 @@ impl Agent {
     pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
         let _barred = self.work.bar(pool.id);
         self.check_inactive(pool)?;
+        // Its metadata may be another's work when it comes back.
+        for row in pool.catalogue.all() {
+            self.mapped.forget(row.owner);
+        }
         self.sweep_images();
         self.remove_tables(pool.id)?;
         hit(Point::PoolTablesGone);
@@ -412,9 +468,11 @@ impl Agent {
                     error = %Chain(&error), "a pool that cannot be seen"),
             }
         }
+        let opening = self.pools.opening();
         for (id, found) in self.pools.scanner.scan(look) {
+            let hidden = self.pools.is_busy(id) && !opening.contains_key(&id);
             if self.pools.open(id).is_none()
-                && !self.pools.is_busy(id)
+                && !hidden
                 && let Some(view) = self.view_found(id, &found)
             {
                 views.push(view);
@@ -433,11 +491,15 @@ impl Agent {
     fn view_found(&self, id: PoolId, found: &[FoundDevice]) -> Option<PoolView> {
         let as_of = self.now();
         let first = found.first()?;
-        let state = match self.pools.why_refused(id) {
-            Some(why) => PoolState::Unopenable(why),
-            None if found.iter().all(|d| d.label.clean) => PoolState::Closed,
-            None if is_half(found.iter().map(|d| &d.label)) => PoolState::Unopenable(HALF.into()),
-            None => PoolState::Unopenable("it was not opened: open it to see why".into()),
+        let opening = self.pools.opening().remove(&id);
+        let state = match (opening, self.pools.why_refused(id)) {
+            (Some((at, since)), _) => PoolState::Opening { at, since },
+            (None, Some(why)) => PoolState::Unopenable(why),
+            (None, None) if found.iter().all(|d| d.label.clean) => PoolState::Closed,
+            (None, None) if is_half(found.iter().map(|d| &d.label)) => {
+                PoolState::Unopenable(HALF.into())
+            }
+            (None, None) => PoolState::Unopenable("it was not opened: open it to see why".into()),
         };
         Some(PoolView {
             id,

@@ -6,13 +6,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use goldleaf_types::ThinOwner;
+use goldleaf_types::{PoolId, ThinOwner};
 
 use super::Agent;
 use super::error::ThinError;
 use super::forming::is_half;
 use super::open_pool::OpenPool;
-use super::scan::Look;
+use super::scan::{FoundDevice, Look};
 use super::thins::{Activation, Attempt, Course};
 use crate::catalogue::{Holder, Phase, ThinRecord};
 use crate::images::Checked;
@@ -186,6 +186,7 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
         for (id, found) in self.pools.scanner.scan(look) {
             let was_open = found
                 .iter()
@@ -194,13 +195,23 @@ impl Agent {
             if !was_open || self.pools.open(id).is_some() {
                 continue;
             }
-            // No caller's store is asked for: a host brings back what it had by itself.
-            match self.open_own(id, &found) {
-                Ok(_) => tracing::info!(pool = %id, "open"),
-                Err(error) => {
-                    tracing::error!(pool = %id, error = %Chain(&error), "did not open");
-                    self.pools.refuse(id, Chain(&error).to_string());
-                }
+            due.push((id, found));
+        }
+        // Together: one whose metadata takes long to check keeps no other back.
+        std::thread::scope(|scope| {
+            for (id, found) in &due {
+                scope.spawn(move || self.open_one(*id, found));
+            }
+        });
+    }
+
+    fn open_one(&self, id: PoolId, found: &[FoundDevice]) {
+        // No caller's store is asked for: a host brings back what it had by itself.
+        match self.open_own(id, found) {
+            Ok(_) => tracing::info!(pool = %id, "open"),
+            Err(error) => {
+                tracing::error!(pool = %id, error = %Chain(&error), "did not open");
+                self.pools.refuse(id, Chain(&error).to_string());
             }
         }
     }

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use std::time::Duration;
+
 use goldleaf_dm::PoolStatus;
 use goldleaf_types::{BlockSize, Bytes, Name, PoolId, ThinOwner};
 
@@ -11,6 +13,7 @@ use super::Agent;
 use super::admission::Policy;
 use super::error::ThinError;
 use super::open_pool::{Doubt, OpenPool};
+use super::pools::Opening;
 use crate::catalogue::ThinRecord;
 use crate::kernel::LiveThin;
 
@@ -75,6 +78,13 @@ pub struct PoolView {
 pub enum PoolState {
     /// Its devices are here and it was closed cleanly.
     Closed,
+    /// It is being opened.
+    Opening {
+        /// What that is at.
+        at: Opening,
+        /// For how long.
+        since: Duration,
+    },
     /// It cannot be opened; in words.
     Unopenable(String),
     /// It is open.
