@@ -10,10 +10,8 @@ use goldleaf_types::{Bytes, Incarnation, PoolId, ThinOwner, VolumeSize};
 
 use super::Agent;
 use super::error::{PoolError, ThinError};
-use super::forming::mismatch;
 use super::open_pool::OpenPool;
 use super::opening::stretches;
-use super::scan::Look;
 use super::view::PoolView;
 use crate::catalogue::{NoSpace, PoolRecord, RegionKind, Rows, WriteError};
 use crate::failpoint::{Point, hit};
@@ -80,13 +78,7 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(pool) = self.pools.open(wanted.id) else {
-            return match self.pools.scanner.scan(Look::Everywhere).get(&wanted.id) {
-                Some(_) => Err(mismatch(wanted.id, "it is not open: open it first")),
-                None => Err(PoolError::NotFound(wanted.id)),
-            };
-        };
-        pool.admit(caller)?;
+        let pool = self.pool_to_change(wanted.id, caller)?;
         let before = pool.record();
         if wanted.onto(before.clone()) != before {
             let set = pool.catalogue.write(move |rows| {

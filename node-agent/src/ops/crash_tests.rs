@@ -241,15 +241,14 @@ fn metadata_step(what: &'static str, used: u64) -> Step {
 }
 
 fn delete_step(what: &'static str, owner: ThinOwner) -> Step {
-    let call = move |rig: &Rig| rig.agent.delete_thin(Some(STORE), owner, None, 1);
-    (
-        what,
-        Box::new(move |rig| call(rig).map(|()| "gone".into()).map_err(|e| e.to_string())),
-    )
+    let call = move |rig: &Rig| {
+        let done = rig.agent.delete_thin(Some(STORE), owner, None, 1);
+        done.map(|()| "gone".into()).map_err(|e| e.to_string())
+    };
+    (what, Box::new(call))
 }
 
-/// Deletes a volume that maps more than one message is to free: nobody waits, and the work is done
-/// on this thread.
+/// Deletes a volume that maps much: nobody waits, and the work is done on this thread.
 fn delete_large_step(what: &'static str, owner: ThinOwner) -> Step {
     let call = move |rig: &Rig| {
         let pool = rig.agent.pools.open(POOL).ok_or("the pool is not open")?;
@@ -313,6 +312,11 @@ pub(super) fn snap(owner: ThinOwner, source: ThinOwner, active: bool) -> CreateS
         epoch: 1,
         activate: active.then_some(HOST),
     }
+}
+
+fn rename(rig: &Rig, name: &str) -> Result<PoolView, PoolError> {
+    let name = name.parse().unwrap();
+    rig.agent.rename_pool(POOL, Some(STORE), &name)
 }
 
 /// A thin without an owner turns up, is quarantined and deleted. Again, it is gone already.
@@ -511,14 +515,8 @@ fn life() -> Vec<Step> {
         delete_step("delete the clone", volume(13)),
         delete_step("delete the blank volume", volume(11)),
         ("delete a thin that nobody owns", Box::new(mend_ownerless)),
-        pool_step("give the pool another name", |rig| {
-            let name = "slow".parse().unwrap();
-            rig.agent.rename_pool(POOL, Some(STORE), &name)
-        }),
-        pool_step("give it its name back", |rig| {
-            let name = "fast".parse().unwrap();
-            rig.agent.rename_pool(POOL, Some(STORE), &name)
-        }),
+        pool_step("give the pool another name", |rig| rename(rig, "slow")),
+        pool_step("give it its name back", |rig| rename(rig, "fast")),
         pool_step("close the pool", |rig| {
             rig.agent.close_pool(POOL, Some(STORE))
         }),

@@ -81,13 +81,7 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(pool) = self.pools.open(request.id) else {
-            return match self.pools.scanner.scan(Look::Everywhere).get(&request.id) {
-                Some(_) => Err(mismatch(request.id, "it is not open: open it first")),
-                None => Err(PoolError::NotFound(request.id)),
-            };
-        };
-        pool.admit(caller)?;
+        let pool = self.pool_to_change(request.id, caller)?;
         if let Some(doubt) = &pool.doubt {
             return Err(mismatch(request.id, &doubt.to_string()));
         }

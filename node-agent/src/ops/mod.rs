@@ -10,6 +10,7 @@ mod blocks;
 pub mod caller;
 mod decouple;
 mod deleted;
+mod deletion;
 mod devices;
 pub mod doctor;
 mod drain;

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use goldleaf_dm::{PoolMode, PoolStatus, WorkingPool};
 use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
 
+use super::Agent;
 use super::caller;
 use super::devices::HeldDevice;
-use super::error::{OtherIncarnation, ThinError};
-use super::forming::catalogue_places;
+use super::error::{OtherIncarnation, PoolError, ThinError};
+use super::forming::{catalogue_places, mismatch};
 use super::locks::{Held, Locks};
 use super::opening::{labelled, stretches};
+use super::scan::Look;
 use super::space_rules::{Scarcity, metadata, working};
 use super::waiting::Waiting;
 use crate::catalogue::{Catalogue, NoSpace, PoolRecord, RegionKind};
@@ -66,6 +68,24 @@ impl std::fmt::Display for Doubt {
 /// What a braked pool says, and what helps.
 pub const BRAKED: &str = "its metadata is nearly used up, and was it used up, reads would fail too; \
     extend it (goldleaf pool extend): it takes changes again by itself";
+
+impl Agent {
+    /// An open pool, for a change by a store that it takes changes from. The caller has the turn.
+    pub(super) fn pool_to_change(
+        &self,
+        id: PoolId,
+        caller: Option<Incarnation>,
+    ) -> Result<Arc<OpenPool>, PoolError> {
+        let Some(pool) = self.pools.open(id) else {
+            return match self.pools.scanner.scan(Look::Everywhere).get(&id) {
+                Some(_) => Err(mismatch(id, "it is not open: open it first")),
+                None => Err(PoolError::NotFound(id)),
+            };
+        };
+        pool.admit(caller)?;
+        Ok(pool)
+    }
+}
 
 /// Refuses a change by another store than the one that made the pool.
 pub(super) fn admit(

@@ -11,7 +11,6 @@ use goldleaf_types::{Incarnation, Name, PoolId};
 use super::Agent;
 use super::devices::HeldDevice;
 use super::error::PoolError;
-use super::forming::mismatch;
 use super::open_pool::OpenPool;
 use super::view::PoolView;
 use crate::catalogue::{Label, WriteError, write_label};
@@ -31,15 +30,7 @@ impl Agent {
     ) -> Result<PoolView, PoolError> {
         let turn = self.pools.turn.lock();
         let _turn = turn.unwrap_or_else(PoisonError::into_inner);
-        let Some(pool) = self.pools.open(id) else {
-            let view = self.closed_view(id);
-            view.ok_or(PoolError::NotFound(id))?;
-            return Err(mismatch(
-                id,
-                "it is not open, and its name is in its record: open it first",
-            ));
-        };
-        pool.admit(caller)?;
+        let pool = self.pool_to_change(id, caller)?;
         let old = pool.name();
         if old != *name {
             self.pools.name_is_free(id, name.as_str())?;
