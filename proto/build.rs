@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "goldleaf/v1/image.proto",
             "goldleaf/v1/node.proto",
             "goldleaf/v1/doctor.proto",
+            "goldleaf/v1/store.proto",
             "goldleaf/agent/v1/agent.proto",
         ])?;
     // As the compiler has it: our own options of methods are kept.

@@ -82,6 +82,11 @@ impl Client {
             .max_decoding_message_size(LARGEST_ANSWER)
     }
 
+    /// The store.
+    pub fn store(&self) -> api::store_service_client::StoreServiceClient<Service> {
+        api::store_service_client::StoreServiceClient::new(self.service.clone())
+    }
+
     /// Nodes.
     pub fn nodes(&self) -> api::node_service_client::NodeServiceClient<Service> {
         api::node_service_client::NodeServiceClient::new(self.service.clone())

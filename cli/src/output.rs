@@ -5,6 +5,7 @@
 pub mod blocks;
 mod doctor;
 mod image;
+mod nodes;
 
 use std::io::{ErrorKind, Write};
 use std::sync::LazyLock;

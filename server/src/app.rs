@@ -3,7 +3,7 @@
 //! Called by `main`. What is unfinished at a stop is found again at the next start.
 
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use goldleaf_proto::v1::doctor_service_server::DoctorServiceServer;
 use goldleaf_proto::v1::image_service_server::ImageServiceServer;
 use goldleaf_proto::v1::node_service_server::NodeServiceServer;
 use goldleaf_proto::v1::pool_service_server::PoolServiceServer;
+use goldleaf_proto::v1::store_service_server::StoreServiceServer;
 use goldleaf_proto::v1::volume_service_server::VolumeServiceServer;
 use goldleaf_rpc::Calls;
 use goldleaf_rpc::stop::{Signals, patience, until_told};
@@ -72,13 +73,58 @@ pub async fn run(args: Args) -> Result<()> {
     served
 }
 
-fn open_store(folder: &Path) -> Result<EmbeddedStore> {
+/// Makes a store from a backup in a state folder that has none, and says what is to be done next.
+///
+/// # Errors
+///
+/// When the backup or the folder cannot be used; the folder is as it was then.
+pub fn restore(backup: &Path, folder: &Path) -> Result<()> {
+    let path = store_in(folder)?;
+    let header = EmbeddedStore::restore(backup, &path)
+        .with_context(|| format!("cannot restore {}", backup.display()))?;
+    println!(
+        "{} is made from a backup of {} (revision {}, server {}).\nIt is another life of the store: \
+         nodes refuse its changes until you adopt what they have. Start the server, then look and \
+         adopt:\n  goldleaf node adopt NODE\n  goldleaf node adopt NODE --apply",
+        path.display(),
+        header.taken,
+        header.revision,
+        header.server_version
+    );
+    Ok(())
+}
+
+/// Reads a backup to its end and says what it is.
+///
+/// # Errors
+///
+/// When it could not be restored here.
+pub fn check_backup(backup: &Path) -> Result<()> {
+    let header = EmbeddedStore::check_backup(backup)
+        .with_context(|| format!("{} could not be restored", backup.display()))?;
+    println!(
+        "{} is whole: taken {}, revision {}, store {}, server {}",
+        backup.display(),
+        header.taken,
+        header.revision,
+        header.incarnation,
+        header.server_version
+    );
+    Ok(())
+}
+
+/// Where the store is in a state folder, which is made if need be.
+fn store_in(folder: &Path) -> Result<PathBuf> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let path = folder.join("store.redb");
+    Ok(folder.join("store.redb"))
+}
+
+fn open_store(folder: &Path) -> Result<EmbeddedStore> {
+    let path = store_in(folder)?;
     EmbeddedStore::open(&path).with_context(|| format!("cannot use the store {}", path.display()))
 }
 
@@ -111,6 +157,7 @@ pub async fn serve_as(
     health.set_serving::<ImageServiceServer<Api>>().await;
     health.set_serving::<NodeServiceServer<Api>>().await;
     health.set_serving::<DoctorServiceServer<Api>>().await;
+    health.set_serving::<StoreServiceServer<Api>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
@@ -123,7 +170,8 @@ pub async fn serve_as(
         .add_service(PoolServiceServer::new(api.clone()))
         .add_service(ImageServiceServer::new(api.clone()))
         .add_service(NodeServiceServer::new(api.clone()))
-        .add_service(DoctorServiceServer::new(api))
+        .add_service(DoctorServiceServer::new(api.clone()))
+        .add_service(StoreServiceServer::new(api))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -43,6 +43,21 @@ pub struct Args {
 /// What the server does besides serving.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
+    /// Makes a store from a backup (`goldleaf store backup`) in a state folder that has none. Nodes
+    /// refuse its changes until an administrator adopts what they have (`goldleaf node adopt`).
+    #[command(after_help = "Example:
+  goldleaf-server --state-dir /srv/goldleaf-server restore /backup/goldleaf.backup")]
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
+    /// Reads a backup to its end and says whether it is whole.
+    #[command(after_help = "Example:
+  goldleaf-server check-backup /backup/goldleaf.backup")]
+    CheckBackup {
+        /// The backup.
+        file: PathBuf,
+    },
     /// Prints the places where a test can make the server die.
     #[command(hide = true)]
     Failpoints,

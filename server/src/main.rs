@@ -10,6 +10,8 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init(args.log);
     match &args.command {
         None => app::run(args).await,
+        Some(Command::Restore { file }) => app::restore(file, &args.state_dir),
+        Some(Command::CheckBackup { file }) => app::check_backup(file),
         Some(Command::Failpoints) => {
             failpoint::Point::ALL
                 .iter()

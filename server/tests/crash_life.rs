@@ -7,10 +7,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
+#[path = "crash/forsaken.rs"]
+mod forsaken;
 mod support;
 
 use std::sync::Arc;
 
+use forsaken::{forsaken, relabel};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use goldleaf_server::domain::{
@@ -36,6 +39,9 @@ type Step = (
 fn without_ids(text: &str) -> String {
     if text.contains("is not on this node") || text.contains("is not on node") {
         return "an image is not on this node".into();
+    }
+    if text.contains("was marked lost at") {
+        return "a node was marked lost".into();
     }
     let mut out = text.to_owned();
     for prefix in ["vol-", "snap-", "img-", "pool-"] {
@@ -184,6 +190,12 @@ fn life() -> Vec<Step> {
         }),
         step("clone the snapshot, larger", of_volume, |s| async move {
             s.clone_thin(clone_of("vm2", "snapshot/s1", 2 * GIB)).await
+        }),
+        step("label and protect the volume", of_volume, |s| async move {
+            s.update_volume(relabel("vm1", true)).await
+        }),
+        step("take its protection off", of_volume, |s| async move {
+            s.update_volume(relabel("vm1", false)).await
         }),
         step("grow the volume", of_volume, |s| async move {
             s.resize(&named("vm1"), size(3 * GIB), 0).await
@@ -424,12 +436,31 @@ async fn a_killed_server_loses_and_leaks_nothing_wherever_it_died() {
     as_planned(&whole, &life());
     let (refused, _) = run(lossy(), None).await;
     as_planned(&refused, &lossy());
+    let (given_up, _) = run(forsaken(), None).await;
+    as_planned(&given_up, &forsaken());
     for point in Point::ALL {
         let (answers, died) = run(life(), Some(*point)).await;
         assert_eq!(answers, whole, "after dying at {}", point.name());
         let (answers, died_too) = run(lossy(), Some(*point)).await;
         assert_eq!(answers, refused, "after dying at {}", point.name());
-        assert!(died || died_too, "{} was never reached", point.name());
+        // The other places are the same there as in a life.
+        let of_nodes = ["-node/", "mark-lost/", "import-pool/", "adopt-pool/"];
+        let there = of_nodes.iter().any(|part| point.name().contains(part));
+        let (steps, point_there) = match there {
+            true => (forsaken(), Some(*point)),
+            false => (Vec::new(), None),
+        };
+        let (answers, died_there) = run(steps, point_there).await;
+        assert!(
+            !there || answers == given_up,
+            "after dying at {}: {answers:?}",
+            point.name()
+        );
+        assert!(
+            died || died_too || died_there,
+            "{} was never reached",
+            point.name()
+        );
     }
 }
 

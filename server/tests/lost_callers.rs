@@ -17,7 +17,9 @@ use goldleaf_server::grpc::Api;
 use goldleaf_server::reconcile::{self, Waits};
 use goldleaf_server::service::Service;
 use goldleaf_server::store::embedded::EmbeddedStore;
-use goldleaf_server::store::{Changes, Entries, Entry, Range, Revision, Store, StoreError, Txn};
+use goldleaf_server::store::{
+    Backup, Changes, Entries, Entry, Range, Revision, Store, StoreError, Txn,
+};
 use goldleaf_types::{Bytes, Incarnation};
 use support::{GIB, GOLDEN, NODE, digest, eventually, registration};
 use tokio::sync::{Notify, watch};
@@ -62,6 +64,10 @@ impl Store for Gated {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Changes, StoreError> {
         self.inner.watch(prefix, after).await
+    }
+
+    async fn backup(&self) -> Result<Backup, StoreError> {
+        self.inner.backup().await
     }
 }
 

@@ -109,11 +109,41 @@ async fn a_pool_that_moved_takes_its_records_along_by_force_only() {
         (Code::FailedPrecondition, "OTHER_HOST")
     );
     assert_eq!(records(&rig).await.0.node, NODE, "a refusal moved it");
+    rig.service().mark_lost(&named("n1"), true).await.unwrap();
     let forced = import(OTHER_NODE, Some(NODE));
     rig.service().import_pool(forced).await.unwrap();
     let (moved, volumes, snapshots) = records(&rig).await;
     assert_eq!(moved.node, OTHER_NODE);
-    assert!(volumes.iter().all(|v| v.node == OTHER_NODE));
+    assert!(volumes.iter().all(|v| v.node == OTHER_NODE && v.epoch == 2));
+    let vm1 = volumes.iter().find(|v| v.name.as_str() == "vm1").unwrap();
+    // The node knows no image: what matters is that the call is not of before the move.
+    let activated = rig
+        .service()
+        .activate(&named("vm1"), Default::default())
+        .await;
+    let (_, reason, _) = verdict(activated.unwrap_err());
+    assert_eq!(reason, "IMAGE_NOT_HERE", "epoch {}", vm1.epoch);
+    // What the former node tells of it still does not count.
+    let old = rig.service().records.all::<Pool>().await.unwrap();
+    let mut told = goldleaf_server::domain::PoolReport {
+        id: pool.id,
+        as_of: u64::MAX,
+        devices: Vec::new(),
+        spares: Vec::new(),
+        phase: Phase::Failed,
+        conditions: Vec::new(),
+        usage: None,
+        policy: None,
+        incarnation: None,
+    };
+    let follow = async |told: &goldleaf_server::domain::PoolReport| {
+        let told = std::slice::from_ref(told);
+        rig.service().follow_pools(NODE, told).await.unwrap();
+        rig.service().records.all::<Pool>().await.unwrap()
+    };
+    assert_eq!(follow(&told).await, old);
+    told.phase = Phase::Closed;
+    assert_eq!(follow(&told).await, old);
     assert!(snapshots.iter().all(|s| s.node == OTHER_NODE));
     assert_eq!((volumes.len(), snapshots.len()), (2, 1));
 }

@@ -113,6 +113,11 @@ fn law_foreign_host_by_force_and_law_waiting_for_image() {
         (&volume.id, volume.size_bytes, &volume.image_digest),
         (&made.id, made.size_bytes, &made.image_digest)
     );
+    assert_eq!(
+        (made.epoch, volume.epoch),
+        (1, 2),
+        "what was meant for the former host counts"
+    );
     // Asked for again it is the same: so its request came along too.
     let again = second.snapshot("snap", "volume/vm").unwrap();
     assert_eq!(again.id, snapshot.id);

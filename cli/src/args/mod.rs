@@ -8,9 +8,11 @@ mod image;
 mod import;
 mod life;
 mod marks;
+mod nodes;
 mod pool;
 mod pool_life;
 mod snapshot;
+mod store;
 mod values;
 mod wait;
 
@@ -22,9 +24,11 @@ pub use doctor::{Doctor, Verb as DoctorVerb};
 pub use image::{Channel, Image, ImageCreate, ImageFormat, ImagePlace};
 pub use import::PoolImport;
 pub use marks::Update;
+pub use nodes::{Node, NodeAdopt, NodeDrain, NodeLost};
 pub use pool::{Pool, PoolCreate, PoolExtend, PoolSet, WhenFull};
 pub use pool_life::{PoolDestroy, PoolRename};
 pub use snapshot::{Snapshot, SnapshotBlocks};
+pub use store::Store;
 use values::{duration, key_value, server, size};
 
 pub use life::{Export, ExportFormat, Group, Look, VolumeClone, VolumeDecouple};
@@ -134,6 +138,13 @@ pub enum Command {
   goldleaf node preflight"
     )]
     Node(Node),
+    /// The control plane's own store.
+    #[command(
+        subcommand,
+        after_help = "Example:
+  goldleaf store backup /backup/goldleaf.backup"
+    )]
+    Store(Store),
     /// Looks whether everything is as it should be, and says what to do where it is not. Exit code 1
     /// if anything is wrong.
     #[command(after_help = "Examples:
@@ -324,34 +335,6 @@ pub struct VolumeActivate {
     /// Waiting.
     #[command(flatten)]
     pub waiting: Waiting,
-}
-
-/// What to do with nodes.
-#[derive(Debug, Subcommand)]
-pub enum Node {
-    /// Lists nodes.
-    #[command(after_help = "Examples:
-  goldleaf node list
-  goldleaf node list -l team=web -o json")]
-    List(Selection),
-    /// Shows one node.
-    #[command(after_help = "Example:
-  goldleaf node get host1 -o yaml")]
-    Get(Target),
-    /// Says what a node's host lacks, and how to get it. Exit code 1 if anything.
-    #[command(after_help = "Examples:
-  goldleaf node preflight
-  goldleaf node preflight host1 -o json")]
-    Preflight {
-        /// Its name or id, if there are several.
-        #[arg(default_value = "", hide_default_value = true)]
-        node: String,
-    },
-    /// Prints nodes as they change.
-    #[command(after_help = "Examples:
-  goldleaf node watch
-  goldleaf node watch -o json | jq -r .item.name")]
-    Watch(Selection),
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod node;
 mod pool;
 mod pool_space;
 mod snapshot;
+mod store;
 mod volume;
 
 mod decouple;
@@ -47,6 +48,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Command::Snapshot(command) => snapshot::run(&call, command).await,
         Command::Group(command) => group::run(&call, command).await,
         Command::Node(command) => node::run(&call, command).await,
+        Command::Store(command) => store::run(&call, command).await,
         Command::Doctor(command) => doctor::run(&call, command).await,
         Command::Completion { .. } => Ok(()),
     }

@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 
 use super::{Call, all, get, watch};
-use crate::args::Node;
+use crate::args::{Node, NodeAdopt, NodeDrain, NodeLost};
 use crate::failure::Failure;
 use crate::output;
 
@@ -33,9 +33,79 @@ pub async fn run(call: &Call, command: Node) -> Result<(), Failure> {
                 Err(Failure::Lacking)
             }
         }
+        Node::Drain(wanted) => drain(call, wanted).await,
+        Node::Resume(t) => {
+            let node = t.target;
+            call.show(nodes.resume(api::ResumeNodeRequest { node }))
+                .await
+        }
+        Node::Lost(wanted) => lost(call, wanted).await,
+        Node::TakeBack(t) => {
+            let node = t.target;
+            call.show(nodes.take_back(api::TakeBackNodeRequest { node }))
+                .await
+        }
+        Node::Adopt(wanted) => adopt(call, wanted).await,
         Node::Watch(selection) => {
             call.follow(nodes.watch(watch(selection)?), |e| (e.kind, e.node))
                 .await
         }
     }
+}
+
+async fn drain(call: &Call, wanted: NodeDrain) -> Result<(), Failure> {
+    let request = api::DrainNodeRequest {
+        node: wanted.target.clone(),
+        deactivate_unused: wanted.deactivate_unused,
+    };
+    let answer = call.answer(call.client.nodes().drain(request)).await?;
+    if wanted.deactivate_unused {
+        eprintln!(
+            "{}: {} device(s) taken away",
+            wanted.target, answer.deactivated
+        );
+    }
+    if answer.unknown.is_empty() {
+        eprintln!(
+            "{}: drained, {} volume(s) active",
+            wanted.target,
+            answer.active.len()
+        );
+    } else {
+        eprintln!(
+            "{}: drained, and nobody knows what is active: {}",
+            wanted.target, answer.unknown
+        );
+    }
+    output::many(call.global.output, &answer.active)
+}
+
+async fn lost(call: &Call, wanted: NodeLost) -> Result<(), Failure> {
+    let request = api::MarkNodeLostRequest {
+        node: wanted.target.clone(),
+        apply: wanted.apply,
+    };
+    let answer = call.answer(call.client.nodes().mark_lost(request)).await?;
+    output::many(call.global.output, &answer.given_up)?;
+    if answer.applied {
+        eprintln!("{}: marked lost", wanted.target);
+    } else {
+        eprintln!("nothing was changed: say --apply to do it");
+    }
+    Ok(())
+}
+
+async fn adopt(call: &Call, wanted: NodeAdopt) -> Result<(), Failure> {
+    let request = api::AdoptNodeRequest {
+        node: wanted.target.clone(),
+        apply: wanted.apply,
+    };
+    let answer = call.answer(call.client.nodes().adopt(request)).await?;
+    output::many(call.global.output, &answer.changes)?;
+    if answer.applied {
+        eprintln!("{}: adopted", wanted.target);
+    } else {
+        eprintln!("nothing was changed: say --apply to do it");
+    }
+    Ok(())
 }

@@ -11,8 +11,10 @@ use super::*;
 const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
 const THIN_V1_GROWN: &str = include_str!("../../tests/golden/thin-v1-grown.json");
 const THIN_V1_DECOUPLING: &str = include_str!("../../tests/golden/thin-v1-decoupling.json");
+const THIN_V1_MARKED: &str = include_str!("../../tests/golden/thin-v1-marked.json");
 const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
 const POOL_V1_GROWN: &str = include_str!("../../tests/golden/pool-v1-grown.json");
+const POOL_V1_HOME: &str = include_str!("../../tests/golden/pool-v1-home.json");
 const LABEL_V1: &str = include_str!("../../tests/golden/label-v1.hex");
 const LABEL_V1_GROWN: &str = include_str!("../../tests/golden/label-v1-grown.hex");
 const REGION_V1: &str = include_str!("../../tests/golden/region-header-v1.hex");
@@ -51,6 +53,7 @@ fn thin() -> ThinRecord {
         read_only: true,
         group: None,
         decouple: None,
+        marks: String::new(),
     }
 }
 
@@ -86,6 +89,7 @@ fn pool() -> PoolRecord {
         overcommit_percent: 0,
         created: "2026-11-24T06:00:00Z".parse().unwrap(),
         quarantined: vec![5, 6],
+        home: None,
     }
 }
 
@@ -163,10 +167,30 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
         let written = encode_thin(&thin).unwrap();
         assert_eq!(String::from_utf8(written).unwrap(), grown.trim_end());
     }
+    let marked = ThinRecord {
+        marks: "{\"v\":\"1\"}".into(),
+        ..thin()
+    };
+    let row = THIN_V1_MARKED.trim_end();
+    assert_eq!(decode_thin(row.as_bytes()).unwrap(), marked);
+    assert_eq!(
+        String::from_utf8(encode_thin(&marked).unwrap()).unwrap(),
+        row
+    );
     assert_eq!(decode_pool(POOL_V1.trim_end().as_bytes()).unwrap(), pool());
     assert_eq!(
         String::from_utf8(encode_pool(&pool()).unwrap()).unwrap(),
         POOL_V1.trim_end()
+    );
+    let at_home = PoolRecord {
+        home: Some(goldleaf_types::NodeId::from_bytes([0x55; 16])),
+        ..pool()
+    };
+    let row = POOL_V1_HOME.trim_end();
+    assert_eq!(decode_pool(row.as_bytes()).unwrap(), at_home);
+    assert_eq!(
+        String::from_utf8(encode_pool(&at_home).unwrap()).unwrap(),
+        row
     );
 }
 

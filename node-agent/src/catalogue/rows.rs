@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, GroupId, Incarnation, Labels, Name, PoolId, ThinId, ThinOwner,
-    VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, Incarnation, Labels, Name, NodeId, PoolId, ThinId,
+    ThinOwner, VolumeSize,
 };
 
 use super::error::CatalogueError;
@@ -85,6 +85,9 @@ pub struct ThinRecord {
     pub read_only: bool,
     /// The group that it was frozen with, if with one.
     pub group: Option<GroupId>,
+    /// What its user changed of it since, as the server gave it: at most [`Self::MARKS_MAX`] bytes
+    /// of text that nobody here reads.
+    pub marks: String,
     /// Wished to be independent of its image, and how far that is.
     pub decouple: Option<Decouple>,
 }
@@ -101,6 +104,8 @@ pub struct Decouple {
 impl ThinRecord {
     /// Most bytes of `request`.
     pub const REQUEST_MAX: usize = 16 << 10;
+    /// Most bytes of `marks`: all labels there can be, twice.
+    pub const MARKS_MAX: usize = 64 << 10;
 }
 
 /// All there is to know of a pool but its thins.
@@ -128,6 +133,9 @@ pub struct PoolRecord {
     pub created: jiff::Timestamp,
     /// Thin ids that metadata has and nobody owns: never handed out.
     pub quarantined: Vec<u32>,
+    /// The host, by its node's id, at which the epochs are these; `None` in pools of versions that
+    /// did not know it.
+    pub home: Option<NodeId>,
 }
 
 /// Every thin id is in use or quarantined.

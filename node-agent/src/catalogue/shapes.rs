@@ -5,8 +5,8 @@
 //! is read half. Golden files of every version are in `tests/golden`.
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, GroupId, Incarnation, Labels, Name, PoolId, ThinId, ThinOwner,
-    VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, Incarnation, Labels, Name, NodeId, PoolId, ThinId,
+    ThinOwner, VolumeSize,
 };
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,8 @@ struct ThinV1 {
     // Since 0.2; left out when there is none, so that older versions read such rows too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<GroupId>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    marks: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     decouple: Option<DecoupleV1>,
 }
@@ -121,6 +123,9 @@ struct PoolV1 {
     wait_seconds: u32,
     #[serde(default, skip_serializing_if = "is_zero")]
     overcommit_percent: u32,
+    // Left out when it is not known, so that older versions read such rows too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    home: Option<NodeId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -167,6 +172,7 @@ pub(super) fn encode_thin(record: &ThinRecord) -> Result<Vec<u8>, serde_json::Er
             rate_bytes: d.rate.0,
             done_bytes: d.done.0,
         }),
+        marks: r.marks,
     }))
 }
 
@@ -208,6 +214,7 @@ pub(super) fn decode_thin(bytes: &[u8]) -> Result<ThinRecord, BadRow> {
             rate: Bytes(d.rate_bytes),
             done: Bytes(d.done_bytes),
         }),
+        marks: r.marks,
     })
 }
 
@@ -233,6 +240,7 @@ pub(super) fn encode_pool(record: &PoolRecord) -> Result<Vec<u8>, serde_json::Er
         quarantined: r.quarantined,
         wait_seconds: r.wait_seconds,
         overcommit_percent: r.overcommit_percent,
+        home: r.home,
     }))
 }
 
@@ -259,6 +267,7 @@ pub(super) fn decode_pool(bytes: &[u8]) -> Result<PoolRecord, BadRow> {
         quarantined: r.quarantined,
         wait_seconds: r.wait_seconds,
         overcommit_percent: r.overcommit_percent,
+        home: r.home,
     })
 }
 

@@ -20,6 +20,7 @@ pub(super) fn pool() -> PoolRecord {
         overcommit_percent: 0,
         created: jiff::Timestamp::UNIX_EPOCH,
         quarantined: vec![],
+        home: None,
     }
 }
 
@@ -44,6 +45,7 @@ pub(super) fn row(owner: ThinOwner, thin: ThinId) -> ThinRecord {
         read_only: false,
         group: None,
         decouple: None,
+        marks: String::new(),
     }
 }
 

@@ -355,6 +355,7 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
                 done_bytes: wish.done.0,
                 total_bytes: image.size.min(row.size.bytes()).0,
             }),
+        marks: row.marks.clone(),
     }
 }
 
@@ -415,6 +416,16 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
         usage,
         as_of: view.as_of,
         policy: view.policy.map(|policy| policy.into()),
+        incarnation: match &view.state {
+            PoolState::Open {
+                incarnation: Some(store),
+                ..
+            } => store.to_string(),
+            PoolState::Open { .. }
+            | PoolState::Opening { .. }
+            | PoolState::Closed
+            | PoolState::Unopenable(_) => String::new(),
+        },
     }
 }
 

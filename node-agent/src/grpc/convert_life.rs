@@ -8,8 +8,10 @@ use std::time::Duration;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
 use goldleaf_rpc::field::{BadField, bad, field};
+use goldleaf_types::ThinOwner;
 
 use super::convert;
+use crate::catalogue::ThinRecord;
 use crate::ops::{CreateGroup, CreateSnapshot, ThinView, Usage, WorkProgress};
 
 impl TryFrom<pb::AgentCreateGroupSnapshotRequest> for CreateGroup {
@@ -51,6 +53,14 @@ impl TryFrom<pb::AgentCreateGroupSnapshotRequest> for CreateGroup {
             limit: Duration::from_millis(r.deadline_ms.into()),
         })
     }
+}
+
+/// What a thin is marked with.
+pub(super) fn marks(r: &pb::AgentMarkThinRequest) -> Result<(ThinOwner, String), BadField> {
+    if r.marks.len() > ThinRecord::MARKS_MAX {
+        return Err(bad("marks", "more than 64 KiB"));
+    }
+    Ok((field("owner", &r.owner)?, r.marks.clone()))
 }
 
 /// A thin for the wire, with what it takes in its pool.

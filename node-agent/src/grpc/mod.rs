@@ -19,8 +19,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
+use goldleaf_proto::INCARNATION_KEY;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
+use goldleaf_rpc::field::bad;
 use goldleaf_types::{Bytes, Digest, Incarnation, Name, PoolId, ThinOwner};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
@@ -128,13 +130,22 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     }
 
     async fn import_pool(&self, r: Request<pb::AgentImportPoolRequest>) -> Answer<pb::AgentPool> {
-        let (store, body) = caller(r)?;
+        let body = r.into_inner();
         let wanted = ImportPool {
             force_from: optional("force_from_host", &body.force_from_host)?,
             devices: body.devices.into_iter().map(Into::into).collect(),
         };
+        let view = self.blocking(move |a| a.import_pool(&wanted)).await?;
+        Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn adopt_pool(&self, r: Request<pb::AgentAdoptPoolRequest>) -> Answer<pb::AgentPool> {
+        let (store, body) = caller(r)?;
+        let store = store.ok_or_else(|| bad(INCARNATION_KEY, "is unset: say which store calls"))?;
+        let id: PoolId = field("pool", &body.pool)?;
+        let former = optional("former", &body.former)?;
         let view = self
-            .blocking(move |a| a.import_pool(store, &wanted))
+            .blocking(move |a| a.adopt_pool(store, id, former))
             .await?;
         Ok(Response::new(convert::pool(&view)))
     }
@@ -342,6 +353,15 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         Ok(Response::new(pb::AgentThinGroup { thins }))
     }
 
+    async fn mark_thin(&self, r: Request<pb::AgentMarkThinRequest>) -> Answer<pb::AgentThin> {
+        let (store, body) = caller(r)?;
+        let (owner, marks) = convert_life::marks(&body)?;
+        let view = self
+            .blocking(move |a| a.mark_thin(store, owner, marks, body.epoch))
+            .await?;
+        Ok(Response::new(convert::thin(&view)))
+    }
+
     async fn resize(&self, r: Request<pb::AgentResizeRequest>) -> Answer<pb::AgentThin> {
         let (store, body) = caller(r)?;
         let (volume, size, epoch) = convert::resize(&body)?;
@@ -363,20 +383,26 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     }
 
     async fn activate(&self, r: Request<pb::AgentActivateRequest>) -> Answer<pb::AgentThin> {
-        let body = r.into_inner();
+        let (store, body) = caller(r)?;
         let owner = ThinOwner::Volume(field("volume", &body.volume)?);
         let how = convert::activation(body.options)?;
         let view = self
-            .blocking(move |a| a.activate(owner, how, body.epoch))
+            .blocking(move |a| {
+                a.admit_if_said(store, owner)?;
+                a.activate(owner, how, body.epoch)
+            })
             .await?;
         Ok(Response::new(convert::thin(&view)))
     }
 
     async fn deactivate(&self, r: Request<pb::AgentThinRequest>) -> Answer<pb::AgentThin> {
-        let body = r.into_inner();
+        let (store, body) = caller(r)?;
         let owner: ThinOwner = field("owner", &body.owner)?;
         let view = self
-            .blocking(move |a| a.deactivate(owner, body.epoch))
+            .blocking(move |a| {
+                a.admit_if_said(store, owner)?;
+                a.deactivate(owner, body.epoch)
+            })
             .await?;
         Ok(Response::new(convert::thin(&view)))
     }

@@ -112,6 +112,7 @@ impl From<PoolError> for Status {
     fn from(e: PoolError) -> Self {
         let (code, reason) = match &e {
             PoolError::NotFound(_) => (Code::NotFound, "POOL_NOT_FOUND"),
+            PoolError::NotOpen(_) => (Code::FailedPrecondition, "POOL_NOT_OPEN"),
             PoolError::Conflict { .. } => (Code::AlreadyExists, "OTHER_PARAMETERS"),
             PoolError::NameTaken { .. } => (Code::FailedPrecondition, "NAME_TAKEN"),
             PoolError::BadDevice { .. } => (Code::InvalidArgument, "BAD_DEVICE"),
@@ -136,6 +137,7 @@ impl From<PoolError> for Status {
             }
             PoolError::NotFound(_)
             | PoolError::NameTaken { .. }
+            | PoolError::NotOpen(_)
             | PoolError::DeviceInUse { .. }
             | PoolError::MissingDevice { .. }
             | PoolError::Mismatch { .. }

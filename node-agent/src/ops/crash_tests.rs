@@ -22,6 +22,7 @@ use crate::kernel::fake::FakeKernel;
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
 const STORE: Incarnation = Incarnation::from_bytes([2; 16]);
+const OTHER_STORE: Incarnation = Incarnation::from_bytes([3; 16]);
 
 pub(super) fn volume(n: u8) -> ThinOwner {
     VolumeId::from_bytes([n; 16]).into()
@@ -501,6 +502,10 @@ fn life() -> Vec<Step> {
             rig.agent.set_policy(Some(STORE), policy)
         }),
         ("be full, and have the kernel wait on", Box::new(wait_on)),
+        thin_step("mark the volume", |rig| {
+            let marks = "{\"v\":\"1\"}".to_owned();
+            rig.agent.mark_thin(Some(STORE), volume(12), marks, 1)
+        }),
         deactivate("deactivate the volume", 12),
         deactivate("deactivate the blank one", 11),
         deactivate("deactivate the clone", 13),
@@ -508,6 +513,12 @@ fn life() -> Vec<Step> {
             rig.agent.decouple(Some(STORE), volume(12), 1, Bytes(0))?;
             rig.work();
             rig.agent.thin(volume(12))
+        }),
+        pool_step("adopt the pool for another store", |rig| {
+            rig.agent.adopt_pool(OTHER_STORE, POOL, Some(STORE))
+        }),
+        pool_step("adopt it for the former one again", |rig| {
+            rig.agent.adopt_pool(STORE, POOL, Some(OTHER_STORE))
         }),
         delete_step("delete the first snapshot", snapshot(21)),
         delete_step("delete the volume", volume(12)),

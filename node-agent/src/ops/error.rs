@@ -10,7 +10,10 @@ use crate::kernel::KernelError;
 
 /// The caller's store is not the one that owns the pool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("pool {pool} belongs to another control plane store ({owner}); this is {caller}")]
+#[error(
+    "pool {pool} belongs to another control plane store ({owner}); this is {caller}: if that one is \
+     no more, adopt what the node has (`goldleaf node adopt`)"
+)]
 pub struct OtherIncarnation {
     /// Which pool.
     pub pool: PoolId,
@@ -216,6 +219,9 @@ pub enum PoolError {
     /// Nobody knows it here.
     #[error("pool {0} is not on this node")]
     NotFound(PoolId),
+    /// It is not open here.
+    #[error("pool {0} is not open on this node: open it first")]
+    NotOpen(PoolId),
     /// The same id was asked for with something else.
     #[error("pool {pool} exists with another {field}")]
     Conflict {

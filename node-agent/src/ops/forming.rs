@@ -56,6 +56,7 @@ impl PoolPlan {
             overcommit_percent: 0,
             created: jiff::Timestamp::now(),
             quarantined: Vec::new(),
+            home: Some(NodeId::from_bytes(host.owner)),
         };
         Ok(Self {
             devices,

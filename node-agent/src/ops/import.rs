@@ -8,15 +8,14 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use goldleaf_types::{Incarnation, NodeId, PoolId};
+use goldleaf_types::{NodeId, PoolId};
 
 use super::Agent;
 use super::error::PoolError;
 use super::forming::{HALF, is_half, mismatch};
-use super::open_pool::OpenPool;
 use super::scan::FoundDevice;
 use super::view::PoolView;
-use crate::catalogue::{Label, WriteError, read_label};
+use crate::catalogue::{Label, read_label};
 
 /// Devices to take over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,18 +27,14 @@ pub struct ImportPool {
 }
 
 impl Agent {
-    /// Opens a pool that these devices carry and makes the caller's store its own. Asking again
+    /// Opens a pool that these devices carry. Whose store has it does not change. Asking again
     /// changes nothing. Blocks.
     ///
     /// # Errors
     ///
     /// [`PoolError::ForeignHost`] for a pool that its host did not release, unless that very host
     /// is named; [`PoolError::MissingDevice`] and its like before any table is built.
-    pub fn import_pool(
-        &self,
-        caller: Option<Incarnation>,
-        request: &ImportPool,
-    ) -> Result<PoolView, PoolError> {
+    pub fn import_pool(&self, request: &ImportPool) -> Result<PoolView, PoolError> {
         let _turn = self
             .pools
             .turn
@@ -54,7 +49,6 @@ impl Agent {
             Some(pool) => pool,
             None => self.open_forced(id, &found, request.force_from)?,
         };
-        adopt(&pool, caller)?;
         self.changed();
         self.pool_view(&pool)
     }
@@ -101,26 +95,6 @@ fn one_pool(found: &[FoundDevice]) -> Result<PoolId, PoolError> {
             ),
         )),
     }
-}
-
-/// The store that asks has the pool from now on.
-fn adopt(pool: &OpenPool, caller: Option<Incarnation>) -> Result<(), PoolError> {
-    if caller.is_none() || pool.record().incarnation == caller {
-        return Ok(());
-    }
-    let adopted = pool.catalogue.write(move |rows| {
-        let mut record = rows.pool();
-        record.incarnation = caller;
-        rows.set_pool(record);
-        Ok::<_, std::convert::Infallible>(())
-    });
-    adopted.map_err(|error| match error {
-        WriteError::Refused(never) => match never {},
-        WriteError::Catalogue(source) => PoolError::Catalogue {
-            pool: pool.id,
-            source,
-        },
-    })
 }
 
 /// The refusal of devices that another host has.

@@ -42,11 +42,11 @@ fn import(
         devices: paths.to_vec(),
         force_from: force,
     };
-    rig.agent.import_pool(OTHER_STORE, &request)
+    rig.agent.import_pool(&request)
 }
 
 #[test]
-fn a_released_pool_is_imported_with_its_volumes_and_belongs_to_the_store_that_asked() {
+fn a_released_pool_is_imported_with_its_volumes_and_adopted_only_from_the_store_that_has_it() {
     let mut rig = rig();
     let devices = devices(&rig);
     rig.agent.close_pool(POOL, STORE).unwrap();
@@ -59,6 +59,18 @@ fn a_released_pool_is_imported_with_its_volumes_and_belongs_to_the_store_that_as
         );
     }
     assert_eq!(rig.agent.thin(volume(11)).unwrap().record.owner, volume(11));
+    // Whose store has it does not change by that alone.
+    let other = OTHER_STORE.unwrap();
+    for stranger in [None, OTHER_STORE, Some(Incarnation::from_bytes([9; 16]))] {
+        let refused = rig.agent.adopt_pool(other, POOL, stranger).unwrap_err();
+        assert!(
+            matches!(refused, PoolError::OtherIncarnation { .. }),
+            "{refused}"
+        );
+    }
+    for _ in 0..2 {
+        rig.agent.adopt_pool(other, POOL, STORE).unwrap();
+    }
     let next = rig.thin(volume(12), false, false);
     let stale = rig.agent.create_thin(STORE, next.clone()).unwrap_err();
     assert!(matches!(stale, ThinError::OtherIncarnation(_)), "{stale}");
@@ -85,6 +97,19 @@ fn law_foreign_host_by_force() {
     }
     import(&rig, &devices, Some(former)).unwrap();
     assert!(rig.agent.thin(volume(11)).is_ok());
+    // A call that was meant for it there comes too late here.
+    let how = crash_tests::HOST;
+    for late in [
+        rig.agent.activate(volume(11), how, 1).map(drop),
+        rig.agent.delete_thin(STORE, volume(11), None, 1),
+    ] {
+        let stale = matches!(late, Err(ThinError::StaleEpoch { now: 2, .. }));
+        assert!(stale, "{late:?}");
+    }
+    rig.agent.activate(volume(11), how, 2).unwrap();
+    rig.restart();
+    assert_eq!(rig.agent.thin(volume(11)).unwrap().record.epoch, 2);
+    rig.agent.deactivate(volume(11), 2).unwrap();
     // The former host is back.
     rig.host = home;
     rig.kernel.reboot();
@@ -101,6 +126,7 @@ fn law_foreign_host_by_force() {
 fn an_import_that_dies_anywhere_is_finished_by_the_next_or_left_to_the_former_host() {
     let points = [
         Point::PoolClaimed,
+        Point::PoolSettledIn,
         Point::PoolLive,
         Point::PoolTransactionWished,
         Point::PoolTransactionSet,
@@ -115,13 +141,14 @@ fn an_import_that_dies_anywhere_is_finished_by_the_next_or_left_to_the_former_ho
             force_from: Some(former),
         };
         let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            rig.agent.import_pool(OTHER_STORE, &request)
+            rig.agent.import_pool(&request)
         }));
         assert!(died.is_err(), "{point:?} was not reached");
         rig.kernel.reboot();
         rig.restart();
         import(&rig, &devices, Some(former)).unwrap();
-        assert!(rig.agent.thin(volume(11)).is_ok(), "{point:?}");
+        let epoch = rig.agent.thin(volume(11)).unwrap().record.epoch;
+        assert_eq!(epoch, 2, "{point:?}: raised never, or twice");
     }
 }
 

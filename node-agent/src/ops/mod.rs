@@ -6,6 +6,7 @@
 
 mod activation;
 mod admission;
+mod adoption;
 mod blocks;
 pub mod caller;
 mod decouple;
@@ -20,6 +21,7 @@ mod forming;
 mod groups;
 mod import;
 mod locks;
+mod marks;
 mod news;
 mod open_pool;
 mod opening;
@@ -39,6 +41,8 @@ mod view;
 mod waiting;
 mod work;
 
+#[cfg(test)]
+mod adoption_tests;
 #[cfg(test)]
 mod blocks_tests;
 #[cfg(test)]

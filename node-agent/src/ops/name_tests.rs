@@ -90,7 +90,7 @@ fn a_pool_of_a_name_that_an_open_one_has_is_neither_made_nor_opened_nor_claimed(
         devices: vec![first.clone()],
         force_from: None,
     };
-    taken(rig.agent.import_pool(STORE, &import), OTHER);
+    taken(rig.agent.import_pool(&import), OTHER);
     let label = read_label(&std::fs::File::open(first).unwrap());
     assert!(label.unwrap().unwrap().clean, "it was claimed");
     assert!(!rig.kernel.world().pools[&POOL].live, "a table was built");

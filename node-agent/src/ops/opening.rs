@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use goldleaf_dm::{PoolMessage, PoolMode, PoolStatus, WorkingPool};
-use goldleaf_types::{Name, PoolId, ThinId, ThinOwner};
+use goldleaf_types::{Name, NodeId, PoolId, ThinId, ThinOwner};
 
 use super::Agent;
 use super::devices::HeldDevice;
@@ -24,6 +24,15 @@ use crate::catalogue::{
 use crate::failpoint::{Point, hit};
 use crate::kernel::{Outcome, PoolSpec, Stretch, Unwritable};
 
+/// How devices were found before they were claimed. By default as this host closed them itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AsFound {
+    /// They were another host's.
+    arrived: bool,
+    /// Nobody closed them.
+    unclean: bool,
+}
+
 impl Agent {
     /// Everything between held devices and a pool that serves. The caller has the turn.
     pub(super) fn bring_up(
@@ -32,12 +41,16 @@ impl Agent {
         mut devices: Vec<HeldDevice>,
     ) -> Result<Arc<OpenPool>, PoolError> {
         let twin = catalogue_places(labelled(&devices)).len() > 1;
-        let unclean = labelled(&devices).any(|(_, label)| !label.clean);
+        let ours = |label: &Label| label.owner_host == self.host.owner;
+        let found = AsFound {
+            arrived: !labelled(&devices).all(|(_, label)| ours(label)),
+            unclean: labelled(&devices).any(|(_, label)| !label.clean),
+        };
         for device in &mut devices {
             claim(device, self.host.owner, twin)?;
         }
         hit(Point::PoolClaimed);
-        self.raise(id, Arc::new(devices), unclean)
+        self.raise(id, Arc::new(devices), found)
     }
 
     /// As [`Self::bring_up`], of devices that say already that this host has them.
@@ -45,11 +58,13 @@ impl Agent {
         &self,
         id: PoolId,
         devices: Arc<Vec<HeldDevice>>,
-        unclean: bool,
+        found: AsFound,
     ) -> Result<Arc<OpenPool>, PoolError> {
         let regions = catalogue_regions(id, labelled(&devices))?;
         let catalogue = Catalogue::open(regions, id)
             .map_err(|source| PoolError::Catalogue { pool: id, source })?;
+        self.settle_in(id, &catalogue, found.arrived)?;
+        hit(Point::PoolSettledIn);
         let record = catalogue.pool();
         // The label's name is for people; this one counts.
         self.pools.name_is_free(id, record.name.as_str())?;
@@ -62,7 +77,7 @@ impl Agent {
             queue_when_full: record.no_space == NoSpace::Queue,
             read_only: false,
             low_water_blocks: 0,
-            unclean,
+            unclean: found.unclean,
         };
         let blocks = spec.data.iter().map(|s| s.len.bytes().0).sum::<u64>();
         let spec = PoolSpec {
@@ -98,6 +113,35 @@ impl Agent {
             .try_for_each(|row| self.links.ensure_none(pool, &row.name))
             .and_then(|()| self.links.ensure_only(pool, &live))
             .map_err(PoolError::io("remove the pool's stale links"))
+    }
+
+    /// Raises the epoch of every volume of a pool that came from another host, before a table is
+    /// built: a call that was meant for it there is refused here. Once: the host is recorded in the
+    /// same transaction, so that neither a crash nor another opening raises it again.
+    fn settle_in(&self, id: PoolId, catalogue: &Catalogue, arrived: bool) -> Result<(), PoolError> {
+        let here = NodeId::from_bytes(self.host.owner);
+        let former = catalogue.pool().home;
+        if former == Some(here) {
+            return Ok(());
+        }
+        let moved = former.is_some() || arrived;
+        catalogue
+            .write(move |rows| {
+                let volumes = rows.all().into_iter();
+                for row in volumes.filter(|row| moved && row.owner.volume().is_some()) {
+                    let epoch = row.epoch.saturating_add(1);
+                    rows.replace(ThinRecord { epoch, ..row });
+                }
+                let mut pool = rows.pool();
+                pool.home = Some(here);
+                rows.set_pool(pool);
+                Ok::<_, std::convert::Infallible>(())
+            })
+            .map_err(|error| catalogue_error(id, error))?;
+        if moved {
+            tracing::info!(pool = %id, ?former, "it came from another host; epochs are raised");
+        }
+        Ok(())
     }
 
     /// Brings metadata and catalogue together, if the metadata takes changes and is the one that

@@ -14,7 +14,7 @@ use super::error::PoolError;
 use super::forming::{catalogue_regions, check_present, is_half, mismatch};
 use super::import::foreign;
 use super::open_pool::{OpenPool, admit};
-use super::opening::labelled;
+use super::opening::{AsFound, labelled};
 use super::scan::{FoundDevice, Look};
 use crate::catalogue::{Catalogue, Label, wipe_label, write_label};
 use crate::failpoint::{Point, hit};
@@ -46,7 +46,7 @@ impl Agent {
                 // Somebody may have made a volume meanwhile; from here on nobody can.
                 if let Err(not_empty) = which.allows(&pool) {
                     self.pools.remove(id);
-                    self.raise(id, pool.devices(), false)?;
+                    self.raise(id, pool.devices(), AsFound::default())?;
                     return Err(not_empty);
                 }
                 self.pools.remove(id);

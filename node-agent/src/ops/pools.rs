@@ -542,6 +542,7 @@ impl Agent {
                 provisioned: pool.provisioned(),
                 thins: pool.catalogue.all().len(),
                 quarantined: record.quarantined,
+                incarnation: record.incarnation,
                 missing: pool.refresh_missing(),
             },
             as_of,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use goldleaf_dm::PoolStatus;
-use goldleaf_types::{BlockSize, Bytes, Name, PoolId, ThinOwner};
+use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, PoolId, ThinOwner};
 
 use super::Agent;
 use super::admission::Policy;
@@ -105,6 +105,8 @@ pub enum PoolState {
         quarantined: Vec<u32>,
         /// Owners whose data is lost.
         missing: Vec<ThinOwner>,
+        /// The store whose changes it takes.
+        incarnation: Option<Incarnation>,
     },
 }
 

@@ -14,6 +14,7 @@ use futures::{StreamExt, stream};
 use goldleaf_proto::INCARNATION_KEY;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
+use goldleaf_proto::v1 as api;
 use goldleaf_rpc::call;
 use goldleaf_types::{
     Bytes, Digest, Incarnation, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize,
@@ -214,6 +215,27 @@ impl AgentPort for GrpcAgent {
         imported::pool(&self.node, answer)
     }
 
+    async fn adopt_pool(
+        &self,
+        pool: PoolId,
+        former: Option<Incarnation>,
+    ) -> Result<PoolReport, AgentError> {
+        let call = self.thin_call(pb::AgentAdoptPoolRequest {
+            pool: pool.to_string(),
+            former: former.map(|store| store.to_string()).unwrap_or_default(),
+        });
+        let answer = self.answer(self.client()?.adopt_pool(call).await)?;
+        convert::pool(&self.node, answer)
+    }
+
+    async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError> {
+        let call = self.thin_call(pb::ListPoolsRequest {});
+        let answer = self.answer(self.client()?.list_pools(call).await)?;
+        let open = |pool: &pb::AgentPool| pool.phase() == api::Phase::Ready;
+        let pools = answer.pools.into_iter().filter(open);
+        pools.map(|pool| imported::pool(&self.node, pool)).collect()
+    }
+
     async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError> {
         let thins = self.listed(&pool.to_string()).await?;
         thins
@@ -361,6 +383,21 @@ impl AgentPort for GrpcAgent {
         let call = self.thin_call(convert::create_group(group));
         let answer = self.answer(self.client()?.create_group_snapshot(call).await)?;
         convert::instant(&self.node, answer)
+    }
+
+    async fn mark_thin(
+        &self,
+        owner: ThinOwner,
+        marks: String,
+        epoch: u64,
+    ) -> Result<(), AgentError> {
+        let call = self.thin_call(pb::AgentMarkThinRequest {
+            owner: owner.to_string(),
+            marks,
+            epoch,
+        });
+        self.answer(self.client()?.mark_thin(call).await)?;
+        Ok(())
     }
 
     async fn resize(

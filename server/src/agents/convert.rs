@@ -282,6 +282,7 @@ pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<PoolReport, Agen
         conditions: conditions(node, answer.conditions)?,
         usage: answer.usage.map(|found| usage(node, found)).transpose()?,
         policy: answer.policy.map(|found| policy(node, found)).transpose()?,
+        incarnation: optional(node, "pool.incarnation", &answer.incarnation)?,
     })
 }
 

@@ -9,7 +9,7 @@ use goldleaf_types::{BlockSize, Labels};
 use super::AgentError;
 use super::convert::{self, optional, parse};
 use super::refusal::bad_answer;
-use crate::domain::{CatalogueRow, ImportedPool, VolumeAsked, WhenFull};
+use crate::domain::{CatalogueRow, ImportedPool, KeptMarks, VolumeAsked, WhenFull};
 use crate::store::rows::Parameters;
 
 /// A pool that a node imported.
@@ -37,7 +37,7 @@ pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, Age
         parse(node, "thin.name", &answer.name)?,
         optional(node, "thin.source", &answer.source)?,
     );
-    let epoch = answer.epoch;
+    let (epoch, marks) = (answer.epoch, answer.marks.clone());
     let report = convert::thin(node, answer)?;
     Ok(CatalogueRow {
         name,
@@ -50,6 +50,13 @@ pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, Age
                 Parameters::decode(report.owner, text)
                     .map_err(|error| bad_answer(node, "thin.parameters", &error.to_string()))?
                     .asked
+            }
+        },
+        marks: match marks.as_str() {
+            "" => None, // as it was made
+            text => {
+                let kept = KeptMarks::decode(report.owner, text);
+                Some(kept.map_err(|e| bad_answer(node, "thin.marks", &e.to_string()))?)
             }
         },
         epoch,

@@ -17,7 +17,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{
+    Bytes, Digest, Incarnation, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize,
+};
 use jiff::Timestamp;
 
 use crate::domain::{
@@ -129,6 +131,15 @@ pub trait AgentPort: Send + Sync {
         devices: &[String],
         force_from: Option<NodeId>,
     ) -> Result<ImportedPool, AgentError>;
+    /// From now on an open pool takes changes from our store and from no other; `former` is the one
+    /// that has it.
+    async fn adopt_pool(
+        &self,
+        pool: PoolId,
+        former: Option<Incarnation>,
+    ) -> Result<PoolReport, AgentError>;
+    /// Every open pool, with what is on its devices.
+    async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError>;
     /// Every thin of an open pool as its catalogue has it.
     async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError>;
     /// Opens a pool.
@@ -180,6 +191,13 @@ pub trait AgentPort: Send + Sync {
     ) -> Result<ThinReport, AgentError>;
     /// Makes a group's snapshots, all or none; says which instant they show.
     async fn create_group(&self, group: &GroupSnapshot) -> Result<Timestamp, AgentError>;
+    /// Keeps what a thin's user changed of it, for when our store is lost.
+    async fn mark_thin(
+        &self,
+        owner: ThinOwner,
+        marks: String,
+        epoch: u64,
+    ) -> Result<(), AgentError>;
     /// Grows a volume.
     async fn resize(
         &self,

@@ -2,7 +2,7 @@
 
 use goldleaf_types::{BlockSize, Labels, Name, ThinOwner};
 
-use super::{PoolReport, ThinReport, VolumeAsked, WhenFull};
+use super::{KeptMarks, PoolReport, ThinReport, VolumeAsked, WhenFull};
 
 /// A pool that a node imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,4 +34,6 @@ pub struct CatalogueRow {
     pub asked: VolumeAsked,
     /// Its owner's epoch.
     pub epoch: u64,
+    /// Its labels and marks, if its user changed any since it was made.
+    pub marks: Option<KeptMarks>,
 }

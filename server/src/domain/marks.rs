@@ -64,6 +64,15 @@ impl Marks {
     }
 }
 
+/// Labels and marks as a pool's catalogue keeps them, for when the store is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptMarks {
+    /// The labels.
+    pub labels: Labels,
+    /// The marks.
+    pub marks: Marks,
+}
+
 /// A change of labels and protection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remark {

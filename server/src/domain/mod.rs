@@ -17,8 +17,11 @@ mod pool;
 mod refusal;
 mod role;
 mod snapshot;
+mod untold;
 mod volume;
 
+mod fate;
+mod given_up;
 mod group;
 
 pub use blocks::{BlockOrder, BlockPart, BlockRange};
@@ -26,18 +29,21 @@ pub use channel::Channel;
 pub use common::{BadReference, Condition, ImageRef, Phase, Ref, SourceRef, looks_like_an_id};
 pub use doctor::{Finding, MendOutcome, Mended, Severity};
 pub use export::{ExportFormat, ExportOrder, ExportedFile};
+pub use fate::{Fate, Known, Row as CatalogueWord, Trust, fate};
+pub use given_up::GivenUp;
 pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSource, Progress};
 pub use imported::{CatalogueRow, ImportedPool};
-pub use marks::{First, Marks, Remark};
-pub use node::{Check, Node, NodeAsked};
+pub use marks::{First, KeptMarks, Marks, Remark};
+pub use node::{Check, Node, NodeAsked, Standing};
 pub use placement::{Candidate, NoPlace, choose};
 pub use pool::{
-    MoreRoom, PolicyChange, Pool, PoolAsked, PoolDevice, PoolMode, PoolPolicy, PoolReport,
-    PoolUsage, WhenFull,
+    Adopting, MoreRoom, PolicyChange, Pool, PoolAsked, PoolDevice, PoolMode, PoolPolicy,
+    PoolReport, PoolUsage, WhenFull,
 };
 pub use refusal::Refusal;
 pub use role::{Caller, Role};
 pub use snapshot::Snapshot;
+pub use untold::Untold;
 pub use volume::{
     ActivateOptions, Activation, Begin, Holder, ThinOrder, ThinReport, ThinUsage, Volume,
     VolumeAsked,

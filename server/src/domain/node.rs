@@ -43,9 +43,37 @@ pub struct Node {
     pub agent_version: String,
     /// Its kernel's release.
     pub kernel_release: String,
+    /// Since when new volumes keep off it.
+    pub drained: Option<Timestamp>,
+    /// Since when it counts as lost: nothing is asked of it and nothing that it says counts.
+    pub lost: Option<Timestamp>,
+}
+
+/// Whether a node can be given new volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It can.
+    #[default]
+    Open,
+    /// An administrator keeps them off it.
+    Drained,
+    /// It counts as lost.
+    Lost,
+    /// The pool on it takes no changes from this store.
+    Foreign,
 }
 
 impl Node {
+    /// Whether it can be given new volumes.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        match (self.lost, self.drained) {
+            (Some(_), _) => Standing::Lost,
+            (None, Some(_)) => Standing::Drained,
+            (None, None) => Standing::Open,
+        }
+    }
+
     /// Whether a registration says nothing new.
     #[must_use]
     pub fn says(&self, asked: &NodeAsked) -> bool {

@@ -2,7 +2,7 @@
 
 use goldleaf_types::{Bytes, NodeId, PoolId};
 
-use super::{Phase, Pool, PoolMode, PoolUsage};
+use super::{Phase, Pool, PoolMode, PoolUsage, Standing};
 
 /// A pool that a volume might go to, with what its node says of it now.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Candidate {
     pub limit: Option<Bytes>,
     /// Whether its node holds the image that is wanted; true when none is.
     pub has_image: bool,
+    /// Whether its node can be given new volumes.
+    pub standing: Standing,
 }
 
 /// Why a volume can go nowhere.
@@ -61,6 +63,12 @@ pub enum NoPlace {
         /// Why, with what to do.
         why: &'static str,
     },
+    /// The only ones that match are on nodes that are drained.
+    #[error("node {0} is drained: resume it, or ask for a pool of another")]
+    Drained(NodeId),
+    /// The only ones that match are on nodes that count as lost.
+    #[error("node {0} was marked lost: take it back, or ask for a pool of another")]
+    Lost(NodeId),
 }
 
 /// The pool that a volume of this size goes to, among those that match its request.
@@ -98,7 +106,9 @@ const fn distance(reason: &NoPlace) -> u8 {
         NoPlace::Unreachable(_) => 0,
         NoPlace::Full(_) | NoPlace::MetadataLow(_) | NoPlace::Overcommitted { .. } => 1,
         NoPlace::NotWritable { .. } => 2,
-        NoPlace::NoneMatches => 3,
+        NoPlace::Drained(_) => 3,
+        NoPlace::Lost(_) => 4,
+        NoPlace::NoneMatches => 5,
     }
 }
 
@@ -106,6 +116,16 @@ const fn distance(reason: &NoPlace) -> u8 {
 fn room(candidate: &Candidate, asked: Bytes) -> Result<Bytes, NoPlace> {
     let pool = candidate.pool.id;
     let closed = |why| Err(NoPlace::NotWritable { pool, why });
+    match candidate.standing {
+        Standing::Open => {}
+        Standing::Drained => return Err(NoPlace::Drained(candidate.pool.node)),
+        Standing::Lost => return Err(NoPlace::Lost(candidate.pool.node)),
+        Standing::Foreign => {
+            return closed(
+                "it takes changes from another control plane store; adopt its node first",
+            );
+        }
+    }
     match candidate.pool.phase {
         Phase::Ready => {}
         Phase::Creating => return closed("it is still being created; ask again when it is ready"),
@@ -187,6 +207,7 @@ mod tests {
             wanted_name: None,
             doomed: false,
             marks: Default::default(),
+            adopting: None,
         };
         Candidate {
             pool,
@@ -194,7 +215,12 @@ mod tests {
             usage,
             limit: None,
             has_image,
+            standing: Standing::Open,
         }
+    }
+
+    fn arb_standing() -> impl Strategy<Value = Standing> {
+        prop_oneof![4 => Just(Standing::Open), 1 => Just(Standing::Drained), 1 => Just(Standing::Lost)]
     }
 
     fn arb_candidates() -> impl Strategy<Value = Vec<Candidate>> {
@@ -207,12 +233,20 @@ mod tests {
             1 => Just(Some(PoolMode::OutOfDataSpace)), 1 => Just(Some(PoolMode::Failed)),
             1 => Just(Some(PoolMode::Unknown)), 1 => Just(None),
         ];
-        let one = (phase, any::<bool>(), mode, 0..=1_u64 << 40, any::<bool>());
+        let one = (
+            phase,
+            any::<bool>(),
+            mode,
+            0..=1_u64 << 40,
+            any::<bool>(),
+            arb_standing(),
+        );
         proptest::collection::vec(one, 0..12).prop_map(|all| {
             all.into_iter()
                 .zip(0_u8..)
-                .map(|((phase, up, mode, free, image), n)| {
-                    candidate(n, phase, up, mode, free, image)
+                .map(|((phase, up, mode, free, image, standing), n)| Candidate {
+                    standing,
+                    ..candidate(n, phase, up, mode, free, image)
                 })
                 .collect()
         })
@@ -224,6 +258,7 @@ mod tests {
         #[test]
         fn placement_takes_the_best_pool_that_can_take_it(all in arb_candidates()) {
             let fit = |c: &&Candidate| c.pool.phase == Phase::Ready && c.reachable
+                && c.standing == Standing::Open
                 && c.usage.is_some_and(|u| u.mode == PoolMode::ReadWrite);
             let free = |c: &Candidate| c.usage.map_or(0, |u| u.data_total.0 - u.data_used.0);
             match choose(&all, SIZE) {
@@ -280,6 +315,16 @@ mod tests {
         let dead = candidate(2, Phase::Ready, true, Some(PoolMode::Failed), 9, true);
         let away = candidate(3, Phase::Ready, false, Some(PoolMode::ReadWrite), 9, true);
         assert_eq!(choose(&[], SIZE).unwrap_err(), NoPlace::NoneMatches);
+        for (standing, why) in [
+            (Standing::Drained, NoPlace::Drained(full.pool.node)),
+            (Standing::Lost, NoPlace::Lost(full.pool.node)),
+        ] {
+            let kept_off = Candidate {
+                standing,
+                ..full.clone()
+            };
+            assert_eq!(choose(&[kept_off], SIZE).unwrap_err(), why);
+        }
         assert_eq!(
             choose(&[full.clone(), dead.clone()], SIZE).unwrap_err(),
             NoPlace::Full(full.pool.id)

@@ -1,6 +1,6 @@
 //! A pool: one dm thin-pool on one node.
 
-use goldleaf_types::{BlockSize, Bytes, Labels, Name, NodeId, PoolId};
+use goldleaf_types::{BlockSize, Bytes, Incarnation, Labels, Name, NodeId, PoolId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,15 @@ pub struct Pool {
     pub doomed: bool,
     /// What its user marked it with.
     pub marks: Marks,
+    /// The adoption that is under way: a wish.
+    pub adopting: Option<Adopting>,
+}
+
+/// An adoption under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopting {
+    /// The store that is to have the pool no more.
+    pub former: Option<Incarnation>,
 }
 
 impl Pool {
@@ -226,4 +235,6 @@ pub struct PoolReport {
     pub usage: Option<PoolUsage>,
     /// What it does when it fills; none while closed.
     pub policy: Option<PoolPolicy>,
+    /// The store whose changes it takes; none while closed, or when none has it.
+    pub incarnation: Option<Incarnation>,
 }

@@ -9,20 +9,20 @@ use goldleaf_types::{Digest, Labels, NodeId};
 
 use crate::agents::ExportStep;
 use crate::domain::{
-    Activation, Begin, BlockPart, BlockRange, Channel, Check, Condition, GroupMember,
-    GroupSnapshot, Holder, Phase, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Snapshot,
-    ThinReport, ThinUsage, Volume, WhenFull,
+    Activation, Begin, BlockPart, BlockRange, Channel, Condition, GroupMember, GroupSnapshot,
+    Holder, Phase, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Snapshot, ThinReport,
+    ThinUsage, Volume, WhenFull,
 };
-use crate::service::{Event, ImageView, NodeView, PoolView, VolumeView};
+use crate::service::{Event, ImageView, PoolView, VolumeView};
 
-fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {
+pub(super) fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: at.as_second(),
         nanos: at.subsec_nanosecond(),
     }
 }
 
-fn labels(labels: &Labels) -> HashMap<String, String> {
+pub(super) fn labels(labels: &Labels) -> HashMap<String, String> {
     BTreeMap::from(labels.clone()).into_iter().collect()
 }
 
@@ -30,7 +30,7 @@ fn digest(digest: Option<Digest>) -> String {
     digest.map(|d| d.to_string()).unwrap_or_default()
 }
 
-fn phase(phase: Phase) -> i32 {
+pub(super) fn phase(phase: Phase) -> i32 {
     match phase {
         Phase::Creating => api::Phase::Creating,
         Phase::Ready => api::Phase::Ready,
@@ -367,51 +367,6 @@ fn usage(u: &PoolUsage) -> api::PoolUsage {
         needs_check: u.needs_check,
         provisioned_bytes: u.provisioned.0,
         thin_count: u.thin_count,
-    }
-}
-
-/// A node for the wire.
-#[must_use]
-pub fn node(view: &NodeView) -> api::Node {
-    let n = &view.node;
-    let reachable = view.reach.as_ref().map(|reach| api::Condition {
-        r#type: "NodeReachable".into(),
-        status: reach.up,
-        reason: if reach.up {
-            "AgentAnswers".into()
-        } else {
-            "AgentAway".into()
-        },
-        message: reach.why.clone(),
-        since: Some(timestamp(reach.since)),
-    });
-    api::Node {
-        id: n.id.to_string(),
-        name: n.name.to_string(),
-        labels: labels(&n.labels),
-        revision: n.revision,
-        phase: phase(n.phase),
-        conditions: reachable.into_iter().collect(),
-        created: Some(timestamp(n.created)),
-        address: n.address.clone(),
-        agent_version: n.agent_version.clone(),
-        kernel_release: n.kernel_release.clone(),
-    }
-}
-
-/// A host's checks for the wire.
-#[must_use]
-pub fn preflight(checks: Vec<Check>) -> api::PreflightResponse {
-    let ok = checks.iter().all(|check| check.ok);
-    let check = |c: Check| api::PreflightCheck {
-        subject: c.subject,
-        ok: c.ok,
-        found: c.found,
-        remedy: c.remedy,
-    };
-    api::PreflightResponse {
-        checks: checks.into_iter().map(check).collect(),
-        ok,
     }
 }
 

@@ -5,6 +5,7 @@
 //! stop ends streams.
 
 pub mod answers;
+pub mod answers_node;
 pub mod convert;
 pub mod convert_images;
 mod convert_import;
@@ -17,6 +18,7 @@ mod nodes;
 mod pools;
 pub mod roles;
 pub mod status;
+mod store;
 mod volumes;
 mod waiting;
 

@@ -80,6 +80,8 @@ fn verdict(e: &ServiceError) -> (Code, &str, Option<&str>) {
             (Code::Aborted, "OTHER_REVISION", Some("expected_revision"))
         }
         ServiceError::Unfit { .. } => (Code::FailedPrecondition, "NOT_READY", None),
+        ServiceError::NodeDrained { .. } => (Code::FailedPrecondition, "NODE_DRAINED", None),
+        ServiceError::NodeLost { .. } => (Code::FailedPrecondition, "NODE_LOST", None),
         ServiceError::OutOfRange { field, .. } => (Code::OutOfRange, "OUT_OF_RANGE", Some(field)),
         ServiceError::NoPlace(why) => no_place(why),
         ServiceError::ImageOnItsWay { .. } => {
@@ -124,6 +126,8 @@ fn no_place(why: &NoPlace) -> (Code, &'static str, Option<&'static str>) {
         NoPlace::NotWritable { .. } => {
             (Code::FailedPrecondition, "POOL_NOT_WRITABLE", Some("pool"))
         }
+        NoPlace::Drained(_) => (Code::FailedPrecondition, "NODE_DRAINED", Some("placement")),
+        NoPlace::Lost(_) => (Code::FailedPrecondition, "NODE_LOST", Some("placement")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Started by `app`. [`recovery`] fills the set of unfinished things once at start; after that the
 //! bell says when, the set which, and only the store what. There is no other way of recovery.
 
+mod given_up;
 mod groups;
 mod images;
 mod nodes;
@@ -32,6 +33,8 @@ pub async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceErr
     all.extend(groups::unfinished(service).await?);
     all.extend(snapshots::unfinished(service).await?);
     all.extend(volumes::unfinished(service).await?);
+    all.extend(given_up::unfinished(service).await?);
+    all.extend(service.untold().await?);
     Ok(all)
 }
 

@@ -27,6 +27,15 @@ pub async fn listen(service: Arc<Service>, waits: Waits, stop: CancellationToken
     loop {
         match service.records.all::<Node>().await {
             Ok(nodes) => nodes.into_iter().for_each(|node| {
+                if node.lost.is_some() {
+                    // Nothing that it says counts.
+                    if let Some((_, old)) = streams.remove(&node.id) {
+                        old.abort();
+                        service.live.away(node.id, "it was marked lost");
+                        service.live_thins.away(node.id);
+                    }
+                    return;
+                }
                 let known = streams.get(&node.id);
                 // A node that is away and registers again is tried at once.
                 let away = service.live.reach(node.id).is_some_and(|reach| !reach.up);

@@ -3,7 +3,7 @@
 use crate::domain::{Phase, Pool};
 use crate::service::{Service, ServiceError, Unfinished};
 
-/// Pools to make, to rename or to delete.
+/// Pools to make, to rename, to delete or to adopt.
 pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
     let all = service.records.all::<Pool>().await?;
     Ok(all
@@ -14,6 +14,9 @@ pub(super) async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, Ser
 }
 
 fn is_unfinished(record: &Pool) -> bool {
+    if record.adopting.is_some() {
+        return true;
+    }
     match record.phase {
         Phase::Creating | Phase::Deleting => true,
         Phase::Ready | Phase::Failed | Phase::Closed => record.wanted_name.is_some(),

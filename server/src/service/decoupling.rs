@@ -85,6 +85,10 @@ impl Service {
         volume: Volume,
         begun: Begun,
     ) -> Result<(), ServiceError> {
+        if self.is_lost(volume.node).await? {
+            begun.done();
+            return Ok(()); // its node goes on with it, and it is looked at again when that is back
+        }
         let (volume, _) = self.push_decoupling(volume, begun).await?;
         match volume.decoupling {
             None => Ok(()),

@@ -71,6 +71,26 @@ pub enum ServiceError {
         /// Why, with the remedy.
         why: String,
     },
+    /// An administrator keeps new volumes off the node.
+    #[error(
+        "node {node} is drained and takes no new volume: name a pool of another node, or end that \
+         (`goldleaf node resume {node}`)"
+    )]
+    NodeDrained {
+        /// Its name.
+        node: String,
+    },
+    /// The node counts as lost.
+    #[error(
+        "node {node} was marked lost at {since} and nothing is asked of it: import its pools on \
+         another node, or trust it again (`goldleaf node take-back {node}`)"
+    )]
+    NodeLost {
+        /// Its name.
+        node: String,
+        /// Since when.
+        since: String,
+    },
     /// A size that cannot be served.
     #[error("{field}: {problem}")]
     OutOfRange {
@@ -200,7 +220,9 @@ impl ServiceError {
                 | NoPlace::Full(_)
                 | NoPlace::MetadataLow(_)
                 | NoPlace::Overcommitted { .. }
-                | NoPlace::NotWritable { .. },
+                | NoPlace::NotWritable { .. }
+                | NoPlace::Drained(_)
+                | NoPlace::Lost(_),
             )
             | Self::Store(StoreError::Unavailable(_) | StoreError::Compacted { .. })
             | Self::NotFound { .. }
@@ -208,6 +230,8 @@ impl ServiceError {
             | Self::BadField { .. }
             | Self::OtherRevision { .. }
             | Self::Unfit { .. }
+            | Self::NodeDrained { .. }
+            | Self::NodeLost { .. }
             | Self::OutOfRange { .. }
             | Self::ImageElsewhere { .. }
             | Self::Protected { .. }

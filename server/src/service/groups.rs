@@ -9,11 +9,12 @@ use goldleaf_types::{GroupId, Labels, Name, SnapshotId, VolumeId};
 use jiff::Timestamp;
 
 use super::decoupling::settled;
+use super::given_up::note;
 use super::records::unchanged;
 use super::updates::unprotected;
 use super::{
     Attempt, Begun, DECISIONS, Held, Listed, Listing, Op, Service, ServiceError, Target,
-    Unfinished, at_revision, busy, conflict, for_good, untouched, usable,
+    Unfinished, at_revision, busy, conflict, for_good, trusted, untouched, usable,
 };
 use crate::agents::AgentError;
 use crate::domain::{GroupMember, GroupSnapshot, Phase, Ref, Snapshot, Volume};
@@ -76,6 +77,7 @@ impl Service {
         for what in &wanted.volumes {
             let volume = self.records.get::<Volume>(what, "volumes").await?;
             usable(&volume, volume.phase)?;
+            trusted(&self.node(volume.node).await?)?;
             settled(&volume)?;
             let named = |v: &Volume| v.id == volume.id;
             if volumes.iter().any(named) {
@@ -203,10 +205,18 @@ impl Service {
     /// Effect and fact of a group that is wished for. The caller holds it.
     async fn make_group(
         &self,
-        mut group: GroupSnapshot,
+        group: GroupSnapshot,
         (attempt, begun): (Attempt, Begun),
     ) -> Result<GroupSnapshot, ServiceError> {
-        let agent = self.agent_of(group.node).await?;
+        let agent = match self.agent_of(group.node).await {
+            Ok(agent) => agent,
+            Err(lost @ ServiceError::NodeLost { .. }) => {
+                self.forget_group(&group, true).await?;
+                begun.done();
+                return Err(lost);
+            }
+            Err(error) => return Err(error),
+        };
         let instant = match agent.create_group(&group).await {
             Ok(instant) => instant,
             Err(error) if for_good(&error) => {
@@ -215,14 +225,25 @@ impl Service {
             Err(error) => return Err(error.into()),
         };
         hit(Point::GroupMade);
+        let group = self.group_is_made(group, instant).await?;
+        hit(Point::GroupRecorded);
+        begun.done();
+        Ok(group)
+    }
+
+    /// The fact: the group and a record of each snapshot, of that instant. The caller holds the
+    /// group.
+    pub(super) async fn group_is_made(
+        &self,
+        mut group: GroupSnapshot,
+        instant: Timestamp,
+    ) -> Result<GroupSnapshot, ServiceError> {
         let expect = vec![unchanged(&group)];
         group.phase = Phase::Ready;
         group.created = instant;
         let snapshots = group.members.iter().map(|m| group.snapshot(m).put());
         let writes = std::iter::once(group.put()).chain(snapshots).collect();
         group.revision = self.records.store().txn(Txn { expect, writes }).await?;
-        hit(Point::GroupRecorded);
-        begun.done();
         Ok(group)
     }
 
@@ -240,7 +261,7 @@ impl Service {
             return left;
         }
         hit(Point::GroupWithdrawn);
-        match self.forget_group(&group).await {
+        match self.forget_group(&group, false).await {
             Ok(()) => {
                 begun.done();
                 error.into()
@@ -258,13 +279,23 @@ impl Service {
         Ok(())
     }
 
-    /// Removes the record, its name, and the names that it kept for its snapshots.
-    async fn forget_group(&self, group: &GroupSnapshot) -> Result<(), ServiceError> {
+    /// Removes the record, its name, and the names that it kept for its snapshots. With `lost`, a
+    /// node that is given up may have their thins.
+    pub(super) async fn forget_group(
+        &self,
+        group: &GroupSnapshot,
+        lost: bool,
+    ) -> Result<(), ServiceError> {
         let mut txn = Txn {
             expect: vec![unchanged(group)],
             writes: group.remove().into(),
         };
         for member in &group.members {
+            if lost {
+                let snapshot = group.snapshot(member);
+                let at = (group.pool, group.node);
+                txn.writes.push(note(&snapshot, snapshot.id.into(), at));
+            }
             let key = rows::name_key::<Snapshot>(&member.name);
             let entry = self.records.store().get(&key).await?;
             // Kept for it, or another's since.
@@ -301,7 +332,9 @@ impl Service {
                 self.not_imaged(Snapshot::KIND, member.snapshot.into())
                     .await?;
             }
-            self.require_open(group.pool, group.node).await?;
+            if !self.is_lost(group.node).await? {
+                self.require_open(group.pool, group.node).await?;
+            }
         }
         let begun = self.pending.begin(Unfinished::Group(group.id));
         if group.phase != Phase::Deleting {
@@ -323,9 +356,12 @@ impl Service {
             self.delete_snapshot(Target { what, revision: 0 }).await?;
         }
         // What never became a snapshot has no record to delete.
-        self.no_thin_of(&group).await?;
+        let lost = self.is_lost(group.node).await?;
+        if !lost {
+            self.no_thin_of(&group).await?;
+        }
         hit(Point::GroupDeletionDone);
-        self.forget_group(&group).await?;
+        self.forget_group(&group, lost).await?;
         hit(Point::GroupDeletionRecorded);
         begun.done();
         Ok(())

@@ -102,7 +102,11 @@ impl Service {
         for node in nodes {
             let other = |image: &Image| image.id != except && image.keeps(digest, *node);
             if self.records.first::<Image>(other).await?.is_none() {
-                self.agent_of(*node).await?.delete_image(digest).await?;
+                match self.agent_of(*node).await {
+                    Ok(agent) => agent.delete_image(digest).await?,
+                    Err(ServiceError::NodeLost { .. }) => {} // nobody asks it for the copy again
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

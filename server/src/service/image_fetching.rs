@@ -26,6 +26,9 @@ impl Service {
     pub(super) async fn finish_image(&self, id: ImageId) -> Result<(), ServiceError> {
         // From before the record is read, so that no wish is missed.
         let mut bumps = self.board.bumps();
+        if let Some(image) = self.records.by_id::<Image>(id).await? {
+            self.lose_copies_on_lost_nodes(&image).await?;
+        }
         let mut under_way = FuturesUnordered::new();
         let mut nodes = BTreeSet::new();
         let mut left = Ok(());
@@ -89,6 +92,7 @@ impl Service {
                 self.fetched(image.id, node, &report).await
             }
             Err(ServiceError::Agent(error)) => self.not_fetched(image.id, node, error).await,
+            Err(ServiceError::NodeLost { .. }) => self.lose_copies_on_lost_nodes(image).await,
             Err(error) => Err(error),
         }
     }
@@ -100,6 +104,15 @@ impl Service {
         asked: &ImageAsked,
     ) -> Result<ImageReport, ServiceError> {
         let agent = self.agent_of(node).await?;
+        if let Some(digest) = asked.digest {
+            // A node that was taken back has it still, whatever became of its source.
+            let there = agent.images().await?;
+            if there.iter().any(|image| image.digest == digest)
+                && let Ok(report) = agent.verify_image(digest).await
+            {
+                return Ok(report);
+            }
+        }
         let mut steps = agent.import_image(asked, image.thin).await?;
         while let Some(step) = steps.next().await {
             match step? {

@@ -6,7 +6,7 @@ use goldleaf_types::{Bytes, ImageId, Labels, Name, NodeId};
 use jiff::Timestamp;
 
 use super::progress::bumped;
-use super::{Listed, Listing, Service, ServiceError, Unfinished, busy, conflict, first};
+use super::{Listed, Listing, Service, ServiceError, Unfinished, busy, conflict, first, trusted};
 use crate::agents::AgentError;
 use crate::domain::{
     Image, ImageAsked, ImageCopy, Marks, Node, Phase, Progress, Ref, Refusal, SourceRef,
@@ -89,7 +89,11 @@ impl Service {
         };
         let node = match &source {
             Some(source) => source.node,
-            None => self.node_named(wanted.node.as_ref()).await?.id,
+            None => {
+                let node = self.node_named(wanted.node.as_ref()).await?;
+                trusted(&node)?;
+                node.id
+            }
         };
         let mut image = Image {
             id: ImageId::mint(),

@@ -34,6 +34,8 @@ pub enum Op {
     Close,
     /// Taking one node's copy of an image away.
     Evict,
+    /// Taking a pool over from another store.
+    Adopt,
     /// A short change of our own that nobody asked for; it waits and is waited for.
     Inner,
 }
@@ -55,6 +57,7 @@ impl Op {
             Self::Rename => "being renamed",
             Self::Close => "being closed",
             Self::Evict => "being taken from a node",
+            Self::Adopt => "being adopted",
             Self::Inner => "being looked at",
         }
     }

@@ -5,12 +5,14 @@
 //! durable record), and only then an answer. A crash or a lost caller between any two leaves a
 //! record in an unfinished phase, and that record says what is to be done.
 
+mod adoption;
 mod blocks;
 mod channels;
 mod decoupling;
 mod doctor;
 pub mod error;
 mod exports;
+mod given_up;
 mod groups;
 mod image_deletion;
 mod image_fetching;
@@ -20,6 +22,8 @@ mod live;
 mod live_thins;
 mod locks;
 mod lost_images;
+mod lost_nodes;
+mod node_drain;
 mod nodes;
 mod pending;
 mod placing;
@@ -31,6 +35,8 @@ mod pools;
 mod progress;
 mod records;
 mod snapshots;
+mod taking_in;
+mod telling;
 mod thin_life;
 mod tokens;
 mod updates;
@@ -46,6 +52,7 @@ use std::sync::Arc;
 
 use goldleaf_types::{Labels, NodeId, PoolId, ThinOwner};
 
+pub use adoption::{AdoptedPool, Adoption};
 pub use blocks::WantedBlocks;
 pub use channels::SetChannel;
 pub use doctor::Examination;
@@ -55,15 +62,19 @@ pub use images::{CreateImage, ImageView};
 pub use live::{Live, Reach};
 pub use live_thins::LiveThins;
 pub use locks::{Held, Locks, Op};
+pub use lost_nodes::{Forsaken, Loss};
+pub use node_drain::{Active, Drained};
 pub use nodes::NodeView;
 pub use pending::{Begun, Pending, Unfinished};
 pub use placing::Placement;
+use placing::trusted;
 pub use pool_destruction::Doomed;
 pub use pool_import::ImportPool;
 pub use pools::{CreatePool, PoolView};
 pub use progress::Board;
 pub use records::{Page, Records, Revised};
 pub use snapshots::CreateSnapshot;
+pub use taking_in::Change;
 pub use updates::Update;
 pub use views::VolumeView;
 pub use volumes::{Clone, CreateThin};
@@ -149,10 +160,20 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// When no such node ever registered, or the store is away.
+    /// When no such node ever registered, it counts as lost, or the store is away.
     pub async fn agent_of(&self, node: NodeId) -> Result<Arc<dyn AgentPort>, ServiceError> {
         let node = self.node(node).await?;
+        trusted(&node)?;
         Ok(self.agents.of(&node))
+    }
+
+    /// The bytes of a backup of the store, at one moment.
+    ///
+    /// # Errors
+    ///
+    /// When the store is away.
+    pub async fn backup(&self) -> Result<crate::store::Backup, ServiceError> {
+        Ok(self.records.store().backup().await?)
     }
 
     async fn node(&self, node: NodeId) -> Result<Node, ServiceError> {
@@ -197,6 +218,8 @@ impl Service {
             Unfinished::Group(id) => self.finish_group(id).await,
             Unfinished::Pool(id) => self.finish_pool(id).await,
             Unfinished::Image(id) => self.finish_image(id).await,
+            Unfinished::Untold(owner) => self.finish_untold(owner).await,
+            Unfinished::GivenUp(owner) => self.finish_given_up(owner).await,
         }
     }
 

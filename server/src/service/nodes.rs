@@ -5,7 +5,8 @@
 use goldleaf_types::{Incarnation, NodeId};
 use jiff::Timestamp;
 
-use super::{Listed, Listing, Op, Reach, Service, ServiceError, conflict};
+use super::placing::trusted;
+use super::{Listed, Listing, Reach, Service, ServiceError, conflict};
 use crate::domain::{Check, Node, NodeAsked, Phase, Ref};
 use crate::failpoint::{Point, hit};
 
@@ -23,11 +24,10 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// A conflict when another node has that name.
+    /// A conflict when another node has that name; [`ServiceError::NodeLost`] for one that was
+    /// given up.
     pub async fn register(&self, asked: NodeAsked) -> Result<Incarnation, ServiceError> {
-        // Names and ids of nodes are so few that one lock serves them all.
-        let held = self.locks.take("node-registration", Op::Create).await;
-        let _held = held.map_err(|op| super::busy::<Node>(asked.name.as_str(), op.doing()))?;
+        let _held = self.hold_nodes().await;
         let known = self.records.by_id::<Node>(asked.id).await?;
         if let Some(other) = self.records.by_name::<Node>(&asked.name).await?
             && other.id != asked.id
@@ -35,6 +35,8 @@ impl Service {
             return Err(conflict(&other, "id"));
         }
         match known {
+            // Whatever it says: an administrator takes it back, nobody else does.
+            Some(node) if node.lost.is_some() => trusted(&node)?,
             Some(node) if node.says(&asked) => {}
             Some(mut node) => {
                 let old = node.name.clone();
@@ -55,6 +57,11 @@ impl Service {
         hit(Point::NodeRecorded);
         self.live.registered.notify_one();
         Ok(self.records.store().incarnation())
+    }
+
+    /// Names and ids of nodes are so few that one lock serves them all.
+    pub(super) async fn hold_nodes(&self) -> super::Held {
+        self.locks.take_inner("nodes").await
     }
 
     /// A node with whether it answers.
@@ -112,6 +119,8 @@ fn fresh(asked: NodeAsked) -> Node {
         address: asked.address,
         agent_version: asked.agent_version,
         kernel_release: asked.kernel_release,
+        drained: None,
+        lost: None,
     }
 }
 

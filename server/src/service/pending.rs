@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use goldleaf_rpc::{CallId, call};
-use goldleaf_types::{GroupId, ImageId, PoolId, SnapshotId, VolumeId};
+use goldleaf_types::{GroupId, ImageId, PoolId, SnapshotId, ThinOwner, VolumeId};
 use tokio::sync::Notify;
 
 /// One thing with a wish that is not a fact yet.
@@ -26,6 +26,10 @@ pub enum Unfinished {
     Pool(PoolId),
     /// An image to fetch or delete.
     Image(ImageId),
+    /// A thin whose catalogue is to be told what its user changed.
+    Untold(ThinOwner),
+    /// A thin to delete that was given up while its node counted as lost.
+    GivenUp(ThinOwner),
 }
 
 impl fmt::Display for Unfinished {
@@ -36,6 +40,7 @@ impl fmt::Display for Unfinished {
             Self::Group(id) => id.fmt(f),
             Self::Pool(id) => id.fmt(f),
             Self::Image(id) => id.fmt(f),
+            Self::Untold(owner) | Self::GivenUp(owner) => owner.fmt(f),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! another copy of an image that is needed where it is not.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use futures::future::join_all;
 use goldleaf_types::{Labels, NodeId, PoolId, VolumeSize};
@@ -13,7 +14,8 @@ use super::wanted_images::Content;
 use super::{Service, ServiceError, Unfinished, busy};
 use crate::agents::AgentError;
 use crate::domain::{
-    Candidate, Image, ImageCopy, ImageSource, NoPlace, Node, Phase, Pool, PoolReport, Ref, choose,
+    Candidate, Image, ImageCopy, ImageSource, NoPlace, Node, Phase, Pool, PoolReport, Ref,
+    Standing, choose,
 };
 use crate::store::rows;
 
@@ -32,6 +34,7 @@ pub struct Placement {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) pool: Pool,
+    pub(super) node: Node,
     pub(super) content: Option<Content>,
 }
 
@@ -47,18 +50,19 @@ impl Service {
     ) -> Result<Place, ServiceError> {
         let size = size.bytes();
         let pools = self.matching(placement).await?;
+        let mut nodes = self.nodes_of(&pools).await?;
         let holders = match &content {
             Some(content) => self.holders(content, &pools).await?,
             None => Vec::new(),
         };
         let has_image = |node| content.is_none() || holders.contains(&node);
-        let seen = self.candidates(&pools, &Reports::new(), has_image);
+        let seen = self.candidates((&pools, &nodes), &Reports::new(), has_image);
         let chosen = match choose(&seen, size) {
             Ok(chosen) => chosen.pool.clone(),
             Err(_) => {
                 // Ask those that our streams do not tell of.
                 let asked = self.ask(&pools).await;
-                match choose(&self.candidates(&pools, &asked, has_image), size) {
+                match choose(&self.candidates((&pools, &nodes), &asked, has_image), size) {
                     Ok(chosen) => chosen.pool.clone(),
                     Err(refusal) => return Err(self.no_place(refusal).await),
                 }
@@ -69,19 +73,38 @@ impl Service {
         {
             return Err(self.want_copy(&content.image, chosen.node).await?);
         }
+        // As it was when it was chosen, so that a drain in between is noticed.
+        let node = nodes
+            .remove(&chosen.node)
+            .expect("every pool's node was read");
         Ok(Place {
+            node,
             pool: chosen,
             content,
         })
     }
 
-    /// Why a volume can go nowhere, with the node's name where one is away.
+    /// The records of these pools' nodes.
+    async fn nodes_of(&self, pools: &[Pool]) -> Result<BTreeMap<NodeId, Node>, ServiceError> {
+        let mut nodes = BTreeMap::new();
+        for pool in pools {
+            if let Entry::Vacant(empty) = nodes.entry(pool.node) {
+                empty.insert(self.node(pool.node).await?);
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Why a volume can go nowhere, with the node's name where it is a node's fault.
     async fn no_place(&self, refusal: NoPlace) -> ServiceError {
-        let NoPlace::Unreachable(id) = refusal else {
+        let (NoPlace::Unreachable(id) | NoPlace::Drained(id) | NoPlace::Lost(id)) = refusal else {
             return refusal.into();
         };
         let node = match self.node(id).await {
-            Ok(node) => node.name.to_string(),
+            Ok(node) => match takes_volumes(&node) {
+                Ok(()) => node.name.to_string(),
+                Err(kept_off) => return kept_off,
+            },
             Err(error) => return error,
         };
         let why = self
@@ -138,10 +161,11 @@ impl Service {
 
     fn candidates(
         &self,
-        pools: &[Pool],
+        (pools, nodes): (&[Pool], &BTreeMap<NodeId, Node>),
         asked: &Reports,
         has_image: impl Fn(NodeId) -> bool,
     ) -> Vec<Candidate> {
+        let ours = self.records.store().incarnation();
         let candidate = |pool: &Pool| {
             let report = match asked.get(&pool.node) {
                 Some(Ok(reports)) => (true, reports.iter().find(|r| r.id == pool.id).cloned()),
@@ -151,6 +175,8 @@ impl Service {
                     (report.is_some(), report)
                 }
             };
+            let owner = report.1.as_ref().and_then(|report| report.incarnation);
+            let foreign = owner.is_some_and(|owner| owner != ours);
             Candidate {
                 pool: pool.clone(),
                 reachable: report.0,
@@ -160,6 +186,17 @@ impl Service {
                     report.policy?.limit(data)
                 }),
                 has_image: has_image(pool.node),
+                standing: match nodes
+                    .get(&pool.node)
+                    .map(Node::standing)
+                    .unwrap_or_default()
+                {
+                    Standing::Open if foreign => Standing::Foreign,
+                    standing @ (Standing::Open
+                    | Standing::Drained
+                    | Standing::Lost
+                    | Standing::Foreign) => standing,
+                },
             }
         };
         pools.iter().map(candidate).collect()
@@ -224,5 +261,27 @@ impl Service {
         }
         self.pending.add(Unfinished::Image(image.id));
         Ok(self.on_its_way(&image, Some(node)).await)
+    }
+}
+
+/// Refuses a node that is to be given no new volume.
+pub(super) fn takes_volumes(node: &Node) -> Result<(), ServiceError> {
+    match node.standing() {
+        Standing::Open | Standing::Foreign => Ok(()),
+        Standing::Drained => Err(ServiceError::NodeDrained {
+            node: node.name.to_string(),
+        }),
+        Standing::Lost => trusted(node),
+    }
+}
+
+/// Refuses a node that counts as lost.
+pub(super) fn trusted(node: &Node) -> Result<(), ServiceError> {
+    match node.lost {
+        None => Ok(()),
+        Some(since) => Err(ServiceError::NodeLost {
+            node: node.name.to_string(),
+            since: since.to_string(),
+        }),
     }
 }

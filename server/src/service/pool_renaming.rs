@@ -71,7 +71,16 @@ impl Service {
             begun.done();
             return Ok(self.view_pool(pool).await);
         };
-        let agent = self.agent_of(pool.node).await?;
+        let agent = match self.agent_of(pool.node).await {
+            Ok(agent) => agent,
+            Err(lost @ ServiceError::NodeLost { .. }) => {
+                pool.wanted_name = None; // the name is free at once
+                self.records.update_giving_up(&mut pool, &name).await?;
+                begun.done();
+                return Err(lost);
+            }
+            Err(error) => return Err(error),
+        };
         let report = match agent.rename_pool(pool.id, &name).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {

@@ -7,18 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
-use goldleaf_types::{Labels, Name, NodeId, PoolId};
+use goldleaf_types::{Incarnation, Labels, Name, NodeId, PoolId};
 use jiff::Timestamp;
 
 use super::updates::unprotected;
 use super::views::{condition, unreachable};
 use super::{
     Attempt, Begun, Held, Listed, Listing, Op, Service, ServiceError, Target, Unfinished,
-    at_revision, busy, conflict, first, for_good, is_precondition, untouched,
+    at_revision, busy, conflict, first, for_good, is_precondition, trusted, untouched,
 };
 use crate::agents::AgentError;
 use crate::domain::{
-    Marks, Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume,
+    Condition, Marks, Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume,
 };
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
@@ -81,6 +81,7 @@ impl Service {
             return self.repeat_pool(pool, &wanted).await;
         }
         let node = self.node_named(wanted.node.as_ref()).await?;
+        trusted(&node)?;
         let mut pool = Pool {
             id: PoolId::mint(),
             name: wanted.name,
@@ -95,6 +96,7 @@ impl Service {
             wanted_name: None,
             doomed: false,
             marks: Marks::new(wanted.deletion_protection),
+            adopting: None,
         };
         let (_held, _) = self.hold(&pool, Op::Create).await?;
         let begun = self.pending.begin(Unfinished::Pool(pool.id));
@@ -131,7 +133,14 @@ impl Service {
         mut pool: Pool,
         (attempt, begun): (Attempt, Begun),
     ) -> Result<PoolView, ServiceError> {
-        let agent = self.agent_of(pool.node).await?;
+        let agent = match self.agent_of(pool.node).await {
+            Ok(agent) => agent,
+            Err(lost @ ServiceError::NodeLost { .. }) => {
+                self.forget_pool(&pool, begun).await?;
+                return Err(lost);
+            }
+            Err(error) => return Err(error),
+        };
         let report = match agent.create_pool(&pool).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
@@ -283,7 +292,11 @@ impl Service {
         mut pool: Pool,
         begun: Begun,
     ) -> Result<(), ServiceError> {
-        let agent = self.agent_of(pool.node).await?;
+        let agent = match self.agent_of(pool.node).await {
+            Ok(agent) => agent,
+            Err(ServiceError::NodeLost { .. }) => return self.give_pool_up(pool, begun).await,
+            Err(error) => return Err(error),
+        };
         let done = match pool.doomed {
             true => Ok(()),
             false => self.empty(&pool).await,
@@ -321,6 +334,30 @@ impl Service {
         Ok(())
     }
 
+    /// A deletion whose node counts as lost is as good as done.
+    async fn give_pool_up(&self, mut pool: Pool, begun: Begun) -> Result<(), ServiceError> {
+        if pool.doomed {
+            self.forget_contents(pool.id).await?;
+        }
+        match self.empty(&pool).await {
+            Ok(()) => self.forget_pool(&pool, begun).await,
+            Err(error) => {
+                pool.phase = Phase::Closed;
+                self.records.update(&mut pool).await?;
+                begun.done();
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets a pool whose node counts as lost, or that is gone there.
+    async fn forget_pool(&self, pool: &Pool, begun: Begun) -> Result<(), ServiceError> {
+        self.records.remove(pool).await?;
+        self.live.forget_pool(pool.node, pool.id);
+        begun.done();
+        Ok(())
+    }
+
     async fn empty(&self, pool: &Pool) -> Result<(), ServiceError> {
         let in_use = |by: String| ServiceError::InUse {
             kind: Pool::KIND,
@@ -346,6 +383,7 @@ impl Service {
             return Ok(());
         };
         let op = match found.phase {
+            _ if found.adopting.is_some() => Op::Adopt,
             Phase::Creating => Op::Create,
             Phase::Deleting => Op::Delete,
             Phase::Ready | Phase::Failed | Phase::Closed if found.wanted_name.is_some() => {
@@ -356,6 +394,9 @@ impl Service {
         let (_held, pool) = self.hold(&found, op).await?;
         let Some(pool) = pool else { return Ok(()) };
         let begun = self.pending.begin(Unfinished::Pool(id));
+        if pool.adopting.is_some() {
+            return self.carry_out_adoption(pool, begun).await.map(drop);
+        }
         match pool.phase {
             Phase::Creating => self
                 .make_pool(pool, (Attempt::Again, begun))
@@ -387,8 +428,13 @@ impl Service {
                 Phase::Creating | Phase::Deleting => continue, // a wish decides
                 Phase::Ready | Phase::Closed | Phase::Failed => {}
             }
-            // Another node that sees its disks has nothing to say of it.
-            if pool.node != node || self.live.is_overtaken(node, report) {
+            if pool.node != node {
+                // It has moved, and its former node does not know yet: what that says is old.
+                tracing::warn!(pool = %pool.id, %node, now = %pool.node,
+                    "a node tells of a pool that another has by now");
+                continue;
+            }
+            if self.live.is_overtaken(pool.node, report) {
                 continue;
             }
             if pool.follow(report) {
@@ -406,7 +452,7 @@ impl Service {
             .ask_pools(pool.node)
             .await
             .map_err(|error| error.to_string());
-        pool_view(pool, reports.as_deref())
+        pool_view(pool, reports.as_deref(), self.records.store().incarnation())
     }
 
     /// As [`Self::view_pool`]; each node is asked once, all of them at once.
@@ -422,9 +468,10 @@ impl Service {
         });
         let seen: BTreeMap<NodeId, Result<Vec<PoolReport>, String>> =
             join_all(asked).await.into_iter().collect();
+        let ours = self.records.store().incarnation();
         let view = |pool: Pool| {
             let reports = seen.get(&pool.node).map(|reports| reports.as_deref());
-            pool_view(pool, reports.unwrap_or(Ok(&[])))
+            pool_view(pool, reports.unwrap_or(Ok(&[])), ours)
         };
         pools.into_iter().map(view).collect()
     }
@@ -459,10 +506,28 @@ impl Service {
     }
 }
 
-fn pool_view(mut pool: Pool, reports: Result<&[PoolReport], &String>) -> PoolView {
+/// Says that a pool takes changes from another store.
+fn foreign(report: &PoolReport, ours: Incarnation) -> Option<Condition> {
+    let owner = report.incarnation.filter(|owner| *owner != ours)?;
+    Some(condition(
+        "Adopted",
+        false,
+        "OtherStore",
+        format!(
+            "it takes changes from another control plane store ({owner}) and refuses ours: if that \
+             one is no more, adopt what its node has (`goldleaf node adopt`)"
+        ),
+    ))
+}
+
+fn pool_view(
+    mut pool: Pool,
+    reports: Result<&[PoolReport], &String>,
+    ours: Incarnation,
+) -> PoolView {
     let report = reports.map(|reports| reports.iter().find(|report| report.id == pool.id));
     let more = match report {
-        Ok(Some(_)) => None,
+        Ok(Some(report)) => foreign(report, ours),
         Ok(None) if matches!(pool.phase, Phase::Creating | Phase::Deleting) => None,
         Ok(None) => Some(condition(
             "KnownToNode",

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use goldleaf_types::Labels;
 
 use super::error::ServiceError;
-use crate::domain::{Channel, GroupSnapshot, Image, Node, Pool, Ref, Snapshot, Volume};
+use crate::domain::{
+    Channel, GivenUp, GroupSnapshot, Image, Node, Pool, Ref, Snapshot, Untold, Volume,
+};
 use crate::store::rows::{self, BadRow, Row};
 use crate::store::{Expect, Range, Revision, Store, Txn, Write};
 
@@ -59,7 +61,17 @@ macro_rules! revised {
     )*};
 }
 
-revised!(Volume, Snapshot, GroupSnapshot, Image, Channel, Pool, Node);
+revised!(
+    Volume,
+    Snapshot,
+    GroupSnapshot,
+    Image,
+    Channel,
+    Pool,
+    Node,
+    GivenUp,
+    Untold
+);
 
 /// One part of a list.
 #[derive(Clone, Debug)]
@@ -163,11 +175,41 @@ impl Records {
         record: &mut T,
         also: Vec<Expect>,
     ) -> Result<(), ServiceError> {
+        self.insert_with(record, also, []).await
+    }
+
+    /// As [`Self::insert`], with more writes in the same transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub async fn insert_with<T: Revised>(
+        &self,
+        record: &mut T,
+        also: Vec<Expect>,
+        more: impl IntoIterator<Item = Write>,
+    ) -> Result<(), ServiceError> {
         let mut expect = also;
         expect.push(Expect::Absent(rows::key::<T>(record.id())));
         expect.push(Expect::Absent(rows::name_key::<T>(record.name())));
-        self.write(record, expect, vec![record.put(), record.put_name()])
-            .await
+        let mut writes = vec![record.put(), record.put_name()];
+        writes.extend(more);
+        self.write(record, expect, writes).await
+    }
+
+    /// As [`Self::update`], with more writes in the same transaction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub async fn update_with<T: Revised>(
+        &self,
+        record: &mut T,
+        more: impl IntoIterator<Item = Write>,
+    ) -> Result<(), ServiceError> {
+        let mut writes = vec![record.put()];
+        writes.extend(more);
+        self.write(record, vec![unchanged(record)], writes).await
     }
 
     /// Writes a record over the revision it was read at.
@@ -176,8 +218,7 @@ impl Records {
     ///
     /// As [`Self::insert`].
     pub async fn update<T: Revised>(&self, record: &mut T) -> Result<(), ServiceError> {
-        self.write(record, vec![unchanged(record)], vec![record.put()])
-            .await
+        self.update_with(record, []).await
     }
 
     /// As [`Self::update`], if `also` holds.

@@ -7,13 +7,16 @@
 
 use goldleaf_types::{Digest, NodeId, PoolId, ThinOwner};
 
+use super::telling::untold_from_the_start;
 use super::updates::{Marked, unprotected};
 use super::{
     Attempt, Begun, Held, Op, Service, ServiceError, Target, Unfinished, at_revision, for_good,
     is_precondition, untouched,
 };
 use crate::agents::AgentError;
-use crate::domain::{ActivateOptions, Begin, Phase, Ref, Snapshot, ThinOrder, ThinReport, Volume};
+use crate::domain::{
+    ActivateOptions, Begin, Marks, Phase, Ref, Snapshot, ThinOrder, ThinReport, Volume,
+};
 use crate::failpoint::{Point, hit};
 use crate::store::Expect;
 
@@ -139,7 +142,8 @@ impl Service {
     ) -> Result<(T, Held, Begun), ServiceError> {
         let held = self.hold_new(&record).await?;
         let begun = self.pending.begin(record.unfinished());
-        if let Err(error) = self.records.insert(&mut record, expect).await {
+        let note = untold_from_the_start(&record, record.marks(), record.owner());
+        if let Err(error) = self.records.insert_with(&mut record, expect, note).await {
             if error.is_conflict() {
                 begun.done(); // nothing was written
             }
@@ -157,7 +161,15 @@ impl Service {
         (attempt, begun): (Attempt, Begun),
     ) -> Result<(T, ThinReport), ServiceError> {
         let points = record.points();
-        let agent = self.agent_of(record.place().1).await?;
+        let agent = match self.agent_of(record.place().1).await {
+            Ok(agent) => agent,
+            Err(lost @ ServiceError::NodeLost { .. }) => {
+                self.give_up(&record, record.owner(), record.place(), begun)
+                    .await?;
+                return Err(lost);
+            }
+            Err(error) => return Err(error),
+        };
         let report = match agent.create_thin(&record.order(), activate).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
@@ -176,6 +188,11 @@ impl Service {
         self.records.update(&mut record).await?;
         hit(points.recorded);
         begun.done();
+        if *record.marks() != Marks::default() {
+            let owner = record.owner();
+            self.tell(owner, self.pending.begin(Unfinished::Untold(owner)))
+                .await;
+        }
         Ok((record, report))
     }
 
@@ -268,7 +285,10 @@ impl Service {
                 unprotected(&record)?;
                 self.not_imaged(T::KIND, record.owner()).await?;
                 let (pool, node) = record.place();
-                self.require_open(pool, node).await
+                match self.is_lost(node).await? {
+                    true => Ok(()), // nobody waits for it
+                    false => self.require_open(pool, node).await,
+                }
             };
             if let Err(error) = ready.await {
                 if record.phase() == Phase::Ready && !record.has_more_to_do() {
@@ -289,6 +309,10 @@ impl Service {
         mut record: T,
         begun: Begun,
     ) -> Result<(), ServiceError> {
+        if self.is_lost(record.place().1).await? {
+            let (owner, place) = (record.owner(), record.place());
+            return self.give_up(&record, owner, place, begun).await;
+        }
         match self.ensure_no_thin_of(&record).await {
             Ok(()) => {}
             Err(error) if is_precondition(&error) => {

@@ -1,13 +1,16 @@
 //! What a user changes of a thing at any time: labels and deletion protection.
 //!
-//! Called by `grpc`. One transaction on the record and no effect anywhere, so a crash leaves the
-//! change made or not made. What goes on with the thing is waited for; only a deletion refuses.
+//! Called by `grpc`. One transaction on the record, so a crash leaves the change made or not made; a
+//! note beside it has the pool's catalogue told (`telling`). What goes on with the thing is waited
+//! for; only a deletion refuses.
 
 use super::records::Revised;
-use super::{Op, Service, ServiceError, at_revision, busy};
+use super::telling::untold;
+use super::{Op, Service, ServiceError, Unfinished, at_revision, busy};
 use crate::domain::{Image, Marks, Phase, Pool, Ref, Remark, Snapshot, Volume};
+use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
-use goldleaf_types::{ImageId, Labels, Name, PoolId, SnapshotId, VolumeId};
+use goldleaf_types::{ImageId, Labels, Name, PoolId, SnapshotId, ThinOwner, VolumeId};
 
 /// A change of one thing's labels and protection.
 #[derive(Clone, Debug)]
@@ -25,11 +28,17 @@ pub(super) trait Marked: Revised + Row<Name = Name> {
     fn phase(&self) -> Phase;
     fn marks(&self) -> &Marks;
     fn marks_mut(&mut self) -> (&mut Labels, &mut Marks);
+    /// Its thin's owner, whose row keeps the marks too.
+    fn told_owner(&self) -> Option<ThinOwner>;
 }
 
 macro_rules! marked {
-    ($($noun:ty),*) => {$(
+    ($($noun:ty => $owner:expr),*) => {$(
         impl Marked for $noun {
+            fn told_owner(&self) -> Option<ThinOwner> {
+                let owner: fn(&$noun) -> Option<ThinOwner> = $owner;
+                owner(self)
+            }
             fn phase(&self) -> Phase {
                 self.phase
             }
@@ -43,7 +52,12 @@ macro_rules! marked {
     )*};
 }
 
-marked!(Volume, Snapshot, Image, Pool);
+marked!(
+    Volume => |volume| Some(volume.id.into()),
+    Snapshot => |snapshot| Some(snapshot.id.into()),
+    Image => |_| None,
+    Pool => |_| None
+);
 
 /// Refuses what is protected from deletion.
 pub(super) fn unprotected<T: Marked>(record: &T) -> Result<(), ServiceError> {
@@ -128,10 +142,20 @@ impl Service {
                     field: "set_labels",
                     problem: format!("{problem}: take others off in the same call"),
                 })?;
-        if changed {
-            at_revision(&before, wanted.revision)?;
-            self.records.update(&mut record).await?;
+        if !changed {
+            return Ok(record);
         }
+        at_revision(&before, wanted.revision)?;
+        let Some(owner) = record.told_owner() else {
+            self.records.update(&mut record).await?;
+            return Ok(record);
+        };
+        let begun = self.pending.begin(Unfinished::Untold(owner));
+        let note = untold(&record, owner);
+        self.records.update_with(&mut record, [note]).await?;
+        hit(Point::MarksWished);
+        self.tell(owner, begun).await;
+        hit(Point::MarksRecorded);
         Ok(record)
     }
 }

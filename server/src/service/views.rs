@@ -177,7 +177,12 @@ impl Service {
         (pool, node): (PoolId, NodeId),
         owner: ThinOwner,
     ) -> Result<Seen, ServiceError> {
-        match self.agent_of(node).await?.thin(owner).await {
+        let agent = match self.agent_of(node).await {
+            Ok(agent) => agent,
+            Err(lost @ ServiceError::NodeLost { .. }) => return Ok(Seen::Away(lost.to_string())),
+            Err(error) => return Err(error),
+        };
+        match agent.thin(owner).await {
             Ok(report) => Ok(Seen::There(Box::new(report))),
             Err(error) if error.is_not_found() => Ok(Seen::Missing {
                 open: self.require_open(pool, node).await.is_ok(),

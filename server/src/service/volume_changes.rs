@@ -56,7 +56,16 @@ impl Service {
         size: VolumeSize,
         begun: Begun,
     ) -> Result<VolumeView, ServiceError> {
-        let agent = self.agent_of(volume.node).await?;
+        let agent = match self.agent_of(volume.node).await {
+            Ok(agent) => agent,
+            Err(lost @ ServiceError::NodeLost { .. }) => {
+                volume.wanted_size = None;
+                self.records.update(&mut volume).await?;
+                begun.done();
+                return Err(lost);
+            }
+            Err(error) => return Err(error),
+        };
         let report = match agent.resize(volume.id, size, volume.epoch).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {

@@ -8,7 +8,7 @@ use goldleaf_types::{Bytes, Labels, Name, ThinOwner, VolumeId, VolumeSize};
 use jiff::Timestamp;
 
 use super::decoupling::settled;
-use super::placing::{Place, Placement};
+use super::placing::{Place, Placement, takes_volumes, trusted};
 use super::records::unchanged;
 use super::views::VolumeView;
 use super::{
@@ -176,7 +176,9 @@ impl Service {
                 .into();
             return Err(ServiceError::BadField { field, problem });
         }
-        let expect = vec![source.unchanged.clone()];
+        let node = self.node(source.node).await?;
+        takes_volumes(&node)?;
+        let expect = vec![source.unchanged.clone(), unchanged(&node)];
         Ok((cloned(wanted, &source, size), expect))
     }
 
@@ -225,6 +227,7 @@ impl Service {
                 let volume = self.records.get::<Volume>(what, "source").await?;
                 usable(&volume, volume.phase)?;
                 settled(&volume)?;
+                trusted(&self.node(volume.node).await?)?;
                 Ok(Source {
                     owner: volume.id.into(),
                     pool: volume.pool,
@@ -237,6 +240,7 @@ impl Service {
             SourceRef::Snapshot(what) => {
                 let snapshot = self.records.get::<Snapshot>(what, "source").await?;
                 usable(&snapshot, snapshot.phase)?;
+                trusted(&self.node(snapshot.node).await?)?;
                 Ok(Source {
                     owner: snapshot.id.into(),
                     pool: snapshot.pool,
@@ -356,7 +360,7 @@ pub(super) fn smaller(asked: Bytes, least: Bytes) -> ServiceError {
 }
 
 fn placed(wanted: &CreateThin, place: Place) -> (Volume, Vec<Expect>) {
-    let mut expect = vec![unchanged(&place.pool)];
+    let mut expect = vec![unchanged(&place.pool), unchanged(&place.node)];
     let digest = place.content.map(|content| {
         expect.extend(content.expected());
         content.digest

@@ -115,6 +115,9 @@ pub enum StoreError {
 /// Changes in order; ends with an error when the watcher must start anew.
 pub type Changes = BoxStream<'static, Result<Change, StoreError>>;
 
+/// The bytes of a backup, in order; an error is the last.
+pub type Backup = BoxStream<'static, Result<Vec<u8>, StoreError>>;
+
 /// A store.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -149,4 +152,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// [`StoreError::Compacted`] when some of those are forgotten.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Changes, StoreError>;
+
+    /// Everything at one revision as the bytes of a backup. The store serves meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`].
+    async fn backup(&self) -> Result<Backup, StoreError>;
 }

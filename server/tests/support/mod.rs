@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use goldleaf_server::agents::fake::{FakeAgents, FakeNode};
 use goldleaf_server::domain::{
-    ActivateOptions, ImageAsked, ImageFormat, ImageSource, NodeAsked, Phase, PoolAsked, PoolDevice,
-    Ref, Snapshot, Volume, VolumeAsked, WhenFull,
+    ActivateOptions, GivenUp, ImageAsked, ImageFormat, ImageSource, NodeAsked, Phase, PoolAsked,
+    PoolDevice, Ref, Snapshot, Volume, VolumeAsked, WhenFull,
 };
 use goldleaf_server::reconcile;
 use goldleaf_server::service::{
     Clone as CloneThin, CreateGroup, CreateImage, CreatePool, CreateSnapshot, CreateThin, Listing,
     Placement, Service, ServiceError, Target,
 };
+use goldleaf_server::store::Store;
 use goldleaf_server::store::embedded::EmbeddedStore;
 use goldleaf_types::{BlockSize, Bytes, Digest, Labels, NodeId, ThinOwner, VolumeSize};
 use tonic::Status;
@@ -34,6 +35,7 @@ pub fn digest(n: u8) -> Digest {
 
 pub struct Rig {
     dir: tempfile::TempDir,
+    path: PathBuf,
     pub agents: FakeAgents,
     service: Option<Arc<Service>>,
 }
@@ -44,6 +46,7 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let agents = FakeAgents::new();
         let mut rig = Self {
+            path: dir.path().join("store.redb"),
             dir,
             agents,
             service: None,
@@ -88,12 +91,12 @@ impl Rig {
     }
 
     pub fn store_path(&self) -> PathBuf {
-        self.dir.path().join("store.redb")
+        self.path.clone()
     }
 
     fn start(&mut self) {
         let store = EmbeddedStore::open(&self.store_path()).unwrap();
-        let agents = Arc::new(self.agents.clone());
+        let agents = Arc::new(self.agents.called_by(store.incarnation()));
         self.service = Some(Arc::new(Service::new(Arc::new(store), agents)));
     }
 
@@ -106,6 +109,15 @@ impl Rig {
             "somebody still has the old server"
         );
         drop(service);
+        self.start();
+    }
+
+    /// As [`Self::restart`], over another store that is copied from there, with a new incarnation as
+    /// a restore gives it.
+    pub fn restart_from(&mut self, copy: &std::path::Path) {
+        drop(self.service.take().unwrap());
+        self.path = self.dir.path().join("restored.redb");
+        EmbeddedStore::restore(copy, &self.path).unwrap();
         self.start();
     }
 
@@ -145,6 +157,7 @@ impl Rig {
         );
         let volumes = records.all::<Volume>().await.unwrap();
         let snapshots = records.all::<Snapshot>().await.unwrap();
+        let given_up = records.all::<GivenUp>().await.unwrap();
         let mut owners: Vec<ThinOwner> = volumes
             .iter()
             .map(|v| v.id.into())
@@ -152,6 +165,8 @@ impl Rig {
             .collect();
         owners.sort_unstable();
         let mut thins = self.node().thins();
+        // To be deleted when its node is taken back.
+        thins.retain(|owner| !given_up.iter().any(|g| g.owner == *owner));
         thins.sort_unstable();
         assert_eq!(thins, owners, "{when}: thins leaked or lost");
         assert!(

@@ -131,6 +131,55 @@ impl Host {
             .map(tonic::Response::into_inner)
     }
 
+    /// Keeps new volumes off the node, and takes unused devices away.
+    pub fn drain_node(&self, deactivate_unused: bool) -> Answer<api::DrainNodeResponse> {
+        let mut client = NodeServiceClient::new(self.channel.clone());
+        let node = super::NODE.into();
+        let request = api::DrainNodeRequest {
+            node,
+            deactivate_unused,
+        };
+        self.runtime
+            .block_on(client.drain(request))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Lets new volumes go to the node again.
+    pub fn resume_node(&self) -> Answer<api::Node> {
+        let mut client = NodeServiceClient::new(self.channel.clone());
+        let node = super::NODE.into();
+        self.runtime
+            .block_on(client.resume(api::ResumeNodeRequest { node }))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Gives the node up, or says what that would mean.
+    pub fn lose_node(&self, apply: bool) -> Answer<api::MarkNodeLostResponse> {
+        let mut client = NodeServiceClient::new(self.channel.clone());
+        let node = super::NODE.into();
+        self.runtime
+            .block_on(client.mark_lost(api::MarkNodeLostRequest { node, apply }))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Trusts the node again.
+    pub fn take_node_back(&self) -> Answer<api::Node> {
+        let mut client = NodeServiceClient::new(self.channel.clone());
+        let node = super::NODE.into();
+        self.runtime
+            .block_on(client.take_back(api::TakeBackNodeRequest { node }))
+            .map(tonic::Response::into_inner)
+    }
+
+    /// Takes over what the node has open, or says what that would change.
+    pub fn adopt_node(&self, apply: bool) -> Answer<api::AdoptNodeResponse> {
+        let mut client = NodeServiceClient::new(self.channel.clone());
+        let node = super::NODE.into();
+        self.runtime
+            .block_on(client.adopt(api::AdoptNodeRequest { node, apply }))
+            .map(tonic::Response::into_inner)
+    }
+
     /// Every thin that the agent's catalogues have, up to 1000.
     pub fn thins(&self) -> Answer<Vec<agent::AgentThin>> {
         let address = format!("http://127.0.0.1:{}", self.agent_port);

@@ -12,6 +12,7 @@ use goldleaf_dm::Owned;
 use goldleaf_proto::v1 as api;
 use tonic::{Code, Status};
 
+use super::life_nodes::{adopt, drain, gone_meanwhile, import_closed, marks, relabel};
 use super::{Host, Process, blank, over, wreck};
 use crate::command::output;
 
@@ -314,12 +315,33 @@ pub const LIFE: &[Step] = &[
     ("delete the group", |h| {
         h.delete_group("g").map(|()| "gone".into())
     }),
+    ("label and protect the volume", |h| relabel(h, true)),
+    ("take its protection off", |h| relabel(h, false)),
     ("grow the volume", |h| h.resize("v", 8 * MIB).map(volume)),
     ("deactivate the blank one", |h| {
         h.deactivate("b").map(volume)
     }),
     ("deactivate the volume", |h| h.deactivate("v").map(volume)),
     ("deactivate the clone", |h| h.deactivate("c").map(volume)),
+    ("drain the node", drain),
+    ("a volume on a drained node", |h| {
+        refused(
+            h.create_thin(blank("none", MIB)).map(volume),
+            Code::FailedPrecondition,
+            || h.delete_volume("none"),
+        )
+    }),
+    ("resume the node", |h| h.resume_node().map(marks)),
+    ("give the node up", |h| {
+        h.lose_node(true)
+            .map(|loss| format!("{}", loss.given_up.len()))
+    }),
+    ("delete a snapshot of the lost node", |h| {
+        h.delete_snapshot("s2").map(|()| "gone".into())
+    }),
+    ("take the node back", |h| h.take_node_back().map(marks)),
+    ("see that what was deleted meanwhile goes", gone_meanwhile),
+    ("adopt what the node has", adopt),
     ("decouple the clone", |h| h.decouple("c").map(volume)),
     ("delete the volume", |h| {
         h.delete_volume("v").map(|()| "gone".into())
@@ -372,6 +394,7 @@ pub const LIFE: &[Step] = &[
         })
         .map(pool)
     }),
+    ("import the closed pool", import_closed),
     ("open the pool", |h| {
         h.open_pool(api::OpenPoolRequest {
             pool: "p".into(),

@@ -8,6 +8,7 @@ mod calls;
 pub mod csi;
 mod doctor;
 pub mod life;
+mod life_nodes;
 mod lines;
 mod process;
 mod second;
@@ -192,7 +193,7 @@ impl Host {
         ]
     }
 
-    /// Waits until the control plane hears the agent.
+    /// Waits until the control plane hears the agent, or says that it does not listen to it.
     ///
     /// # Panics
     ///
@@ -204,10 +205,11 @@ impl Host {
     fn await_node_named(&self, name: &str) {
         self.soon("the node is reachable", || {
             let node = self.node(name).ok()?;
-            node.conditions
-                .iter()
-                .any(|c| c.r#type == "NodeReachable" && c.status)
-                .then_some(())
+            let said = |kind: &str, status| {
+                let mut conditions = node.conditions.iter();
+                conditions.any(|c| c.r#type == kind && c.status == status)
+            };
+            (said("NodeReachable", true) || said("Trusted", false)).then_some(())
         });
     }
 

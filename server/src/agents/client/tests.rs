@@ -34,6 +34,8 @@ fn node(address: String) -> Node {
         address,
         agent_version: String::new(),
         kernel_release: String::new(),
+        drained: None,
+        lost: None,
     }
 }
 
@@ -201,6 +203,7 @@ async fn a_pool_is_sent_whole_and_its_report_read_whole() {
         wanted_name: None,
         doomed: false,
         marks: Default::default(),
+        adopting: None,
     };
     let report = agent.create_pool(&pool).await.unwrap();
     assert_eq!((report.id, report.phase), (pool.id, Phase::Ready));

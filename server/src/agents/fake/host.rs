@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeSize};
+use goldleaf_types::{Bytes, Digest, Incarnation, Name, NodeId, PoolId, ThinOwner, VolumeSize};
 use jiff::Timestamp;
 
+use super::adoption::admitted;
 use super::refuse::{
     bad_field, exhausted, not_found, other_parameters, out_of_range, precondition, unavailable,
 };
@@ -26,6 +27,8 @@ pub(super) struct FakePool {
     pub(super) open: bool,
     /// The host that has it and did not release it, if that is another.
     pub(super) held_by: Option<NodeId>,
+    /// The store whose changes it takes.
+    pub(super) incarnation: Option<Incarnation>,
     pub(super) mode: PoolMode,
     pub(super) used: Bytes,
     pub(super) total: Bytes,
@@ -50,12 +53,15 @@ pub(super) struct FakeThin {
     /// Blocks that were written, each with the number of the write.
     pub(super) written: BTreeMap<u64, u64>,
     pub(super) decoupling: bool,
+    pub(super) marks: String,
 }
 
 /// What the host holds.
 #[derive(Debug, Default)]
 pub(super) struct Host {
     pub(super) away: bool,
+    /// The store whose call is served now.
+    pub(super) caller: Option<Incarnation>,
     pub(super) cuts: Vec<(Verb, Cut)>,
     pub(super) fuse: Option<u32>,
     pub(super) cut_off: bool,
@@ -152,6 +158,7 @@ impl Host {
                 },
             )
             .map_err(|field| other_parameters(pool.id, field))?;
+            self.admit(pool.id)?;
             return self.open_pool(pool.id);
         }
         if pool.asked.devices.is_empty() {
@@ -179,6 +186,7 @@ impl Host {
                 made: pool.clone(),
                 open: true,
                 held_by: None,
+                incarnation: self.caller,
                 mode: PoolMode::ReadWrite,
                 used: Bytes(0),
                 total: Bytes::GIB,
@@ -208,6 +216,7 @@ impl Host {
             .pools
             .get_mut(&id)
             .ok_or_else(|| not_found("POOL_NOT_FOUND", id))?;
+        admitted(id, pool, self.caller)?;
         let active = |thin: &&FakeThin| thin.order.pool == id && thin.live.is_some();
         let count = self.thins.values().filter(active).count();
         if count > 0 {
@@ -219,20 +228,7 @@ impl Host {
         Ok((self.pool(id)?, changed))
     }
 
-    pub(super) fn rename_pool(&mut self, id: PoolId, name: &Name) -> Done<PoolReport> {
-        let active = |thin: &&FakeThin| thin.order.pool == id && thin.live.is_some();
-        let count = self.thins.values().filter(active).count();
-        let pool = self.open_pool_of_mut(id)?;
-        let changed = pool.made.name != *name;
-        if changed && count > 0 {
-            let message = format!("{count} volume(s) of pool {id} are active");
-            return Err(precondition("ACTIVE", message));
-        }
-        pool.made.name = name.clone();
-        Ok((self.pool(id)?, changed))
-    }
-
-    fn open_pool_of_mut(&mut self, id: PoolId) -> Result<&mut FakePool, AgentError> {
+    pub(super) fn open_pool_of_mut(&mut self, id: PoolId) -> Result<&mut FakePool, AgentError> {
         self.open_pool_of(id)?;
         self.pools
             .get_mut(&id)
@@ -258,6 +254,7 @@ impl Host {
             let message = format!("pool {id} is closed: open it first, so that one can see it");
             return Err(precondition("DEVICES_DO_NOT_FIT", message));
         }
+        self.admit(id)?;
         let count = self
             .thins
             .values()
@@ -308,6 +305,7 @@ impl Host {
             conditions: Vec::new(),
             usage,
             policy: pool.open.then_some(pool.policy),
+            incarnation: pool.incarnation.filter(|_| pool.open),
         })
     }
 
@@ -389,6 +387,9 @@ impl Host {
     }
 
     pub(super) fn delete_image(&mut self, digest: Digest) -> Done<()> {
+        for id in self.pools.keys() {
+            self.admit(*id)?;
+        }
         let count = self
             .thins
             .values()
@@ -416,6 +417,7 @@ impl Host {
             Begin::Thin(source) => self.check_source(order, source)?,
         };
         self.open_pool_of(order.pool)?;
+        self.admit(order.pool)?;
         let known = self.thins.contains_key(&order.owner);
         if !known {
             self.room(order.pool)?;
@@ -452,6 +454,7 @@ impl Host {
                         creating: false,
                         created: Timestamp::now(),
                         decoupling: false,
+                        marks: String::new(),
                     },
                 );
             }
@@ -490,6 +493,7 @@ impl Host {
 
     pub(super) fn delete_thin(&mut self, pool: PoolId, owner: ThinOwner, epoch: u64) -> Done<()> {
         self.open_pool_of(pool)?;
+        self.admit(pool)?;
         let Ok(thin) = self.find(owner) else {
             return Ok(((), false));
         };

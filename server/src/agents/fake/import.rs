@@ -6,7 +6,7 @@ use super::host::{Done, Host};
 use super::refuse::{not_found, precondition};
 use super::{FakeNode, Verb, port::FakeAgent};
 use crate::agents::AgentError;
-use crate::domain::{Begin, CatalogueRow, ImportedPool};
+use crate::domain::{Begin, CatalogueRow, ImportedPool, KeptMarks};
 
 impl FakeNode {
     /// Plugs a pool's disks into another node. `released`: it was closed here before.
@@ -23,6 +23,9 @@ impl FakeNode {
             if let Some(mut thin) = from.thins.remove(&owner) {
                 if thin.order.pool == pool {
                     thin.live = None;
+                    if owner.volume().is_some() {
+                        thin.order.epoch += 1; // as the agent does that takes it over
+                    }
                     host.thins.insert(owner, thin);
                 } else {
                     from.thins.insert(owner, thin);
@@ -92,6 +95,10 @@ impl Host {
                     Begin::Thin(source) => Some(source),
                 },
                 asked: order.asked.clone(),
+                marks: match thin.marks.as_str() {
+                    "" => None,
+                    text => KeptMarks::decode(order.owner, text).ok(),
+                },
                 epoch: order.epoch,
             })
         };

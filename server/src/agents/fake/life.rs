@@ -20,6 +20,7 @@ impl Host {
         size: VolumeSize,
         epoch: u64,
     ) -> Done<ThinReport> {
+        self.admit(self.find(volume.into())?.order.pool)?;
         let thin = self.usable(volume.into(), epoch)?;
         if size < thin.size {
             return Err(out_of_range(format!(
@@ -43,6 +44,7 @@ impl Host {
         options: ActivateOptions,
         epoch: u64,
     ) -> Done<ThinReport> {
+        self.admit(self.find(volume.into())?.order.pool)?;
         self.usable(volume.into(), epoch)?;
         let changed = self.activate_thin(volume.into(), options)?;
         Ok((self.thin(volume.into())?, changed))
@@ -72,6 +74,7 @@ impl Host {
 
     pub(super) fn deactivate(&mut self, volume: VolumeId, epoch: u64) -> Done<ThinReport> {
         let thin = self.find(volume.into())?;
+        self.admit(thin.order.pool)?;
         check_epoch(thin, epoch)?;
         if thin.openers > 0 {
             let message = format!("{volume} is held open by {} user(s)", thin.openers);
@@ -86,6 +89,7 @@ impl Host {
 
     /// All of a group's snapshots, or none.
     pub(super) fn create_group(&mut self, group: &GroupSnapshot) -> Done<Timestamp> {
+        self.admit(group.pool)?;
         self.writable(group.pool)?;
         if self.open_pool_of(group.pool)?.mode == PoolMode::OutOfDataSpace {
             let message = format!("pool {} is out of data space", group.pool);
@@ -132,6 +136,7 @@ impl Host {
 
     /// Begun by the first call, done by the second.
     pub(super) fn decouple(&mut self, volume: VolumeId, epoch: u64) -> Done<ThinReport> {
+        self.admit(self.find(volume.into())?.order.pool)?;
         let thin = self.usable(volume.into(), epoch)?;
         if thin.live.is_some() {
             let message = format!("{volume} is active: deactivate it first");
@@ -146,6 +151,17 @@ impl Host {
             thin.decoupling = thin.image.is_some();
         }
         Ok((self.thin(volume.into())?, changed))
+    }
+
+    pub(super) fn mark_thin(&mut self, owner: ThinOwner, marks: String, epoch: u64) -> Done<()> {
+        let thin = self.find(owner)?;
+        self.admit(thin.order.pool)?;
+        check_epoch(thin, epoch)?;
+        let changed = thin.marks != marks;
+        if let Some(thin) = self.thins.get_mut(&owner) {
+            thin.marks = marks;
+        }
+        Ok(((), changed))
     }
 
     /// Each thin maps the same, of which a block is another's too.

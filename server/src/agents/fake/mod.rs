@@ -5,6 +5,7 @@
 //! cut a call short before or after its effect, reboot the host, and count what really happened.
 //! Clones are the same agents: a server that is "killed" and made anew meets the same nodes.
 
+mod adoption;
 mod blocks;
 mod host;
 mod import;
@@ -18,7 +19,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goldleaf_types::{Bytes, Digest, NodeId, PoolId, ThinOwner, VolumeId};
+use goldleaf_types::{Bytes, Digest, Incarnation, NodeId, PoolId, ThinOwner, VolumeId};
 use tokio::sync::watch;
 
 use super::{AgentPort, Agents};
@@ -40,6 +41,8 @@ pub enum Verb {
     SetPolicy,
     /// Gives a pool another name.
     RenamePool,
+    /// Takes a pool over from another store.
+    AdoptPool,
     /// Deletes a pool.
     DeletePool,
     /// Brings an image.
@@ -54,6 +57,8 @@ pub enum Verb {
     CreateGroup,
     /// Makes a volume independent of its image.
     Decouple,
+    /// Keeps what a user changed.
+    Mark,
     /// Grows a volume.
     Resize,
     /// Makes a device.
@@ -77,6 +82,8 @@ pub enum Cut {
 #[derive(Clone, Debug, Default)]
 pub struct FakeAgents {
     nodes: Arc<Mutex<BTreeMap<NodeId, FakeNode>>>,
+    /// The store that calls; none is one that every pool admits.
+    caller: Option<Incarnation>,
 }
 
 impl FakeAgents {
@@ -84,6 +91,15 @@ impl FakeAgents {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same nodes, called by this store.
+    #[must_use]
+    pub fn called_by(&self, store: Incarnation) -> Self {
+        Self {
+            nodes: Arc::clone(&self.nodes),
+            caller: Some(store),
+        }
     }
 
     /// A node, to look at it or to disturb it.
@@ -99,6 +115,7 @@ impl Agents for FakeAgents {
         Arc::new(port::FakeAgent {
             name: node.name.to_string(),
             node: self.node(node.id),
+            caller: self.caller,
         })
     }
 }

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use goldleaf_types::{Bytes, Digest, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize};
+use goldleaf_types::{
+    Bytes, Digest, Incarnation, Name, NodeId, PoolId, ThinOwner, VolumeId, VolumeSize,
+};
 use jiff::Timestamp;
 use tokio_stream::wrappers::WatchStream;
 
@@ -23,6 +25,7 @@ use crate::domain::{
 pub(super) struct FakeAgent {
     pub(super) name: String,
     pub(super) node: FakeNode,
+    pub(super) caller: Option<Incarnation>,
 }
 
 impl FakeAgent {
@@ -52,6 +55,7 @@ impl FakeAgent {
         call: impl FnOnce(&mut Host) -> Done<T>,
     ) -> Result<T, AgentError> {
         let mut host = self.node.host();
+        host.caller = self.caller;
         if host.away || burn(&mut host) {
             return Err(self.away("it is away"));
         }
@@ -121,6 +125,18 @@ impl AgentPort for FakeAgent {
         force_from: Option<NodeId>,
     ) -> Result<ImportedPool, AgentError> {
         self.import(devices, force_from)
+    }
+
+    async fn adopt_pool(
+        &self,
+        pool: PoolId,
+        former: Option<Incarnation>,
+    ) -> Result<PoolReport, AgentError> {
+        self.change(Verb::AdoptPool, |host| host.adopt_pool(pool, former))
+    }
+
+    async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError> {
+        self.look(Host::open_pools)
     }
 
     async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError> {
@@ -269,6 +285,15 @@ impl AgentPort for FakeAgent {
 
     async fn create_group(&self, group: &GroupSnapshot) -> Result<Timestamp, AgentError> {
         self.change(Verb::CreateGroup, |host| host.create_group(group))
+    }
+
+    async fn mark_thin(
+        &self,
+        owner: ThinOwner,
+        marks: String,
+        epoch: u64,
+    ) -> Result<(), AgentError> {
+        self.change(Verb::Mark, |host| host.mark_thin(owner, marks, epoch))
     }
 
     async fn resize(

@@ -1,8 +1,8 @@
-//! More room for a fake pool.
+//! More room for a fake pool, and another name.
 
-use goldleaf_types::{Bytes, PoolId, ThinOwner, VolumeSize};
+use goldleaf_types::{Bytes, Name, PoolId, ThinOwner, VolumeSize};
 
-use super::host::{Done, Host};
+use super::host::{Done, FakeThin, Host};
 use super::refuse::{exhausted, precondition};
 use crate::agents::AgentError;
 use crate::domain::{MoreRoom, PolicyChange, PoolMode, PoolPolicy, PoolReport};
@@ -11,6 +11,7 @@ impl Host {
     /// Each new device counts once, however often it is named.
     pub(super) fn extend_pool(&mut self, id: PoolId, more: &MoreRoom) -> Done<PoolReport> {
         self.open_pool_of(id)?;
+        self.admit(id)?;
         let all = || more.devices.iter().chain(&more.metadata_devices);
         let taken = self.pools.iter().find(|(other, pool)| {
             let has = |path: &String| pool.added.contains(path) || pool.spares.contains(path);
@@ -42,8 +43,23 @@ impl Host {
         Ok((self.pool(id)?, changed))
     }
 
+    pub(super) fn rename_pool(&mut self, id: PoolId, name: &Name) -> Done<PoolReport> {
+        self.admit(id)?;
+        let active = |thin: &&FakeThin| thin.order.pool == id && thin.live.is_some();
+        let count = self.thins.values().filter(active).count();
+        let pool = self.open_pool_of_mut(id)?;
+        let changed = pool.made.name != *name;
+        if changed && count > 0 {
+            let message = format!("{count} volume(s) of pool {id} are active");
+            return Err(precondition("ACTIVE", message));
+        }
+        pool.made.name = name.clone();
+        Ok((self.pool(id)?, changed))
+    }
+
     pub(super) fn set_policy(&mut self, id: PoolId, change: &PolicyChange) -> Done<PoolReport> {
         self.open_pool_of(id)?;
+        self.admit(id)?;
         let mut changed = false;
         if let Some(pool) = self.pools.get_mut(&id) {
             let before = pool.policy;

@@ -46,6 +46,8 @@ impl Rig {
             address: String::new(),
             agent_version: String::new(),
             kernel_release: String::new(),
+            drained: None,
+            lost: None,
         };
         let agents = FakeAgents::new();
         let pool = Pool {
@@ -70,6 +72,7 @@ impl Rig {
             wanted_name: None,
             doomed: false,
             marks: Default::default(),
+            adopting: None,
         };
         let agent = agents.of(&node);
         agent.create_pool(&pool).await.unwrap();

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, DatabaseError};
+use redb::{Builder, Database, DatabaseError};
 
 use super::{OpenError, format};
 
@@ -78,6 +78,25 @@ pub(super) fn ensure(path: &Path) -> Result<(), OpenError> {
         return std::fs::set_permissions(path, Permissions::from_mode(OWNER_ONLY))
             .map_err(io("restrict the rights of", path));
     }
+    make(path, format::prepare)
+}
+
+/// Makes a store in the place of whatever is there, whole or not at all. The caller holds the lock.
+pub(super) fn make<E: From<OpenError>>(
+    path: &Path,
+    fill: impl FnOnce(&Database, &Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let new = emptied(path)?;
+    let db = builder()
+        .create(&new)
+        .map_err(|error| database(&new, error))?;
+    fill(&db, &new)?;
+    db.close().map_err(|error| database(&new, error))?;
+    Ok(put_in_place(&new, path)?)
+}
+
+/// The file that a new store is made in, empty.
+fn emptied(path: &Path) -> Result<PathBuf, OpenError> {
     let new = beside(path, ".new");
     match std::fs::remove_file(&new) {
         Ok(()) => tracing::info!(path = %new.display(), "removed a store that was half made"),
@@ -96,15 +115,14 @@ pub(super) fn ensure(path: &Path) -> Result<(), OpenError> {
         .mode(OWNER_ONLY)
         .open(&new);
     drop(made.map_err(io("make", &new))?);
-    let db = builder()
-        .create(&new)
-        .map_err(|error| database(&new, error))?;
-    format::prepare(&db, &new)?;
-    db.close().map_err(|error| database(&new, error))?;
-    File::open(&new)
+    Ok(new)
+}
+
+fn put_in_place(new: &Path, path: &Path) -> Result<(), OpenError> {
+    File::open(new)
         .and_then(|file| file.sync_all())
-        .map_err(io("flush", &new))?;
-    std::fs::rename(&new, path).map_err(io("rename the new store to", path))?;
+        .map_err(io("flush", new))?;
+    std::fs::rename(new, path).map_err(io("rename the new store to", path))?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         Some(_) | None => Path::new("."),

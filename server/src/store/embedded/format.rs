@@ -9,7 +9,9 @@ use std::ops::Bound;
 use std::path::Path;
 
 use goldleaf_types::Incarnation;
-use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition, TableError};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, TableDefinition, TableError, WriteTransaction,
+};
 
 use super::{Fault, OpenError, fault};
 use crate::store::{Change, Entries, Entry, Range, Revision};
@@ -34,7 +36,7 @@ pub(super) struct Head {
     pub(super) revision: Revision,
 }
 
-fn unusable<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> OpenError {
+pub(super) fn unusable<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> OpenError {
     let path = path.to_owned();
     move |error| OpenError::Database {
         path: path.clone(),
@@ -45,9 +47,24 @@ fn unusable<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> OpenError {
 /// Writes the tables of a new store, with a fresh incarnation.
 pub(super) fn prepare(db: &Database, path: &Path) -> Result<(), OpenError> {
     let txn = db.begin_write().map_err(unusable(path))?;
+    head(&txn, 0, path)?;
+    txn.commit().map_err(unusable(path))
+}
+
+/// Writes the tables and the head of a store at a revision, with a fresh incarnation and no log of
+/// changes.
+pub(super) fn head(
+    txn: &WriteTransaction,
+    revision: Revision,
+    path: &Path,
+) -> Result<(), OpenError> {
     {
         let mut head = txn.open_table(HEAD).map_err(unusable(path))?;
-        for (key, value) in [(FORMAT_KEY, FORMAT), (REVISION, 0), (FORGOTTEN, 0)] {
+        for (key, value) in [
+            (FORMAT_KEY, FORMAT),
+            (REVISION, revision),
+            (FORGOTTEN, revision),
+        ] {
             head.insert(key, value).map_err(unusable(path))?;
         }
         let mut names = txn.open_table(NAMES).map_err(unusable(path))?;
@@ -57,7 +74,18 @@ pub(super) fn prepare(db: &Database, path: &Path) -> Result<(), OpenError> {
         txn.open_table(ENTRIES).map_err(unusable(path))?;
         txn.open_table(CHANGES).map_err(unusable(path))?;
     }
-    txn.commit().map_err(unusable(path))
+    Ok(())
+}
+
+/// The life that a store is in, as a transaction sees it.
+pub(super) fn incarnation(txn: &ReadTransaction) -> Result<Incarnation, Fault> {
+    let damaged = || Fault::Damaged {
+        key: INCARNATION.into(),
+    };
+    let names = txn.open_table(NAMES).map_err(fault("a read"))?;
+    let found = names.get(INCARNATION).map_err(fault("a read"))?;
+    let text = found.ok_or_else(damaged)?;
+    text.value().parse().map_err(|_| damaged())
 }
 
 /// Reads what a store says of itself, and refuses one that this version cannot read.

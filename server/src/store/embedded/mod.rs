@@ -6,6 +6,7 @@
 //! nothing else. A crash leaves whole commits. A commit that fails closes the store for everybody:
 //! whether it counts is known only when the file is opened again.
 
+mod backup;
 mod file;
 mod format;
 mod watch;
@@ -28,7 +29,8 @@ use goldleaf_types::Incarnation;
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
-use super::{Changes, Entries, Entry, Range, Revision, Store, StoreError, Txn};
+use super::{Backup, Changes, Entries, Entry, Range, Revision, Store, StoreError, Txn};
+pub use backup::{BackupHeader, RestoreError};
 use writer::Job;
 
 /// How many changes are kept for watches to begin from.
@@ -191,6 +193,25 @@ impl EmbeddedStore {
         Ok(store)
     }
 
+    /// Makes a store at `path` from a backup, with an incarnation of its own: another life, whose
+    /// changes no node takes until it is adopted. Answers what the backup says of itself. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`], each with what to do; `path` is as it was then.
+    pub fn restore(backup: &Path, path: &Path) -> Result<BackupHeader, RestoreError> {
+        backup::restore(backup, path)
+    }
+
+    /// Reads a backup to its end and says what it is. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`RestoreError`] when it cannot be restored here.
+    pub fn check_backup(backup: &Path) -> Result<BackupHeader, RestoreError> {
+        backup::check(backup)
+    }
+
     /// The store in an open database that `format` has prepared.
     fn over(db: Database, path: &Path, keep: u64) -> Result<Self, OpenError> {
         let head = format::load(&db, path)?;
@@ -269,5 +290,9 @@ impl Store for EmbeddedStore {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Changes, StoreError> {
         watch::begin(&self.shared, prefix.to_owned(), after).await
+    }
+
+    async fn backup(&self) -> Result<Backup, StoreError> {
+        Ok(backup::stream(self.shared.read()?))
     }
 }

@@ -6,12 +6,15 @@
 //! be read whole is refused by name; nothing of it is guessed.
 
 mod channels;
+mod given_up;
 mod groups;
+mod kept_marks;
 mod parameters;
 mod parts;
 mod shapes;
 #[cfg(test)]
 mod tests;
+mod untold;
 
 use std::fmt::Display;
 use std::str::FromStr;

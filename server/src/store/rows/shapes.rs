@@ -4,8 +4,8 @@
 //! written, every one is read. Golden files of every version are in `tests/golden`.
 
 use goldleaf_types::{
-    BlockSize, Bytes, Digest, GroupId, ImageId, Labels, Name, NodeId, PoolId, SnapshotId,
-    ThinOwner, VolumeId, VolumeSize,
+    BlockSize, Bytes, Digest, GroupId, ImageId, Incarnation, Labels, Name, NodeId, PoolId,
+    SnapshotId, ThinOwner, VolumeId, VolumeSize,
 };
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,9 @@ use super::parts::{
     WhenFullV1, all,
 };
 use super::{BadRow, Row, placed};
-use crate::domain::{Image, ImageAsked, Node, Pool, PoolAsked, Snapshot, Volume, VolumeAsked};
+use crate::domain::{
+    Adopting, Image, ImageAsked, Node, Pool, PoolAsked, Snapshot, Volume, VolumeAsked,
+};
 use crate::store::Revision;
 
 /// The newest version that is read.
@@ -368,6 +370,15 @@ struct PoolV1 {
     doomed: bool,
     #[serde(default, skip_serializing_if = "MarksV1::is_none")]
     marks: MarksV1,
+    // Left out when there is none, so that older versions read such rows too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adopting: Option<AdoptingV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdoptingV1 {
+    former: Option<Incarnation>,
 }
 
 impl Row for Pool {
@@ -401,6 +412,7 @@ impl Row for Pool {
             wanted_name: noun.wanted_name,
             doomed: noun.doomed,
             marks: noun.marks.into(),
+            adopting: noun.adopting.map(|a| AdoptingV1 { former: a.former }),
         }))
     }
 
@@ -427,6 +439,7 @@ impl Row for Pool {
                 wanted_name: row.wanted_name,
                 doomed: row.doomed,
                 marks: row.marks.into(),
+                adopting: row.adopting.map(|a| Adopting { former: a.former }),
             },
         )
     }
@@ -450,6 +463,11 @@ struct NodeV1 {
     address: String,
     agent_version: String,
     kernel_release: String,
+    // Left out when there is none, so that older versions read such rows too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drained: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<Timestamp>,
 }
 
 impl Row for Node {
@@ -476,6 +494,8 @@ impl Row for Node {
             address: noun.address,
             agent_version: noun.agent_version,
             kernel_release: noun.kernel_release,
+            drained: noun.drained,
+            lost: noun.lost,
         }))
     }
 
@@ -493,6 +513,8 @@ impl Row for Node {
                 address: row.address,
                 agent_version: row.agent_version,
                 kernel_release: row.kernel_release,
+                drained: row.drained,
+                lost: row.lost,
             },
         )
     }

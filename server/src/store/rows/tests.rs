@@ -10,8 +10,9 @@ use goldleaf_types::{
 
 use super::*;
 use crate::domain::{
-    Begin, Condition, First, Image, ImageAsked, ImageCopy, ImageFormat, ImageSource, Marks, Node,
-    Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot, Volume, VolumeAsked, WhenFull,
+    Adopting, Begin, Condition, First, Image, ImageAsked, ImageCopy, ImageFormat, ImageSource,
+    Marks, Node, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot, Volume,
+    VolumeAsked, WhenFull,
 };
 
 const VOLUME_V1: &str = include_str!("../../../tests/golden/volume-v1.json");
@@ -19,6 +20,8 @@ const SNAPSHOT_V1: &str = include_str!("../../../tests/golden/snapshot-v1.json")
 const IMAGE_V1: &str = include_str!("../../../tests/golden/image-v1.json");
 const POOL_V1: &str = include_str!("../../../tests/golden/pool-v1.json");
 const NODE_V1: &str = include_str!("../../../tests/golden/node-v1.json");
+const POOL_V1_ADOPTING: &str = include_str!("../../../tests/golden/pool-v1-adopting.json");
+const NODE_V1_LOST: &str = include_str!("../../../tests/golden/node-v1-lost.json");
 const VOLUME_V1_MARKED: &str = include_str!("../../../tests/golden/volume-v1-marked.json");
 const POOL_V1_CHANGING: &str = include_str!("../../../tests/golden/pool-v1-changing.json");
 const VOLUME_V1_DECOUPLING: &str = include_str!("../../../tests/golden/volume-v1-decoupling.json");
@@ -151,6 +154,7 @@ fn pool() -> Pool {
         wanted_name: None,
         doomed: false,
         marks: Marks::default(),
+        adopting: None,
     }
 }
 
@@ -165,6 +169,8 @@ fn node() -> Node {
         address: "http://127.0.0.1:4701".into(),
         agent_version: "0.1.0".into(),
         kernel_release: "6.12.0".into(),
+        drained: None,
+        lost: None,
     }
 }
 
@@ -185,6 +191,19 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
     golden(IMAGE_V1, &image());
     golden(POOL_V1, &pool());
     golden(NODE_V1, &node());
+    let given_up = Node {
+        drained: Some(at()),
+        lost: Some(at()),
+        ..node()
+    };
+    golden(NODE_V1_LOST, &given_up);
+    let adopting = Pool {
+        adopting: Some(Adopting {
+            former: Some(goldleaf_types::Incarnation::from_bytes([0x66; 16])),
+        }),
+        ..pool()
+    };
+    golden(POOL_V1_ADOPTING, &adopting);
 }
 
 #[test]

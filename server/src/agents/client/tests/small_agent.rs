@@ -108,6 +108,12 @@ impl NodeAgent for SmallAgent {
             ..Default::default()
         }))
     }
+    async fn mark_thin(&self, _: Request<pb::AgentMarkThinRequest>) -> Answer<pb::AgentThin> {
+        not_asked()
+    }
+    async fn adopt_pool(&self, _: Request<pb::AgentAdoptPoolRequest>) -> Answer<pb::AgentPool> {
+        not_asked()
+    }
     async fn import_pool(&self, _: Request<pb::AgentImportPoolRequest>) -> Answer<pb::AgentPool> {
         not_asked()
     }

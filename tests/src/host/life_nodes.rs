@@ -1,0 +1,69 @@
+//! Steps of a life that have to do with nodes, and with what a pool's catalogue says of its volumes.
+//!
+//! Used by `life`.
+
+use goldleaf_proto::v1 as api;
+use tonic::Status;
+
+use super::Host;
+
+/// Changes labels and protection, and sees that the pool's catalogue hears of it.
+pub(super) fn relabel(h: &Host, protect: bool) -> Result<String, Status> {
+    let changed = h.update_volume(api::UpdateRequest {
+        target: "v".into(),
+        set_labels: [("team".to_owned(), "db".to_owned())].into(),
+        deletion_protection: Some(protect),
+        ..Default::default()
+    })?;
+    let word = format!("\"deletion_protection\":{protect}");
+    h.soon("the catalogue has it", || {
+        let thins = h.thins().ok()?;
+        let thin = thins.iter().find(|thin| thin.owner == changed.id)?;
+        (thin.marks.contains("\"team\"") && thin.marks.contains(&word)).then_some(())
+    });
+    Ok(format!(
+        "{:?} {}",
+        changed.labels, changed.deletion_protection
+    ))
+}
+
+pub(super) fn marks(n: api::Node) -> String {
+    let (drained, lost) = (n.drained_since.is_some(), n.lost_since.is_some());
+    format!("drained {drained} lost {lost}")
+}
+
+pub(super) fn drain(h: &Host) -> Result<String, Status> {
+    h.drain_node(true)
+        .map(|d| format!("{} active, {:?}", d.active.len(), d.unknown))
+}
+
+/// Once the node is heard again, it has no thin of what was deleted while it was lost.
+pub(super) fn gone_meanwhile(h: &Host) -> Result<String, Status> {
+    h.await_node();
+    h.soon("the snapshot's thin is gone", || {
+        let thins = h.thins().ok()?;
+        thins.iter().all(|thin| thin.name != "s2").then_some(())
+    });
+    Ok("gone".into())
+}
+
+pub(super) fn adopt(h: &Host) -> Result<String, Status> {
+    let adopted = h.adopt_node(true)?;
+    let pools: Vec<_> = adopted.changes.iter().map(|c| c.becomes.clone()).collect();
+    Ok(format!("{pools:?}"))
+}
+
+/// All devices that the pool has by then are named.
+pub(super) fn import_closed(h: &Host) -> Result<String, Status> {
+    let file = |name: &str| {
+        let path = h.dir().join("agent/pools").join(name);
+        path.display().to_string()
+    };
+    h.import_pool(api::ImportPoolRequest {
+        devices: ["p.pool", "more.pool", "metadata.pool", "spare.pool"]
+            .map(file)
+            .into(),
+        ..Default::default()
+    })
+    .map(|p| format!("{} phase {}", p.name, p.phase))
+}
