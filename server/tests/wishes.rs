@@ -4,10 +4,12 @@
 
 mod support;
 
+use goldleaf_server::agents::Agents;
 use goldleaf_server::agents::fake::{Cut, Verb};
-use goldleaf_server::domain::{Image, Phase};
-use goldleaf_server::service::Unfinished;
-use support::{Rig, digest, image, named, target, thin};
+use goldleaf_server::domain::{Image, Node, Phase, Pool, Ref, Volume};
+use goldleaf_server::service::{Service, Unfinished};
+use goldleaf_types::{Bytes, Digest, Incarnation};
+use support::{NODE, Rig, digest, image, named, target, thin};
 
 /// A node that is away when a volume is made: the caller is told, the wish stays, and when the node
 /// is back the loop finishes it and the same call answers it.
@@ -183,4 +185,85 @@ async fn an_unfinished_deletion_waits_for_its_pool() {
     assert!(rig.settle().await.is_empty());
     rig.check("at the end").await;
     assert!(rig.node().thins().is_empty());
+}
+
+/// A volume over an image that its node has begun to make independent of it.
+async fn leaving() -> Rig {
+    let rig = Rig::furnished().await;
+    let wanted = thin("vm1", "golden");
+    rig.service().create_thin(wanted).await.unwrap();
+    decouple(rig.service()).await.unwrap();
+    assert_eq!(of_image(&rig).await, (Some(Bytes(0)), Some(digest(7))));
+    rig
+}
+
+async fn decouple(service: &Service) -> Result<Volume, tonic::Status> {
+    let done = service.decouple(&named("vm1"), Bytes(0), false).await;
+    Ok(done?.volume)
+}
+
+/// What the record says of the wish and of the image.
+async fn of_image(rig: &Rig) -> (Option<Bytes>, Option<Digest>) {
+    let view = rig.service().get_volume(&named("vm1")).await.unwrap();
+    (view.volume.decoupling, view.volume.image)
+}
+
+/// A closed pool hides the volume that its node copies on as soon as it is open again.
+#[tokio::test]
+async fn a_wish_to_leave_an_image_outlives_a_closed_pool() {
+    let mut rig = leaving().await;
+    rig.service().close_pool(&named("fast")).await.unwrap();
+    let refused = decouple(rig.service()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("open it"), "{refused}");
+    rig.restart();
+    assert!(!rig.settle().await.is_empty(), "it cannot be finished now");
+    assert_eq!(of_image(&rig).await, (Some(Bytes(0)), Some(digest(7))));
+    rig.service().open_pool(&named("fast")).await.unwrap();
+    assert!(rig.settle().await.is_empty());
+    assert_eq!(of_image(&rig).await, (None, None));
+    rig.check("at the end").await;
+}
+
+/// The pool of a node changes hands, and back.
+async fn hand_over(rig: &Rig, from: Incarnation, to: Incarnation) {
+    let records = &rig.service().records;
+    let node = records.get::<Node>(&Ref::Id(NODE), "node").await.unwrap();
+    let pool = records.get::<Pool>(&named("fast"), "pool").await.unwrap();
+    let agent = rig.agents.called_by(to).of(&node);
+    agent.adopt_pool(pool.id, Some(from)).await.unwrap();
+}
+
+/// What refuses the call does not end the copying: the record follows what the node has.
+#[tokio::test]
+async fn a_refused_call_does_not_end_the_wish_to_leave_an_image() {
+    let rig = leaving().await;
+    let ours = rig.service().records.store().incarnation();
+    let theirs = Incarnation::mint();
+    hand_over(&rig, ours, theirs).await;
+    let refused = decouple(rig.service()).await.unwrap_err();
+    assert!(refused.message().contains("another control plane"));
+    assert_eq!(of_image(&rig).await, (Some(Bytes(0)), Some(digest(7))));
+    hand_over(&rig, theirs, ours).await;
+    // It is done, and nobody was told; then the call is refused again.
+    rig.node().cut(Verb::Decouple, Cut::AfterEffect);
+    decouple(rig.service()).await.unwrap_err();
+    hand_over(&rig, ours, theirs).await;
+    assert!(rig.settle().await.is_empty());
+    assert_eq!(of_image(&rig).await, (None, None));
+    assert_eq!(rig.node().effects(Verb::Decouple), 2);
+    rig.check("at the end").await;
+}
+
+/// A refusal of what was not begun is the last word.
+#[tokio::test]
+async fn a_wish_to_leave_an_image_that_is_refused_leaves_nothing() {
+    let rig = Rig::furnished().await;
+    let wanted = support::active(thin("vm1", "golden"));
+    rig.service().create_thin(wanted).await.unwrap();
+    let refused = decouple(rig.service()).await.unwrap_err();
+    assert!(refused.message().contains("deactivate it"), "{refused}");
+    assert_eq!(of_image(&rig).await, (None, Some(digest(7))));
+    assert!(rig.service().pending.take().is_empty());
+    rig.check("at the end").await;
 }

@@ -2,12 +2,15 @@
 //!
 //! Called by `grpc`, and by `volumes` to finish it. The wish is in the record until the node says
 //! that the volume has no image any more; the node copies by itself, and is asked how far it is.
-//! Until then the record refuses what the node would refuse.
+//! Until then the record refuses what the node would refuse. A refusal takes the wish back only when
+//! the node says that it has none of it: else it would copy on, and the record would not know.
 
 use goldleaf_types::{Bytes, VolumeId};
 
 use super::views::VolumeView;
+use super::volume_changes::missing_or;
 use super::{Begun, Op, Service, ServiceError, Unfinished, busy, for_good};
+use crate::agents::{AgentError, AgentPort};
 use crate::domain::{Ref, ThinReport, Volume};
 use crate::failpoint::{Point, hit};
 
@@ -17,8 +20,9 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// What its node refuses; the volume is then as it was. [`ServiceError::Busy`] with `to_the_end`
-    /// as long as it is not done.
+    /// What its node refuses; the volume is then as it was. [`ServiceError::Unfit`] for a closed pool,
+    /// which hides the volume: the wish stays until it is open. [`ServiceError::Busy`] with
+    /// `to_the_end` as long as it is not done.
     pub async fn decouple(
         &self,
         what: &Ref<VolumeId>,
@@ -59,11 +63,19 @@ impl Service {
         let report = match agent.decouple(volume.id, rate, volume.epoch).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
-                self.note_refusal(volume.node, volume.image, &error).await;
-                volume.decoupling = None;
-                self.records.update(&mut volume).await?;
-                begun.done();
-                return Err(error.into());
+                match self.left_by(&*agent, &volume, &error).await? {
+                    Some(report) if report.image.is_none() => report, // a call before came through
+                    Some(report) if report.progress.is_some() || error.is_not_found() => {
+                        return Err(error.into()); // it copies, or is asked again
+                    }
+                    Some(_) | None => {
+                        self.note_refusal(volume.node, volume.image, &error).await;
+                        volume.decoupling = None;
+                        self.records.update(&mut volume).await?;
+                        begun.done();
+                        return Err(missing_or(error, volume.name.to_string()));
+                    }
+                }
             }
             Err(error) => return Err(error.into()),
         };
@@ -77,6 +89,27 @@ impl Service {
         }
         // Else it is handed to the loop, which asks again.
         Ok((volume, report))
+    }
+
+    /// What a refusing node has of a volume; none if its open pool does not have it.
+    async fn left_by(
+        &self,
+        agent: &dyn AgentPort,
+        volume: &Volume,
+        refusal: &AgentError,
+    ) -> Result<Option<ThinReport>, ServiceError> {
+        if refusal.is_not_found() {
+            // A closed pool hides its volumes: what was wished for stays until it is open.
+            self.require_open(volume.pool, volume.node).await?;
+        }
+        match agent.thin(volume.id.into()).await {
+            Ok(report) => Ok(Some(report)),
+            Err(gone) if gone.is_not_found() && refusal.is_not_found() => Ok(None),
+            Err(left) => {
+                tracing::warn!(volume = %volume.id, %refusal, %left, "wish stays");
+                Err(left.into())
+            }
+        }
     }
 
     /// The loop's turn.

@@ -185,7 +185,7 @@ impl Service {
 }
 
 /// What a node's refusal means for a volume that it is to have.
-fn missing_or(error: AgentError, name: String) -> ServiceError {
+pub(super) fn missing_or(error: AgentError, name: String) -> ServiceError {
     if error.is_not_found() {
         ServiceError::DataMissing {
             kind: Volume::KIND,

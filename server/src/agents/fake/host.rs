@@ -16,8 +16,8 @@ use super::{Cut, Verb};
 use crate::agents::AgentError;
 use crate::domain::{
     ActivateOptions, Activation, Begin, Condition, Finding, First, Holder, ImageAsked, ImageReport,
-    ImageSource, Phase, Pool, PoolMode, PoolPolicy, PoolReport, PoolUsage, Severity, ThinOrder,
-    ThinReport,
+    ImageSource, Phase, Pool, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Severity,
+    ThinOrder, ThinReport,
 };
 
 /// A pool of the host.
@@ -535,7 +535,10 @@ impl Host {
             }),
             owned: thin.live.map(|_| Bytes(0)),
             usage: None,
-            progress: None,
+            progress: thin.decoupling.then_some(Progress {
+                done: Bytes(0),
+                total: thin.size.bytes(),
+            }),
             conditions: conditions.into_iter().collect(),
         })
     }
