@@ -267,3 +267,80 @@ async fn a_wish_to_leave_an_image_that_is_refused_leaves_nothing() {
     assert!(rig.service().pending.take().is_empty());
     rig.check("at the end").await;
 }
+
+/// Asks for the name "nvme" for the pool "fast": code and reason of what is refused.
+async fn rename(rig: &Rig) -> Result<Pool, (tonic::Code, String)> {
+    let wanted = "nvme".parse().unwrap();
+    let done = rig.service().rename_pool(&named("fast"), &wanted, 0).await;
+    done.map(|view| view.pool).map_err(|error| {
+        let (code, reason, _) = support::verdict(error);
+        (code, reason)
+    })
+}
+
+/// The pool's record, which must agree with its node once nothing is wished for.
+async fn only_pool(rig: &Rig) -> Pool {
+    let mut all = rig.service().records.all::<Pool>().await.unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    let pool = all.remove(0);
+    if pool.wanted_name.is_none() {
+        let agent = rig.service().agent_of(NODE).await.unwrap();
+        let found = agent.open_pools().await.unwrap();
+        let there = found.iter().find(|found| found.report.id == pool.id);
+        assert_eq!(there.map(|found| &found.name), Some(&pool.name));
+    }
+    pool
+}
+
+const REFUSED: tonic::Code = tonic::Code::FailedPrecondition;
+
+/// The node's record has the new name before the labels are written: it counts, whatever came then.
+#[tokio::test]
+async fn a_pool_whose_labels_cannot_be_written_is_called_the_same_on_both_sides() {
+    let rig = Rig::furnished().await;
+    rig.node().fail_labels(true);
+    let refused = rename(&rig).await.unwrap_err();
+    assert_eq!(refused, (REFUSED, "LABEL".to_owned()));
+    let pool = only_pool(&rig).await;
+    assert_eq!((pool.name.as_str(), pool.wanted_name), ("nvme", None));
+    assert!(rig.service().pending.take().is_empty());
+    // The former name is anybody's, and the new one is not.
+    let again = support::pool("fast", "/dev/sdb");
+    rig.service().create_pool(again).await.unwrap();
+    let taken = support::pool("nvme", "/dev/sdc");
+    rig.service().create_pool(taken).await.unwrap_err();
+    rig.check("at the end").await;
+}
+
+/// A refusal of a first attempt that begins nothing leaves the former name, whatever the pool is.
+#[tokio::test]
+async fn a_pool_that_is_refused_another_name_keeps_its_own() {
+    let rig = Rig::furnished().await;
+    let wanted = support::active(thin("vm1", ""));
+    rig.service().create_thin(wanted).await.unwrap();
+    let refused = rename(&rig).await.unwrap_err();
+    assert_eq!(refused, (REFUSED, "ACTIVE".to_owned()));
+    let pool = only_pool(&rig).await;
+    assert_eq!((pool.name.as_str(), pool.wanted_name), ("fast", None));
+    assert!(rig.service().pending.take().is_empty());
+    rig.check("at the end").await;
+}
+
+/// The name was changed, nobody was told, and the pool was closed: what it is called is not known.
+#[tokio::test]
+async fn a_wished_for_name_stays_while_nobody_can_say_what_the_pool_is_called() {
+    let mut rig = Rig::furnished().await;
+    rig.node().cut(Verb::RenamePool, Cut::AfterEffect);
+    rename(&rig).await.unwrap_err();
+    rig.service().close_pool(&named("fast")).await.unwrap();
+    rig.restart();
+    assert!(!rig.settle().await.is_empty(), "it cannot be finished now");
+    let pool = only_pool(&rig).await;
+    assert_eq!(pool.name.as_str(), "fast");
+    assert_eq!(pool.wanted_name.unwrap().as_str(), "nvme");
+    rig.service().open_pool(&named("fast")).await.unwrap();
+    assert!(rig.settle().await.is_empty());
+    let pool = only_pool(&rig).await;
+    assert_eq!((pool.name.as_str(), pool.wanted_name), ("nvme", None));
+    rig.check("at the end").await;
+}

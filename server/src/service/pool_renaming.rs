@@ -1,13 +1,19 @@
 //! Another name for a pool.
 //!
 //! Called by `grpc`, and by `pools` to finish it. As long as the node does not have the new name the
-//! record has both: so nobody else gets either, and a refusal can be taken back.
+//! record has both: so nobody else gets either, and a refusal can be taken back. The node changes its
+//! own record first and may refuse after that, for a label that cannot be written: so what it was
+//! called to do counts for nothing, and what its pool is called then decides.
 
 use goldleaf_types::{Name, PoolId};
 
 use super::pools::PoolView;
-use super::{Begun, Op, Service, ServiceError, Unfinished, at_revision, busy, conflict, for_good};
-use crate::domain::{Phase, Pool, Ref};
+use super::{
+    Attempt, Begun, Op, Service, ServiceError, Unfinished, at_revision, busy, conflict, for_good,
+    untouched,
+};
+use crate::agents::AgentError;
+use crate::domain::{Phase, Pool, PoolReport, Ref};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::Row;
 
@@ -28,7 +34,7 @@ impl Service {
         if let Some(earlier) = &pool.wanted_name {
             let same = earlier == name;
             let begun = self.pending.begin(Unfinished::Pool(pool.id));
-            let view = self.push_name(pool, begun).await?;
+            let view = self.push_name(pool, (Attempt::Again, begun)).await?;
             if same {
                 return Ok(view);
             }
@@ -58,14 +64,14 @@ impl Service {
             return Err(error);
         }
         hit(Point::PoolRenameWished);
-        self.push_name(pool, begun).await
+        self.push_name(pool, (Attempt::First, begun)).await
     }
 
     /// Effect and fact of a wanted name. The caller holds the pool.
     pub(super) async fn push_name(
         &self,
         mut pool: Pool,
-        begun: Begun,
+        (attempt, begun): (Attempt, Begun),
     ) -> Result<PoolView, ServiceError> {
         let Some(name) = pool.wanted_name.clone() else {
             begun.done();
@@ -84,14 +90,23 @@ impl Service {
         let report = match agent.rename_pool(pool.id, &name).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
-                pool.wanted_name = None;
-                self.records.update_giving_up(&mut pool, &name).await?;
-                begun.done();
-                return Err(error.into());
+                return Err(self
+                    .refused_name((pool, name), error, (attempt, begun))
+                    .await);
             }
             Err(error) => return Err(error.into()),
         };
         hit(Point::PoolRenamed);
+        self.record_name((pool, name), report, begun).await
+    }
+
+    /// The fact: the pool's name on its node is the wanted one.
+    async fn record_name(
+        &self,
+        (mut pool, name): (Pool, Name),
+        report: PoolReport,
+        begun: Begun,
+    ) -> Result<PoolView, ServiceError> {
         let old = std::mem::replace(&mut pool.name, name);
         pool.wanted_name = None;
         self.records.update_giving_up(&mut pool, &old).await?;
@@ -103,6 +118,48 @@ impl Service {
             report: Some(report),
         })
     }
+
+    /// Records what the pool is called on its node, which refused; says why. While nobody can say
+    /// what it is called there, the wish stays.
+    async fn refused_name(
+        &self,
+        (mut pool, name): (Pool, Name),
+        error: AgentError,
+        (attempt, begun): (Attempt, Begun),
+    ) -> ServiceError {
+        let written = async {
+            if !not_begun(&error, attempt) {
+                let open = self.agent_of(pool.node).await?.open_pools().await?;
+                let Some(found) = open.into_iter().find(|open| open.report.id == pool.id) else {
+                    tracing::warn!(pool = %pool.id, refusal = %error, "not open: wish stays");
+                    return Ok(());
+                };
+                if found.name == name {
+                    let had = self.record_name((pool, name), found.report, begun).await;
+                    return had.map(drop);
+                }
+            }
+            pool.wanted_name = None;
+            self.records.update_giving_up(&mut pool, &name).await?;
+            begun.done();
+            Ok(())
+        };
+        match written.await {
+            Ok(()) => error.into(),
+            Err(left) => left,
+        }
+    }
+}
+
+/// Whether a first attempt was refused before its node changed anything: the pool was not open there.
+fn not_begun(error: &AgentError, attempt: Attempt) -> bool {
+    let closed = match error {
+        AgentError::Away { .. } => false,
+        AgentError::Refused { reason, .. } => {
+            error.is_not_found() || reason == "DEVICES_DO_NOT_FIT"
+        }
+    };
+    untouched(error, attempt) || closed && attempt == Attempt::First
 }
 
 /// Refuses a pool whose name is about to change.

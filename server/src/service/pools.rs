@@ -404,7 +404,8 @@ impl Service {
                 .map(|_| ()),
             Phase::Deleting => self.take_pool_away(pool, begun).await,
             Phase::Ready | Phase::Failed | Phase::Closed => {
-                self.push_name(pool, begun).await.map(|_| ())
+                let pushed = self.push_name(pool, (Attempt::Again, begun)).await;
+                pushed.map(|_| ())
             }
         }
     }

@@ -65,6 +65,8 @@ pub(super) struct Host {
     pub(super) cuts: Vec<(Verb, Cut)>,
     pub(super) fuse: Option<u32>,
     pub(super) cut_off: bool,
+    /// Whether labels of devices cannot be written.
+    pub(super) labels_fail: bool,
     pub(super) effects: BTreeMap<Verb, u64>,
     pub(super) pools: BTreeMap<PoolId, FakePool>,
     pub(super) images: BTreeMap<Digest, Bytes>,

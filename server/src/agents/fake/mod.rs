@@ -210,6 +210,11 @@ impl FakeNode {
         self.host().images.remove(&digest);
     }
 
+    /// Has every device refuse its label, or take it again.
+    pub fn fail_labels(&self, fail: bool) {
+        self.host().labels_fail = fail;
+    }
+
     /// Makes a volume's device be held open by so many.
     pub fn hold_open(&self, volume: VolumeId, openers: u32) {
         if let Some(thin) = self.host().thins.get_mut(&volume.into()) {

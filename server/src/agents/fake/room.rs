@@ -54,6 +54,10 @@ impl Host {
             return Err(precondition("ACTIVE", message));
         }
         pool.made.name = name.clone();
+        if self.labels_fail {
+            let message = format!("cannot write a label of pool {id}: input/output error");
+            return Err(precondition("LABEL", message));
+        }
         Ok((self.pool(id)?, changed))
     }
 
