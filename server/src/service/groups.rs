@@ -96,6 +96,7 @@ impl Service {
                 first.name, other.name
             )));
         }
+        expect.push(self.stays(first.pool).await?);
         let group = GroupSnapshot {
             id: GroupId::mint(),
             name: wanted.name.clone(),
@@ -195,6 +196,7 @@ impl Service {
         group
             .same_or_conflict(&wanted.asked, &wanted.labels)
             .map_err(|field| conflict(&group, field))?;
+        self.stays(group.pool).await?;
         if group.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Group(group.id));
             return self.make_group(group, (Attempt::Again, begun)).await;

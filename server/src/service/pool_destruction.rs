@@ -2,14 +2,19 @@
 //!
 //! Called by `grpc`. It is said first what would go; who then says the pool's name once more has it
 //! done. The wish is a pool that is being deleted and doomed; its node deletes the pool whatever is
-//! in it, and then the records of what was in it go, the pool's last. `pools` finishes it.
+//! in it, and then the records of what was in it go, the pool's last. `pools` finishes it. From the
+//! wish on nothing is made, used or protected in the pool: each of that rests on the pool's revision,
+//! so what is protected without that being seen was protected before, and takes the wish back.
 
 use goldleaf_types::PoolId;
 
+use super::records::unchanged;
 use super::updates::unprotected;
 use super::{Op, Service, ServiceError, Unfinished, at_revision};
 use crate::domain::{GroupSnapshot, Phase, Pool, Ref, Snapshot, Volume};
 use crate::failpoint::{Point, hit};
+use crate::store::Expect;
+use crate::store::rows::Row;
 
 /// What goes with a pool, or went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,7 +113,22 @@ impl Service {
         })
     }
 
-    async fn nothing_protected(&self, pool: &Pool) -> Result<(), ServiceError> {
+    /// Refuses what is to be made, used or protected in a pool that is being deleted; what a record
+    /// that is written for it rests on.
+    pub(super) async fn stays(&self, pool: PoolId) -> Result<Expect, ServiceError> {
+        let pool = self.records.get::<Pool>(&Ref::Id(pool), "pool").await?;
+        match pool.phase {
+            Phase::Deleting => Err(ServiceError::Unfit {
+                kind: Pool::KIND,
+                name: pool.name.to_string(),
+                why: "is being deleted with all that is in it: make what is needed in another pool"
+                    .into(),
+            }),
+            Phase::Creating | Phase::Ready | Phase::Failed | Phase::Closed => Ok(unchanged(&pool)),
+        }
+    }
+
+    pub(super) async fn nothing_protected(&self, pool: &Pool) -> Result<(), ServiceError> {
         let volume = |v: &Volume| v.pool == pool.id && v.marks.deletion_protection;
         if let Some(volume) = self.records.first::<Volume>(volume).await? {
             return unprotected(&volume);

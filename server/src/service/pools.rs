@@ -298,7 +298,7 @@ impl Service {
             Err(error) => return Err(error),
         };
         let done = match pool.doomed {
-            true => Ok(()),
+            true => self.nothing_protected(&pool).await,
             false => self.empty(&pool).await,
         };
         let done = match done {
@@ -310,7 +310,7 @@ impl Service {
         };
         match done {
             Ok(()) => {}
-            Err(error) if is_precondition(&error) || is_in_use(&error) => {
+            Err(error) if is_precondition(&error) || is_needed(&error) => {
                 let reports = agent.pools().await?;
                 if let Some(report) = reports.iter().find(|report| report.id == pool.id) {
                     pool.doomed = false;
@@ -336,13 +336,23 @@ impl Service {
 
     /// A deletion whose node counts as lost is as good as done.
     async fn give_pool_up(&self, mut pool: Pool, begun: Begun) -> Result<(), ServiceError> {
-        if pool.doomed {
-            self.forget_contents(pool.id).await?;
-        }
-        match self.empty(&pool).await {
+        let stays = match pool.doomed {
+            true => self.nothing_protected(&pool).await,
+            false => Ok(()),
+        };
+        let stays = match stays {
+            Ok(()) => {
+                if pool.doomed {
+                    self.forget_contents(pool.id).await?;
+                }
+                self.empty(&pool).await
+            }
+            Err(error) => Err(error),
+        };
+        match stays {
             Ok(()) => self.forget_pool(&pool, begun).await,
             Err(error) => {
-                pool.phase = Phase::Closed;
+                (pool.phase, pool.doomed) = (Phase::Closed, false);
                 self.records.update(&mut pool).await?;
                 begun.done();
                 Err(error)
@@ -550,6 +560,9 @@ fn pool_view(
     }
 }
 
-fn is_in_use(error: &ServiceError) -> bool {
-    matches!(error, ServiceError::InUse { .. })
+fn is_needed(error: &ServiceError) -> bool {
+    matches!(
+        error,
+        ServiceError::InUse { .. } | ServiceError::Protected { .. }
+    )
 }

@@ -207,9 +207,24 @@ impl Records {
         record: &mut T,
         more: impl IntoIterator<Item = Write>,
     ) -> Result<(), ServiceError> {
+        self.update_with_if(record, more, Vec::new()).await
+    }
+
+    /// As [`Self::update_with`], if `also` holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    pub async fn update_with_if<T: Revised>(
+        &self,
+        record: &mut T,
+        more: impl IntoIterator<Item = Write>,
+        mut also: Vec<Expect>,
+    ) -> Result<(), ServiceError> {
         let mut writes = vec![record.put()];
         writes.extend(more);
-        self.write(record, vec![unchanged(record)], writes).await
+        also.push(unchanged(record));
+        self.write(record, also, writes).await
     }
 
     /// Writes a record over the revision it was read at.
@@ -229,10 +244,9 @@ impl Records {
     pub async fn update_if<T: Revised>(
         &self,
         record: &mut T,
-        mut also: Vec<Expect>,
+        also: Vec<Expect>,
     ) -> Result<(), ServiceError> {
-        also.push(unchanged(record));
-        self.write(record, also, vec![record.put()]).await
+        self.update_with_if(record, [], also).await
     }
 
     /// As [`Self::update`], for a record that got another name.

@@ -43,7 +43,7 @@ impl Service {
                 return self.repeat_snapshot(snapshot, &wanted).await;
             }
             let source = self.source(&wanted.source).await?;
-            let expect = vec![source.unchanged.clone()];
+            let expect = vec![source.unchanged.clone(), self.stays(source.pool).await?];
             match self.wish(frozen(&wanted, &source), expect).await {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error),
@@ -73,6 +73,7 @@ impl Service {
                 &first(&wanted.labels, wanted.deletion_protection),
             )
             .map_err(|field| conflict(&snapshot, field))?;
+        self.stays(snapshot.pool).await?;
         if snapshot.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Snapshot(snapshot.id));
             return self.make_snapshot(snapshot, (Attempt::Again, begun)).await;

@@ -2,11 +2,11 @@
 //!
 //! Called by `grpc`. One transaction on the record, so a crash leaves the change made or not made; a
 //! note beside it has the pool's catalogue told (`telling`). What goes on with the thing is waited
-//! for; only a deletion refuses.
+//! for; only a deletion refuses, and that of a pool refuses to protect what is in it.
 
 use super::records::Revised;
 use super::telling::untold;
-use super::{Op, Service, ServiceError, Unfinished, at_revision, busy};
+use super::{DECISIONS, Op, Service, ServiceError, Unfinished, at_revision, busy};
 use crate::domain::{Image, Marks, Phase, Pool, Ref, Remark, Snapshot, Volume};
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
@@ -30,11 +30,17 @@ pub(super) trait Marked: Revised + Row<Name = Name> {
     fn marks_mut(&mut self) -> (&mut Labels, &mut Marks);
     /// Its thin's owner, whose row keeps the marks too.
     fn told_owner(&self) -> Option<ThinOwner>;
+    /// The pool that it lies in.
+    fn lies_in(&self) -> Option<PoolId>;
 }
 
 macro_rules! marked {
-    ($($noun:ty => $owner:expr),*) => {$(
+    ($($noun:ty => $owner:expr, $pool:expr;)*) => {$(
         impl Marked for $noun {
+            fn lies_in(&self) -> Option<PoolId> {
+                let pool: fn(&$noun) -> Option<PoolId> = $pool;
+                pool(self)
+            }
             fn told_owner(&self) -> Option<ThinOwner> {
                 let owner: fn(&$noun) -> Option<ThinOwner> = $owner;
                 owner(self)
@@ -53,10 +59,10 @@ macro_rules! marked {
 }
 
 marked!(
-    Volume => |volume| Some(volume.id.into()),
-    Snapshot => |snapshot| Some(snapshot.id.into()),
-    Image => |_| None,
-    Pool => |_| None
+    Volume => |volume| Some(volume.id.into()), |volume| Some(volume.pool);
+    Snapshot => |snapshot| Some(snapshot.id.into()), |snapshot| Some(snapshot.pool);
+    Image => |_| None, |_| None;
+    Pool => |_| None, |_| None;
 );
 
 /// Refuses what is protected from deletion.
@@ -75,8 +81,8 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::OtherRevision`], [`ServiceError::Busy`] while it is deleted, or labels that
-    /// cannot be. The same change again changes nothing and is never refused for its revision.
+    /// [`ServiceError::OtherRevision`], [`ServiceError::Busy`] while it is deleted, labels that cannot
+    /// be, or protection of what goes with its pool. The same change again changes nothing and is never refused for its revision.
     pub async fn update_volume(
         &self,
         wanted: Update<Ref<VolumeId>>,
@@ -127,6 +133,24 @@ impl Service {
     async fn update<T: Marked>(&self, wanted: Update<Ref<T::Id>>) -> Result<T, ServiceError> {
         let found = self.records.get::<T>(&wanted.what, "target").await?;
         let _held = self.locks.take_inner(rows::key::<T>(found.id())).await;
+        for _ in 0..DECISIONS {
+            match self.update_once::<T>(&found, &wanted).await {
+                Err(error) if error.is_conflict() => {} // its pool changed
+                done => return done,
+            }
+        }
+        Err(busy::<T>(
+            &found.name().to_string(),
+            "being changed by others too",
+        ))
+    }
+
+    /// The caller holds the record.
+    async fn update_once<T: Marked>(
+        &self,
+        found: &T,
+        wanted: &Update<Ref<T::Id>>,
+    ) -> Result<T, ServiceError> {
         let by_id = Ref::Id(found.id());
         let mut record = self.records.get::<T>(&by_id, "target").await?;
         if record.phase() == Phase::Deleting {
@@ -146,13 +170,27 @@ impl Service {
             return Ok(record);
         }
         at_revision(&before, wanted.revision)?;
+        let protects = record.marks().deletion_protection && !before.marks().deletion_protection;
+        let rests_on = match record.lies_in().filter(|_| protects) {
+            Some(pool) => vec![self.stays(pool).await?],
+            None => Vec::new(),
+        };
         let Some(owner) = record.told_owner() else {
             self.records.update(&mut record).await?;
             return Ok(record);
         };
         let begun = self.pending.begin(Unfinished::Untold(owner));
         let note = untold(&record, owner);
-        self.records.update_with(&mut record, [note]).await?;
+        let written = self
+            .records
+            .update_with_if(&mut record, [note], rests_on)
+            .await;
+        if let Err(error) = written {
+            if error.is_conflict() {
+                begun.done(); // nothing was written
+            }
+            return Err(error);
+        }
         hit(Point::MarksWished);
         self.tell(owner, begun).await;
         hit(Point::MarksRecorded);

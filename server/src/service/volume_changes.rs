@@ -120,6 +120,7 @@ impl Service {
         volume: Volume,
         options: ActivateOptions,
     ) -> Result<VolumeView, ServiceError> {
+        self.stays(volume.pool).await?;
         let agent = self.agent_of(volume.node).await?;
         let done = agent.activate(volume.id, options, volume.epoch).await;
         self.answered(volume, done, Point::Activated).await

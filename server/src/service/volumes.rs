@@ -178,7 +178,8 @@ impl Service {
         }
         let node = self.node(source.node).await?;
         takes_volumes(&node)?;
-        let expect = vec![source.unchanged.clone(), unchanged(&node)];
+        let stays = self.stays(source.pool).await?;
+        let expect = vec![source.unchanged.clone(), unchanged(&node), stays];
         Ok((cloned(wanted, &source, size), expect))
     }
 
@@ -277,6 +278,7 @@ impl Service {
         if let Some(field) = self.misplaced(wanted.placement, at).await? {
             return Err(conflict(&volume, field));
         }
+        self.stays(volume.pool).await?;
         if volume.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Volume(volume.id));
             return self
