@@ -2,7 +2,7 @@
 
 use goldleaf_types::{Incarnation, PoolId};
 
-use super::crash_tests::{Rig, volume};
+use super::rig::{Rig, volume};
 use super::*;
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);

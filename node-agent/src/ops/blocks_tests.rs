@@ -3,7 +3,7 @@
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{Incarnation, PoolId, SnapshotId, ThinOwner, VolumeSize};
 
-use super::crash_tests::{Rig, snap, snapshot, volume};
+use super::rig::{Rig, snap, snapshot, volume};
 use super::*;
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);

@@ -19,6 +19,7 @@ use super::activation::ImageUsed;
 use super::drain::shares;
 use super::error::ThinError;
 use super::open_pool::OpenPool;
+use super::space_rules::{DATA_WARNINGS, data_free};
 use super::thins::{check_epoch, length, usable, write};
 use super::view::ThinView;
 use super::work::{Halted, Job, LONGEST_REST, WorkProgress};
@@ -26,9 +27,11 @@ use crate::catalogue::{Decouple, Phase, ThinRecord};
 use crate::failpoint::{Point, hit};
 use crate::kernel::{KernelError, PrivateSpec, PrivateThin};
 
-/// Blocks that one step goes through; each step is made durable, so that no neighbour waits for
-/// much that was written before.
-const STEP: u64 = 64;
+/// Bytes that one step goes through, or one block when that is more; each step is made durable, so
+/// that no neighbour waits for much that was written before.
+const STEP: u64 = 4 << 20;
+/// Bytes that are compared at a time.
+const PIECE: u64 = 1 << 20;
 /// After so many bytes the row says how far it is.
 const MARK: u64 = 64 << 20;
 
@@ -119,21 +122,28 @@ impl Agent {
             true => whole(shown),
             false => whole(shown).min(whole(size).saturating_sub(mapped.0)),
         };
+        self.check_free(pool, needed.saturating_add(wished_already(pool)))
+    }
+
+    /// Refuses to take so many bytes unless some room is left after it: the last of it is for those
+    /// who write, and no copy is ever to wait in the kernel for more.
+    fn check_free(&self, pool: &OpenPool, needed: u64) -> Result<(), ThinError> {
         let status = self.kernel.pool_status(pool.id);
-        let free = match status.map_err(ThinError::Kernel)? {
+        let block = pool.block().bytes().0;
+        let spare = match status.map_err(ThinError::Kernel)? {
             PoolStatus::Working(status) => {
-                let blocks = status
-                    .total_data_blocks
-                    .saturating_sub(status.used_data_blocks);
-                blocks.saturating_mul(block)
+                let reserve = status.total_data_blocks.saturating_mul(DATA_WARNINGS[1]) / 100;
+                data_free(&status)
+                    .saturating_sub(reserve)
+                    .saturating_mul(block)
             }
             PoolStatus::Fail => 0,
         };
-        if needed > free {
+        if needed > spare {
             return Err(ThinError::NoRoom {
                 pool: pool.id,
                 needed: Bytes(needed),
-                free: Bytes(free),
+                free: Bytes(spare),
             });
         }
         Ok(())
@@ -189,7 +199,7 @@ impl Agent {
             .map_err(ThinError::Kernel)?;
         let content = used.release().file; // its device is held by ours from now on
         let total = Bytes(image.size.0.min(row.size.bytes().0));
-        let step = STEP.saturating_mul(pool.block().bytes().0);
+        let step = STEP.max(pool.block().bytes().0);
         let copy = Copy {
             device: &*device,
             content: &content,
@@ -204,6 +214,7 @@ impl Agent {
             let end = total.0.min(at.saturating_add(step));
             // Others may have filled the pool meanwhile: it is not the copy that is to fill it.
             pool.check_room(&*self.kernel)?;
+            self.check_free(pool, step)?;
             copy.stretch(at, end).map_err(|source| {
                 let what = format!("copy from image {} to {}", image.digest, row.owner);
                 ThinError::Kernel(KernelError::Io { what, source })
@@ -233,6 +244,16 @@ impl Agent {
 /// Whether a row wants to be independent of its image.
 pub(super) fn wants_copy(row: &ThinRecord) -> bool {
     row.phase == Phase::Ready && row.decouple.is_some()
+}
+
+/// What copies that were wished for before may still take.
+fn wished_already(pool: &OpenPool) -> u64 {
+    let rows = pool.catalogue.all();
+    let wished = rows.iter().filter(|row| wants_copy(row)).map(|row| {
+        let shown = row.image.map_or(0, |i| i.size.0.min(row.size.bytes().0));
+        shown.saturating_sub(row.decouple.map_or(0, |wish| wish.done.0))
+    });
+    wished.fold(0, u64::saturating_add)
 }
 
 fn spec(pool: &OpenPool, row: &ThinRecord, origin: Option<goldleaf_dm::DevNumber>) -> PrivateSpec {
@@ -299,23 +320,47 @@ impl Copy<'_> {
 /// Writes a block back that reads as the image does: it may read through to it. Zeroes need no
 /// room, for what nothing is under reads so anyway; what differs was written by its user.
 fn copy_block(device: &File, image: &File, (at, len): (u64, u64), size: Bytes) -> io::Result<()> {
-    let len = usize::try_from(len).map_err(io::Error::other)?;
-    let mut reads = vec![0; len];
-    device.read_exact_at(&mut reads, at)?;
-    if reads.iter().all(|byte| *byte == 0) {
+    let mut blank = true;
+    let mut reads = Vec::new();
+    for (from, len) in pieces(at, len) {
+        reads.resize(len, 0);
+        device.read_exact_at(&mut reads, from)?;
+        if reads != shown(image, from, len, size)? {
+            return Ok(());
+        }
+        blank &= reads.iter().all(|byte| *byte == 0);
+    }
+    if blank {
         return Ok(());
     }
-    let mut original = vec![0; len];
-    let within = usize::try_from(size.0.saturating_sub(at)).unwrap_or(usize::MAX);
-    image.read_exact_at(&mut original[..within.min(len)], at)?;
-    if reads == original {
-        device.write_all_at(&reads, at)?;
+    for (from, len) in pieces(at, len) {
+        device.write_all_at(&shown(image, from, len, size)?, from)?;
     }
     Ok(())
 }
 
+/// What the image shows there: zeroes past its end.
+fn shown(image: &File, at: u64, len: usize, size: Bytes) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let within = usize::try_from(size.0.saturating_sub(at)).unwrap_or(usize::MAX);
+    image.read_exact_at(&mut bytes[..within.min(len)], at)?;
+    Ok(bytes)
+}
+
+/// A block in pieces: where each begins and how long it is.
+fn pieces(at: u64, len: u64) -> impl Iterator<Item = (u64, usize)> {
+    let end = at + len;
+    let starts = std::iter::successors(Some(at), |from| Some(from + PIECE));
+    starts.take_while(move |from| *from < end).map(move |from| {
+        let len = (end - from).min(PIECE);
+        (from, usize::try_from(len).unwrap_or(usize::MAX)) // at most a piece
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -325,6 +370,35 @@ mod tests {
         assert_eq!(rest(Bytes::MIB, Bytes(0), ms(900)), ms(200));
         assert_eq!(rest(Bytes::MIB, Bytes::MIB, ms(300)), ms(700));
         assert_eq!(rest(Bytes::MIB, Bytes::MIB, ms(1300)), ms(0));
+    }
+
+    #[test]
+    fn a_block_is_gone_through_in_pieces_that_fill_it() {
+        let found: Vec<_> = pieces(512, 2 * PIECE + 512).collect();
+        let piece = usize::try_from(PIECE).unwrap();
+        assert_eq!(
+            found,
+            [(512, piece), (512 + PIECE, piece), (512 + 2 * PIECE, 512)]
+        );
+    }
+
+    #[test]
+    fn a_large_block_that_differs_in_its_last_piece_is_left_as_it_is() {
+        let files = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        let [device, image] = &files;
+        let size = 3 * PIECE;
+        image
+            .write_all_at(&vec![7; usize::try_from(size).unwrap()], 0)
+            .unwrap();
+        device
+            .write_all_at(&vec![7; usize::try_from(size).unwrap()], 0)
+            .unwrap();
+        device.write_all_at(&[8], size - 1).unwrap();
+        let read_only =
+            std::fs::File::open(format!("/proc/self/fd/{}", device.as_raw_fd())).unwrap();
+        copy_block(&read_only, image, (0, size), Bytes(size)).unwrap();
+        device.write_all_at(&[7], size - 1).unwrap();
+        copy_block(&read_only, image, (0, size), Bytes(size)).expect_err("it is written");
     }
 
     #[test]

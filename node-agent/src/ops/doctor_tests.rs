@@ -5,8 +5,8 @@ use std::fs;
 
 use goldleaf_types::{Incarnation, PoolId, ThinId};
 
-use super::crash_tests::{HOST, Rig, volume};
 use super::doctor::{Code, Finding, Outcome};
+use super::rig::{HOST, Rig, volume};
 use super::tests::spoil_image;
 use super::*;
 use crate::catalogue::Phase;

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use goldleaf_types::{Bytes, Incarnation, PoolId, ThinId, VolumeSize};
 
-use super::crash_tests::{Rig, snap, snapshot, volume};
+use super::rig::{Rig, snap, snapshot, volume};
 use super::*;
 use crate::catalogue::Phase;
 use crate::failpoint::Point;

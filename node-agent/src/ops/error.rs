@@ -165,15 +165,15 @@ pub enum ThinError {
     MetadataLow(PoolId),
     /// A copy would not fit.
     #[error(
-        "pool {pool} has {free} free and the copy may take {needed}: extend the pool, or delete \
-         something in it"
+        "pool {pool} has {free} free besides the twentieth that is for writers, and the copy may take {needed}: \
+         extend the pool, or delete something in it"
     )]
     NoRoom {
         /// Which.
         pool: PoolId,
         /// What it may take.
         needed: Bytes,
-        /// What there is.
+        /// What there is, besides what is kept for writers.
         free: Bytes,
     },
     /// The pool hands out no more thin ids.

@@ -2,7 +2,7 @@
 
 use goldleaf_types::{Bytes, Incarnation, PoolId};
 
-use super::crash_tests::{Rig, volume};
+use super::rig::{Rig, volume};
 use super::*;
 use crate::catalogue::read_label;
 

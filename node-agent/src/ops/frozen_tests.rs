@@ -11,7 +11,7 @@ use std::time::Duration;
 use goldleaf_dm::{DevNumber, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{Digest, Incarnation, PoolId, ThinId, ThinOwner};
 
-use super::crash_tests::{Rig, volume};
+use super::rig::{Rig, volume};
 use super::tests::spoil_image;
 use super::*;
 use crate::catalogue::Holder;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{GroupId, Incarnation, PoolId};
 
-use super::crash_tests::{Rig, group_of_two, quiet, snap, snapshot, volume};
+use super::rig::{Rig, group_of_two, quiet, snap, snapshot, volume};
 use super::*;
 use crate::failpoint::{Point, test::die_at};
 use crate::kernel::KernelError;

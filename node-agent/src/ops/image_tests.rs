@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use goldleaf_types::{Incarnation, PoolId, ThinOwner, VolumeSize};
 
-use super::crash_tests::{HOST, Rig, snap, snapshot, volume};
+use super::rig::{HOST, Rig, snap, snapshot, volume};
 use super::tests::spoil_image;
 use super::*;
 

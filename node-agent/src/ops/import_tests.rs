@@ -2,7 +2,7 @@
 
 use goldleaf_types::{Incarnation, NodeId, PoolId};
 
-use super::crash_tests::{Rig, volume};
+use super::rig::{Rig, volume};
 use super::*;
 use crate::failpoint::{Point, test::die_at};
 
@@ -98,7 +98,7 @@ fn law_foreign_host_by_force() {
     import(&rig, &devices, Some(former)).unwrap();
     assert!(rig.agent.thin(volume(11)).is_ok());
     // A call that was meant for it there comes too late here.
-    let how = crash_tests::HOST;
+    let how = rig::HOST;
     for late in [
         rig.agent.activate(volume(11), how, 1).map(drop),
         rig.agent.delete_thin(STORE, volume(11), None, 1),

@@ -70,6 +70,8 @@ mod pool_tests;
 #[cfg(test)]
 mod reading_tests;
 #[cfg(test)]
+mod rig;
+#[cfg(test)]
 mod space_tests;
 #[cfg(test)]
 mod spare_tests;

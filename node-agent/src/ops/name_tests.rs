@@ -3,7 +3,7 @@
 
 use goldleaf_types::{Bytes, Incarnation, PoolId};
 
-use super::crash_tests::{HOST, Rig, snap, snapshot, volume};
+use super::rig::{HOST, Rig, snap, snapshot, volume};
 use super::*;
 use crate::catalogue::read_label;
 

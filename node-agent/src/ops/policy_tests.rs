@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{Incarnation, PoolId, VolumeSize};
 
-use super::crash_tests::{Rig, snap, snapshot, volume};
+use super::rig::{Rig, snap, snapshot, volume};
 use super::*;
 use crate::catalogue::NoSpace;
 

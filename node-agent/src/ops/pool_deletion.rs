@@ -16,7 +16,7 @@ use super::import::foreign;
 use super::open_pool::{OpenPool, admit};
 use super::opening::{AsFound, labelled};
 use super::scan::{FoundDevice, Look};
-use crate::catalogue::{Catalogue, Label, wipe_label, write_label};
+use crate::catalogue::{Catalogue, CatalogueError, Label, wipe_label, write_label};
 use crate::failpoint::{Point, hit};
 
 impl Agent {
@@ -101,6 +101,9 @@ impl Agent {
         // Read again under the lock: what a scan saw may be over.
         devices.retain(|d| d.label.as_ref().is_some_and(|label| label.pool == id));
         let labels: Vec<&Label> = devices.iter().filter_map(|d| d.label.as_ref()).collect();
+        if whole && let Some(taken) = labels.iter().find(|label| self.is_held_elsewhere(label)) {
+            return Err(foreign(id, taken));
+        }
         if !whole && !is_half(labels.iter().copied()) {
             return Err(mismatch(id, "it was made meanwhile: open it first"));
         }
@@ -132,7 +135,8 @@ impl Agent {
 }
 
 /// Refuses another store than the one that made the pool, as far as its catalogue can be read: one
-/// that cannot be says nothing against it.
+/// that is damaged says nothing against it. One of a newer version, or on a device that fails now,
+/// may.
 fn admit_unopened(
     id: PoolId,
     devices: &[HeldDevice],
@@ -147,6 +151,9 @@ fn admit_unopened(
     };
     match Catalogue::open(regions, id) {
         Ok(catalogue) => Ok(admit(&catalogue.pool(), caller)?),
+        Err(source @ (CatalogueError::Newer(_) | CatalogueError::Storage(_))) => {
+            Err(PoolError::Catalogue { pool: id, source })
+        }
         Err(_) => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{Bytes, Incarnation, PoolId, ThinId};
 
-use super::crash_tests::{Rig, volume};
+use super::rig::{Rig, volume};
 use super::*;
 use crate::catalogue::{Label, read_label, write_label};
 

@@ -433,6 +433,8 @@ impl Agent {
 
     /// Removes the pool's tables and flushes its catalogue.
     pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
+        // First, for what is refused is not to wait for a step of long work to end.
+        self.check_inactive(pool)?;
         let _barred = self.work.bar(pool.id);
         self.check_inactive(pool)?;
         // Its metadata may be another's work when it comes back.

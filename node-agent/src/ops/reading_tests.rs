@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use goldleaf_types::{Bytes, Digest, Incarnation, ThinOwner, VolumeSize};
 use sha2::{Digest as _, Sha256};
 
-use super::crash_tests::{HOST, Rig, snap, snapshot, volume};
+use super::rig::{HOST, Rig, snap, snapshot, volume};
 use super::*;
 use crate::images::{ImageError, Meter};
 

@@ -2,7 +2,7 @@
 
 use goldleaf_types::{Incarnation, PoolId};
 
-use super::crash_tests::{HOST, Rig, snap, snapshot, volume};
+use super::rig::{HOST, Rig, snap, snapshot, volume};
 use super::*;
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);

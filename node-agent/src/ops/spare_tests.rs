@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use goldleaf_types::{Bytes, Incarnation, PoolId, ThinId};
 
-use super::crash_tests::Rig;
+use super::rig::Rig;
 use super::*;
 use crate::catalogue::read_label;
 use crate::failpoint::Point;

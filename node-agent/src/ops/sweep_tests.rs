@@ -8,7 +8,7 @@ use std::time::Duration;
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{Incarnation, PoolId, ThinOwner, VolumeSize};
 
-use super::crash_tests::{Rig, quiet, snap, snapshot, volume};
+use super::rig::{Rig, quiet, snap, snapshot, volume};
 use super::tests::spoil_image;
 use super::*;
 use crate::catalogue::{Phase, ThinRecord};

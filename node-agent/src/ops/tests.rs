@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use goldleaf_dm::PoolMode;
 use goldleaf_types::{Incarnation, PoolId, ThinId, VolumeSize};
 
-use super::crash_tests::{HOST, Rig, snap, snapshot, volume};
+use super::rig::{HOST, Rig, snap, snapshot, volume};
 use super::*;
 use crate::catalogue::{Holder, Phase};
 use crate::kernel::KernelError;

@@ -262,7 +262,9 @@ impl Agent {
 
     /// One pass over all rows.
     pub(super) fn work_once(&self, lane: Lane) {
-        for pool in self.pools.all_open() {
+        // By id: work in one pool is not to keep another's devices, which may be closed meanwhile.
+        let ids: Vec<_> = self.pools.all_open().iter().map(|pool| pool.id).collect();
+        for pool in ids.into_iter().filter_map(|id| self.pools.open(id)) {
             for row in pool.catalogue.all() {
                 if !wants_work(lane, &row) || pool.check_writable(&*self.kernel).is_err() {
                     continue;
