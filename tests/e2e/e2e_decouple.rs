@@ -162,6 +162,21 @@ fn a_copy_that_does_not_fit_is_refused_with_the_figures_and_a_deletion_ends_one(
         let progress = host.volume("v").unwrap().progress?;
         (progress.done_bytes > 0).then_some(())
     });
+    // One more would fit alone, and does not beside the first.
+    host.create_thin(over("w", 44 * MIB, "golden")).unwrap();
+    host.deactivate("w").unwrap();
+    let filler = host.create_thin(api::CreateThinRequest {
+        activate: Some(api::ActivateOptions::default()),
+        ..blank("filler", 192 * MIB)
+    });
+    let most = usize::try_from(total - 70 * MIB).unwrap();
+    device(&filler.unwrap()).write(0, &vec![7; most]);
+    let refused = host.decouple_volume(api::DecoupleRequest {
+        volume: "w".into(),
+        ..Default::default()
+    });
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     let began = std::time::Instant::now();
     host.delete_volume("v").unwrap();
     assert!(began.elapsed().as_secs() < 15, "it waited for the copying");
