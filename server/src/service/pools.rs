@@ -440,8 +440,8 @@ impl Service {
                 Phase::Ready | Phase::Closed | Phase::Failed => {}
             }
             if pool.node != node {
-                // It has moved, and its former node does not know yet: what that says is old.
-                tracing::warn!(pool = %pool.id, %node, now = %pool.node,
+                // A node that sees the disks too, or has not noticed yet that it has moved.
+                tracing::debug!(pool = %pool.id, %node, now = %pool.node,
                     "a node tells of a pool that another has by now");
                 continue;
             }

@@ -206,6 +206,8 @@ fn holds_nothing(h: &Host) -> Result<String, Status> {
 pub const LOGGED: &[&str] = &[
     "dying as asked",
     "an image's content changed",
+    // A look at the rows while it is so.
+    "changed on this node",
     "takes no change",
     "is a file outside the pool folder",
     "mending",
