@@ -9,6 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,9 @@ fn with_mappings(dump: &str, names: &[&str], ids: &[(String, u32)]) -> String {
     lines.join("\n")
 }
 
+/// Between two writes of the neighbour's.
+const REST: Duration = Duration::from_millis(8);
+
 /// A neighbour that writes 4 KiB to a new block each time and waits until that is safe.
 struct Neighbour {
     file: File,
@@ -126,12 +130,14 @@ impl Neighbour {
         Self { file, next: 0 }
     }
 
-    /// Writes until told to stop; how long each took.
-    fn write_until(&mut self, stop: &AtomicBool) -> Vec<Duration> {
+    /// Writes until told to stop, and says when it has begun; how long each took. It rests between two,
+    /// so that its blocks last for all that it is beside.
+    fn write_until(&mut self, begun: &Barrier, stop: &AtomicBool) -> Vec<Duration> {
         let room = vec![7_u8; 8192];
         let from = room.as_ptr().align_offset(4096);
         let mut took = Vec::new();
-        while !stop.load(Ordering::Relaxed) && self.next < 8000 {
+        while !stop.load(Ordering::Relaxed) {
+            assert!(self.next < 8000, "it has no new block left");
             let began = Instant::now();
             self.file
                 .write_all_at(&room[from..from + 4096], self.next * BLOCK)
@@ -139,15 +145,20 @@ impl Neighbour {
             self.file.sync_data().unwrap();
             took.push(began.elapsed());
             self.next += 1;
+            if took.len() == 1 {
+                begun.wait();
+            }
+            std::thread::park_timeout(REST);
         }
         took
     }
 
     /// Its writes while something is done.
     fn beside<T>(&mut self, work: impl FnOnce() -> T) -> (T, Vec<Duration>) {
-        let stop = AtomicBool::new(false);
+        let (begun, stop) = (Barrier::new(2), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let writes = scope.spawn(|| self.write_until(&stop));
+            let writes = scope.spawn(|| self.write_until(&begun, &stop));
+            begun.wait();
             let done = work();
             stop.store(true, Ordering::Relaxed);
             (done, writes.join().unwrap())

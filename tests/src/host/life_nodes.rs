@@ -3,7 +3,7 @@
 //! Used by `life`.
 
 use goldleaf_proto::v1 as api;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Host;
 
@@ -17,10 +17,15 @@ pub(super) fn relabel(h: &Host, protect: bool) -> Result<String, Status> {
     })?;
     let word = format!("\"deletion_protection\":{protect}");
     h.soon("the catalogue has it", || {
-        let thins = h.thins().ok()?;
+        let thins = match h.thins() {
+            Ok(thins) => thins,
+            // It died of what it was told, after the change was answered.
+            Err(away) if away.code() == Code::Unavailable => return Some(Err(away)),
+            Err(_) => return None,
+        };
         let thin = thins.iter().find(|thin| thin.owner == changed.id)?;
-        (thin.marks.contains("\"team\"") && thin.marks.contains(&word)).then_some(())
-    });
+        (thin.marks.contains("\"team\"") && thin.marks.contains(&word)).then_some(Ok(()))
+    })?;
     Ok(format!(
         "{:?} {}",
         changed.labels, changed.deletion_protection
