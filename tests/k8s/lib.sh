@@ -80,6 +80,24 @@ equal() {
   [ "$2" = "$3" ] || { printf '%s: expected %q, found %q\n' "$1" "$2" "$3"; return 1; }
 }
 
+# says WHAT EXPECTED COMMAND...: it succeeds, and says this. Where nothing is expected, a command that
+# failed would otherwise be taken for one that found nothing.
+says() {
+  local what=$1 expected=$2 said
+  shift 2
+  said=$("$@") || { printf '%s: failed with %s: %s\n' "$what" $? "$*"; return 1; }
+  equal "$what" "$expected" "$said"
+}
+
+# silent COMMAND...: whether it succeeds and says nothing.
+silent() {
+  local said
+  said=$("$@") && [ -z "$said" ]
+}
+
+# matching ARGUMENT...: grep, for which it is no failure that no line matches.
+matching() { grep "$@" || [ $? = 1 ]; }
+
 # refused WORDS COMMAND...: it fails, and says these words.
 refused() {
   local words=$1 said

@@ -63,27 +63,34 @@ the_chart_comes_up_and_the_driver_registers_itself() {
   equal "nodes" "$node" "$(goldleaf node list -o name)"
 }
 
+# may_not ACCOUNT WHAT...: the answer is no; kubectl then fails, as it does when it has no answer.
+may_not() {
+  local account=$1 answer
+  shift
+  answer=$(kubectl auth can-i "$@" --all-namespaces --as="$account" || true)
+  equal "whether $account can $*" no "${answer%% *}"
+}
 nothing_has_more_rights_than_it_needs() {
   local account=system:serviceaccount:goldleaf:goldleaf question
   # shellcheck disable=SC2086 # two words each
   for question in 'get secrets' 'list pods' 'create pods' 'delete nodes' 'patch nodes' 'create clusterroles' \
     'get configmaps' 'create pods/exec' 'update storageclasses' 'impersonate users'; do
-    refused no kubectl auth can-i $question --all-namespaces --as="$account-csi-controller"
+    may_not "$account-csi-controller" $question
   done
   # shellcheck disable=SC2086
   for question in 'list persistentvolumes' 'get nodes' 'get secrets' 'create pods'; do
-    refused no kubectl auth can-i $question --all-namespaces --as="$account-plain"
+    may_not "$account-plain" $question
   done
   kubectl auth can-i create persistentvolumes --as="$account-csi-controller"
   # Only what makes devices and mounts is privileged, and nothing has a token that does not use it.
   local pods
   pods=$(kubectl get pods -n goldleaf -o json)
-  equal "privileged" "agent csi-node" \
-    "$(jq -r '[.items[].spec.containers[] | select(.securityContext.privileged) | .name] | sort | join(" ")' <<<"$pods")"
-  equal "roots that can be written" "" \
-    "$(jq -r '[.items[].spec.containers[] | select(.securityContext.readOnlyRootFilesystem | not) | .name] | join(" ")' <<<"$pods")"
-  equal "pods with a token" "csi-controller" \
-    "$(jq -r '[.items[].spec | select(any(.volumes[]; .projected)) | .containers[0].name] | join(" ")' <<<"$pods")"
+  says "privileged" "agent csi-node" \
+    jq -r '[.items[].spec.containers[] | select(.securityContext.privileged) | .name] | sort | join(" ")' <<<"$pods"
+  says "roots that can be written" "" \
+    jq -r '[.items[].spec.containers[] | select(.securityContext.readOnlyRootFilesystem | not) | .name] | join(" ")' <<<"$pods"
+  says "pods with a token" "csi-controller" \
+    jq -r '[.items[].spec | select(any(.volumes[]; .projected)) | .containers[0].name] | join(" ")' <<<"$pods"
 }
 
 room() { kubectl get csistoragecapacities -n goldleaf -o json | jq -e '.items | length == 3 and all(.capacity != "0")'; }
@@ -117,7 +124,7 @@ a_pod_reads_its_image_through_a_block_device() {
   # What lies past the image was written by nobody.
   equal "bytes past it" 0 "$(in_pod reader sh -c 'dd if=/dev/disk bs=1M skip=64 2>/dev/null | tr -d "\000" | wc -c')"
   # A volume of this host has not to be attached to it: there is nothing for an attacher to do.
-  equal "attachments" "" "$(kubectl get volumeattachments -o name)"
+  says "attachments" "" kubectl get volumeattachments -o name
   at_100 reader before
 }
 
@@ -201,15 +208,58 @@ a_volume_grows_while_nobody_uses_it() {
   equal "the file" mine "$(in_pod writer cat /files/own)"
 }
 
+# keep_busy POD: from now on it reads a place of its device, past the kernel's cache, and writes another.
+# Its /tmp/turns has how often both went well, /tmp/failures what did not, /tmp/longest the seconds of the
+# longest turn.
+keep_busy() {
+  in_pod "$1" sh -c '
+    turns=0 longest=0
+    echo 0 >/tmp/turns
+    echo 0 >/tmp/longest
+    : >/tmp/failures
+    while sleep 0.1; do
+      read began rest </proc/uptime
+      if dd if=/dev/disk of=/dev/null iflag=direct bs=4k count=1 skip=$((RANDOM % 10000)) &&
+        echo "turn $turns" | dd of=/dev/disk bs=4k seek=200 conv=sync,fsync,notrunc; then
+        turns=$((turns + 1))
+        echo $turns >/tmp/turns.new
+        mv /tmp/turns.new /tmp/turns
+      else
+        echo "after $turns turns" >>/tmp/failures
+      fi
+      read ended rest </proc/uptime
+      took=$((${ended%.*} - ${began%.*}))
+      [ $took -le $longest ] || { longest=$took; echo $took >/tmp/longest; }
+    done </dev/null >/tmp/said 2>&1 &'
+}
+turns() { in_pod "$1" cat /tmp/turns; }
+# went_on POD TURNS: whether it has had more since.
+went_on() {
+  local now
+  now=$(turns "$1") && [ "$now" -gt "$2" ]
+}
+
 workloads_go_on_while_all_of_goldleaf_is_replaced() {
+  local part before gone back longest
   sidecars_say before
-  in_pod reader sh -c 'while sleep 0.1; do dd if=/dev/disk of=/dev/null bs=4k count=1 skip=$((RANDOM % 10000)) 2>/dev/null || echo failed; done </dev/null >/tmp/failures 2>&1 &'
+  keep_busy reader
+  eventually 30 went_on reader 0
+  before=$(turns reader)
   kubectl delete pods -n goldleaf --all --wait
-  local part
+  gone=$(turns reader)
   for part in deploy/goldleaf-server daemonset/goldleaf-agent daemonset/goldleaf-csi-node deploy/goldleaf-csi-controller; do
     kubectl rollout status -n goldleaf $part --timeout=180s
   done
-  equal "failed reads" "" "$(in_pod reader cat /tmp/failures)"
+  back=$(turns reader)
+  echo "turns: $before before, $gone when the former pods were gone, $back when the new ones worked"
+  [ "$gone" -gt "$before" ]
+  [ "$back" -gt "$gone" ]
+  # And with the new ones: none of its turns hangs.
+  eventually 30 went_on reader "$((back + 10))"
+  says "failed turns" "" in_pod reader cat /tmp/failures
+  longest=$(in_pod reader cat /tmp/longest)
+  echo "the longest turn took $longest s"
+  [ "$longest" -le 10 ]
   equal "what was written" after "$(at_100 reader)"
   in_pod writer sh -c 'echo still >/files/later && sync && cat /files/later'
   # Whatever the former ones made is taken up by the new ones.
@@ -225,31 +275,38 @@ said_why() {
   kubectl get events --field-selector "involvedObject.name=$1,reason=ProvisioningFailed" -o json |
     jq -e '.items[].message | select(test("OutOfRange"))'
 }
+volumes() { goldleaf volume list -o name | sort; }
 a_claim_that_cannot_be_served_says_why_and_takes_nothing() {
   local before
-  before=$(goldleaf volume list -o name | sort)
+  before=$(volumes)
   apply claim name=wrong mode=Block class=golden size=32Mi source=null
   apply pod-block name=waiter claim=wrong
   eventually 60 said_why wrong
   kubectl delete pod/waiter pvc/wrong
-  equal "volumes" "$before" "$(goldleaf volume list -o name | sort)"
+  says "volumes" "$before" volumes
 }
 
-nothing_in_the_cluster() {
-  [ -z "$(kubectl get pv,pvc,volumesnapshots,volumesnapshotcontents,volumeattachments -A -o name)" ]
-}
+objects() { kubectl get pv,pvc,volumesnapshots,volumesnapshotcontents,volumeattachments -A -o name; }
+devices_of_volumes() { on_node 'dmsetup info -c --noheadings -o uuid' | matching GOLDLEAF-vol; }
+folders_of_volumes() { on_node 'find /var/lib/kubelet/plugins /var/lib/kubelet/pods -ignore_readdir_race -name "*pvc-*"'; }
 pool_is_empty() { goldleaf pool get fast -o json | jq -e '.usage | (.data_used_bytes // "0") == "0" and .mode == "POOL_MODE_READ_WRITE"'; }
 deleting_leaves_nothing_in_the_cluster_or_the_control_plane() {
+  local what found
+  # What is looked for afterwards is found as long as it is there.
+  for what in objects devices_of_volumes folders_of_volumes; do
+    found=$($what)
+    [ -n "$found" ] || { echo "no $what before anything is deleted"; return 1; }
+  done
   kubectl delete pods --all --wait --timeout=120s
   kubectl delete volumesnapshots --all --wait --timeout=120s
   kubectl delete pvc --all --wait --timeout=120s
-  eventually 120 nothing_in_the_cluster
-  equal "volumes" "" "$(goldleaf volume list -o name)"
-  equal "snapshots" "" "$(goldleaf snapshot list -o name)"
+  eventually 120 silent objects
+  says "volumes" "" goldleaf volume list -o name
+  says "snapshots" "" goldleaf snapshot list -o name
   eventually 60 pool_is_empty
   goldleaf doctor
-  equal "volumes' devices" "" "$(on_node 'cat /sys/class/block/dm-*/dm/uuid 2>/dev/null | grep GOLDLEAF-vol || true')"
-  equal "kubelet's folders" "" "$(on_node 'find /var/lib/kubelet/plugins/kubernetes.io/csi /var/lib/kubelet/pods -name "*pvc-*" 2>/dev/null || true')"
+  says "volumes' devices" "" devices_of_volumes
+  says "kubelet's folders" "" folders_of_volumes
 }
 
 # sidecars_say WHEN: keeps what they logged until now.
@@ -262,25 +319,36 @@ sidecars_say() {
 }
 the_sidecars_were_refused_nothing() {
   sidecars_say after
-  equal "what they were refused" "" "$(cat "$run"/log/{provisioner,resizer,snapshotter,snapshot-controller}-{before,after}.log |
-    grep -iE 'forbidden|cannot (get|list|watch|create|update|patch|delete) resource' | head -n 5 || true)"
+  local logs=("$run"/log/{provisioner,resizer,snapshotter,snapshot-controller}-{before,after}.log) log found
+  for log in "${logs[@]}"; do
+    [ -s "$log" ] || { echo "nothing was kept in $log"; return 1; }
+  done
+  found=$(matching -ihE 'forbidden|cannot (get|list|watch|create|update|patch|delete) resource' "${logs[@]}")
+  equal "what they were refused" "" "$(head -n 5 <<<"$found")"
 }
 
-no_pods() { [ -z "$(kubectl get pods -n goldleaf -o name)" ]; }
-unregistered() { ! csi_node; }
+drivers() { kubectl get csinode "$node" -o jsonpath='{.spec.drivers[*].name}'; }
+objects_of_the_chart() {
+  kubectl get csidrivers,storageclasses,volumesnapshotclasses,clusterroles,clusterrolebindings -o name | matching goldleaf
+}
 taking_goldleaf_away_leaves_nothing_in_the_kernel() {
+  local found
+  # As above: both are found as long as they are there.
+  says "drivers" csi.goldleaf.dev drivers
+  found=$(objects_of_the_chart)
+  [ -n "$found" ]
   goldleaf image delete golden
   goldleaf pool delete fast
   helm uninstall goldleaf --namespace goldleaf --wait --timeout 3m
-  eventually 60 no_pods
-  equal "dm devices" "No devices found" "$(on_node 'dmsetup ls')"
-  equal "loop devices" "" "$(on_node 'losetup --all')"
-  equal "mounts" "" "$(on_node 'grep -iE "goldleaf|kubelet/.*csi" /proc/mounts | cut -d " " -f 2')"
-  equal "sockets" "" "$(on_node 'find /run/goldleaf /var/lib/kubelet/plugins* -type s')"
-  equal "links and copies" "" "$(on_node 'find /dev/goldleaf /var/lib/goldleaf/images /var/lib/goldleaf/export -not -type d')"
-  eventually 60 unregistered
-  equal "objects" "" "$(kubectl get csidrivers,storageclasses,volumesnapshotclasses,clusterroles,clusterrolebindings -o name | grep goldleaf || true)"
-  equal "room" "" "$(kubectl get csistoragecapacities -A -o name)"
+  eventually 60 silent kubectl get pods -n goldleaf -o name
+  says "dm devices" "No devices found" on_node 'dmsetup ls'
+  says "loop devices" "" on_node 'losetup --all'
+  says "mounts" "" on_node 'awk "tolower(\$0) ~ /goldleaf|kubelet\/.*csi/ { print \$2 }" /proc/mounts'
+  says "sockets" "" on_node 'find /run/goldleaf /var/lib/kubelet/plugins* -type s'
+  says "links and copies" "" on_node 'find /dev/goldleaf /var/lib/goldleaf/images /var/lib/goldleaf/export -not -type d'
+  eventually 60 silent drivers
+  says "objects" "" objects_of_the_chart
+  says "room" "" kubectl get csistoragecapacities -A -o name
 }
 
 for name in \
