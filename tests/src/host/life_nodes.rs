@@ -5,7 +5,7 @@
 use goldleaf_proto::v1 as api;
 use tonic::{Code, Status};
 
-use super::Host;
+use super::{Host, NODE};
 
 /// Changes labels and protection, and sees that the pool's catalogue hears of it.
 pub(super) fn relabel(h: &Host, protect: bool) -> Result<String, Status> {
@@ -44,12 +44,19 @@ pub(super) fn drain(h: &Host) -> Result<String, Status> {
 
 /// Once the node is heard again, it has no thin of what was deleted while it was lost.
 pub(super) fn gone_meanwhile(h: &Host) -> Result<String, Status> {
-    h.await_node();
-    h.soon("the snapshot's thin is gone", || {
-        let thins = h.thins().ok()?;
-        thins.iter().all(|thin| thin.name != "s2").then_some(())
-    });
-    Ok("gone".into())
+    let gone = || {
+        if !h.is_heard(NODE)? {
+            return Ok(false);
+        }
+        let thins = h.thins()?;
+        Ok::<_, Status>(thins.iter().all(|thin| thin.name != "s2"))
+    };
+    h.soon("the snapshot's thin is gone", || match gone() {
+        Ok(gone) => gone.then_some(Ok("gone".into())),
+        // Whoever deletes it may die of that: the caller brings it back and looks again.
+        Err(away) if away.code() == Code::Unavailable => Some(Err(away)),
+        Err(_) => None,
+    })
 }
 
 pub(super) fn adopt(h: &Host) -> Result<String, Status> {

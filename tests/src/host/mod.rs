@@ -204,13 +204,18 @@ impl Host {
 
     fn await_node_named(&self, name: &str) {
         self.soon("the node is reachable", || {
-            let node = self.node(name).ok()?;
-            let said = |kind: &str, status| {
-                let mut conditions = node.conditions.iter();
-                conditions.any(|c| c.r#type == kind && c.status == status)
-            };
-            (said("NodeReachable", true) || said("Trusted", false)).then_some(())
+            self.is_heard(name).ok()?.then_some(())
         });
+    }
+
+    /// Whether the control plane hears this node, or knows why it does not want to.
+    pub(crate) fn is_heard(&self, name: &str) -> Result<bool, tonic::Status> {
+        let node = self.node(name)?;
+        let said = |kind: &str, status| {
+            let mut conditions = node.conditions.iter();
+            conditions.any(|c| c.r#type == kind && c.status == status)
+        };
+        Ok(said("NodeReachable", true) || said("Trusted", false))
     }
 
     /// Asks again until there is an answer: for what comes by itself.

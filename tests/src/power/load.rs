@@ -30,6 +30,8 @@ const EXPECTED: &[&str] = &[
     "no stream from its agent",
     "does not answer",
     "a power cut left a metadata snapshot half made",
+    // The cut met the second copy before it had what the first has already.
+    "an older copy of the catalogue; made anew",
 ];
 
 /// One start of the kernel.
