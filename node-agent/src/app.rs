@@ -29,6 +29,7 @@ use crate::images::{ExportFolder, ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
 use crate::ops::{Agent, Bell, Lane};
 use crate::registration::{self, Registration};
+use crate::udev_rules;
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -53,6 +54,7 @@ pub async fn run(args: Args) -> Result<()> {
     let exports = ExportFolder::open(export_dir.unwrap_or_else(|| state_dir.join("export")))
         .context("cannot use the export folder")?;
     let kernel = DmKernel::open().context("cannot use device-mapper: see `preflight`")?;
+    keep_udev_out(&state_dir, host.name.to_string()).await?;
     let agent = Agent::new(
         Arc::new(kernel),
         (Arc::new(images), exports),
@@ -107,6 +109,19 @@ pub async fn run(args: Args) -> Result<()> {
         ended.context("the thread for long work panicked")?;
     }
     tracing::info!("stopped; active volumes go on");
+    Ok(())
+}
+
+/// Before the first loop device is there. Volumes come back even when it fails.
+async fn keep_udev_out(state_dir: &Path, node: String) -> Result<()> {
+    let backing = ["images", "pools"].map(|folder| state_dir.join(folder));
+    let told = move || udev_rules::keep_out(Path::new(udev_rules::FOLDER), &node, &backing);
+    if let Err(error) = tokio::task::spawn_blocking(told).await? {
+        tracing::warn!(
+            %error,
+            "udev is not told to keep out of images: the host may link, scan or start what is inside one"
+        );
+    }
     Ok(())
 }
 

@@ -19,5 +19,6 @@ pub mod ops;
 pub mod preflight;
 pub mod registration;
 pub mod sys;
+pub mod udev_rules;
 
 pub use goldleaf_rpc::telemetry;

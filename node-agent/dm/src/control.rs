@@ -238,7 +238,7 @@ impl Control {
         let head = Head {
             name: name.as_str(),
             uuid: uuid.as_str(),
-            event_nr: udev::cookie(),
+            event_nr: udev::COOKIE,
             ..Head::default()
         };
         self.run(Command::Create, head, &[]).map(device)
@@ -257,7 +257,7 @@ impl Control {
         let head = Head {
             name: name.as_str(),
             flags,
-            event_nr: udev::cookie(),
+            event_nr: udev::COOKIE,
             ..Head::default()
         };
         self.run(Command::Remove, head, &[]).map(drop)
@@ -335,7 +335,7 @@ impl Control {
     pub fn resume(&self, name: &DmName) -> Result<Device, DmError> {
         let head = Head {
             name: name.as_str(),
-            event_nr: udev::cookie(),
+            event_nr: udev::COOKIE,
             ..Head::default()
         };
         self.run(Command::Suspend, head, &[]).map(device)

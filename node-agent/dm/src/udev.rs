@@ -5,9 +5,10 @@
 //! LVM or md, no links by label. The lower half, a semaphore that libdevmapper waits on, stays 0:
 //! we link to the kernel's own nodes, so there is nothing to wait for.
 //!
+//! The flags are always set. Whether a udevd listens cannot be seen from inside a container, one
+//! that starts later believes what its database says of the first event, and nobody else reads them.
+//!
 //! Flag values: libdevmapper.h, `DM_UDEV_*_FLAG` and `DM_UDEV_FLAGS_SHIFT`.
-
-use std::path::Path;
 
 const SHIFT: u32 = 16;
 /// Do not apply rules of other subsystems (LVM's own among them).
@@ -20,11 +21,5 @@ const DISABLE_OTHER_RULES: u32 = 0x0008;
 const PRIMARY_SOURCE: u32 = 0x0040;
 
 /// The event number for create, resume and remove.
-pub(crate) fn cookie() -> u32 {
-    if Path::new("/run/udev/control").exists() {
-        (DISABLE_SUBSYSTEM_RULES | DISABLE_DISK_RULES | DISABLE_OTHER_RULES | PRIMARY_SOURCE)
-            << SHIFT
-    } else {
-        0
-    }
-}
+pub(crate) const COOKIE: u32 =
+    (DISABLE_SUBSYSTEM_RULES | DISABLE_DISK_RULES | DISABLE_OTHER_RULES | PRIMARY_SOURCE) << SHIFT;

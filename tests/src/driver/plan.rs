@@ -108,9 +108,16 @@ fn is_kernel_name(name: &str) -> bool {
 
 /// Why a test binary cannot run with a kernel.
 fn not_here(name: &str, kernel: &str) -> Option<&'static str> {
-    let cuts_power = matches!(name, "reboot" | "powercut") && kernel == "host";
-    cuts_power
-        .then_some("it cuts the kernel's power, and this machine's own is not cut: KERNEL=uml")
+    match name {
+        _ if kernel != "host" => None,
+        "reboot" | "powercut" => {
+            Some("it cuts the kernel's power, and this machine's own is not cut: KERNEL=uml")
+        }
+        "e2e_udev" => {
+            Some("it starts a udevd, which would meddle with this machine's devices: KERNEL=uml")
+        }
+        _ => None,
+    }
 }
 
 /// Runs the examples in the documentation; cargo alone knows how they are built.
@@ -173,10 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn only_power_cuts_are_skipped_and_only_on_this_machines_own_kernel() {
+    fn only_what_would_harm_this_machine_is_skipped_and_only_on_its_own_kernel() {
         for (name, kernel, skipped) in [
             ("reboot", "host", true),
             ("powercut", "host", true),
+            ("e2e_udev", "host", true),
+            ("e2e_udev", "qemu", false),
             ("reboot", "uml", false),
             ("reboot", "qemu", false),
             ("e2e_volumes", "host", false),

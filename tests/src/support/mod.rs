@@ -13,6 +13,7 @@ mod pool;
 mod region;
 mod said;
 mod scratch;
+mod udev;
 mod verity;
 
 pub use disk::Disk;
@@ -23,6 +24,7 @@ pub use pool::{Pool, PoolPlan};
 pub use region::{check_metadata, held_root, metadata_region};
 pub use said::{say, setting};
 pub use scratch::{Mounted, Scratch};
+pub use udev::Udev;
 pub use verity::HashTree;
 
 use goldleaf_dm::Control;
