@@ -44,6 +44,17 @@ fn target(target: &str) -> api::GetRequest {
     }
 }
 
+/// As many as a page may have: more than any test makes.
+fn all() -> api::ListRequest {
+    api::ListRequest {
+        page: Some(api::PageRequest {
+            size: 1000,
+            token: String::new(),
+        }),
+        filter: None,
+    }
+}
+
 fn deletion(target: &str) -> api::DeleteRequest {
     api::DeleteRequest {
         target: target.into(),
@@ -82,12 +93,16 @@ calls! {
     rename_pool(api::RenamePoolRequest) -> api::Pool, PoolServiceClient.rename;
     /// Deletes a pool with all that is in it, or says what that is.
     destroy_pool(api::DestroyPoolRequest) -> api::DestroyPoolResponse, PoolServiceClient.destroy;
+    /// Changes a pool's labels and protection.
+    update_pool(api::UpdateRequest) -> api::Pool, PoolServiceClient.update;
     /// Lists pools.
     list_pools(api::ListRequest) -> api::ListPoolsResponse, PoolServiceClient.list;
     /// Makes an image.
     create_image(api::CreateImageRequest) -> api::Image, ImageServiceClient.create;
     /// Verifies an image.
     verify_image(api::VerifyImageRequest) -> api::Image, ImageServiceClient.verify;
+    /// Changes an image's labels and protection.
+    update_image(api::UpdateRequest) -> api::Image, ImageServiceClient.update;
     /// Has nodes hold an image.
     place_image(api::PlaceImageRequest) -> api::Image, ImageServiceClient.place;
     /// Takes a node's copy of an image away.
@@ -112,6 +127,8 @@ calls! {
     create_group(api::CreateGroupSnapshotRequest) -> api::GroupSnapshot, VolumeServiceClient.create_group_snapshot;
     /// Makes a volume independent of its image.
     decouple_volume(api::DecoupleRequest) -> api::Volume, VolumeServiceClient.decouple;
+    /// Changes a snapshot's labels and protection.
+    update_snapshot(api::UpdateRequest) -> api::Snapshot, VolumeServiceClient.update_snapshot;
     /// Lists groups.
     list_groups(api::ListRequest) -> api::ListGroupSnapshotsResponse, VolumeServiceClient.list_group_snapshots;
     /// Lists snapshots.
@@ -457,42 +474,42 @@ impl Host {
         }
     }
 
+    /// Deletes all volumes, snapshots and groups, through the API.
+    ///
+    /// # Panics
+    ///
+    /// When something does not go.
+    pub fn delete_volumes(&self) {
+        for name in self.volume_names().expect("a list of volumes") {
+            self.fine(&name, self.deactivate(&name).map(drop));
+            self.fine(&name, self.delete_volume(&name));
+        }
+        let groups = self.list_groups(all()).expect("a list of groups");
+        for group in groups.groups {
+            self.fine(&group.name, self.delete_group(&group.name));
+        }
+        let snapshots = self.list_snapshots(all()).expect("a list of snapshots");
+        for snapshot in snapshots.snapshots {
+            self.fine(&snapshot.name, self.delete_snapshot(&snapshot.name));
+        }
+    }
+
     /// Deletes all there is, through the API.
     ///
     /// # Panics
     ///
     /// When something does not go.
     pub fn delete_everything(&self) {
-        let fine = |what: &str, answer: Answer<()>| {
-            answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.logs()));
-        };
-        for name in self.volume_names().expect("a list of volumes") {
-            fine(&name, self.deactivate(&name).map(drop));
-            fine(&name, self.delete_volume(&name));
+        self.delete_volumes();
+        for pool in self.list_pools(all()).expect("a list of pools").pools {
+            self.fine(&pool.name, self.delete_pool(&pool.name));
         }
-        let all = api::ListRequest {
-            page: Some(api::PageRequest {
-                size: 1000,
-                token: String::new(),
-            }),
-            filter: None,
-        };
-        let groups = self.list_groups(all.clone()).expect("a list of groups");
-        for group in groups.groups {
-            fine(&group.name, self.delete_group(&group.name));
+        for image in self.list_images(all()).expect("a list of images").images {
+            self.fine(&image.name, self.delete_image(&image.name));
         }
-        for snapshot in self
-            .list_snapshots(all.clone())
-            .expect("a list of snapshots")
-            .snapshots
-        {
-            fine(&snapshot.name, self.delete_snapshot(&snapshot.name));
-        }
-        for pool in self.list_pools(all.clone()).expect("a list of pools").pools {
-            fine(&pool.name, self.delete_pool(&pool.name));
-        }
-        for image in self.list_images(all).expect("a list of images").images {
-            fine(&image.name, self.delete_image(&image.name));
-        }
+    }
+
+    fn fine(&self, what: &str, answer: Answer<()>) {
+        answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.logs()));
     }
 }
