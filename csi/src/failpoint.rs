@@ -5,8 +5,9 @@
 //! [`Point::ALL`], ask again, and look at what is left over.
 
 use std::future::Future;
-use std::sync::OnceLock;
 use std::time::Duration;
+
+use goldleaf_rpc::failpoint;
 
 macro_rules! points {
     ($($name:ident => $text:literal,)*) => {
@@ -48,30 +49,19 @@ points! {
 /// How long a piece of work goes on that is cut short in the middle.
 const A_PART: Duration = Duration::from_millis(20);
 
-fn wanted(point: Point) -> bool {
-    static WANTED: OnceLock<Option<String>> = OnceLock::new();
-    let wanted = WANTED.get_or_init(|| std::env::var("GOLDLEAF_FAILPOINT").ok());
-    wanted.as_deref() == Some(point.name())
-}
-
-fn die(point: Point) -> ! {
-    tracing::warn!(point = point.name(), "dying as asked");
-    std::process::abort();
-}
-
 /// Dies here if the environment says so.
 pub fn hit(point: Point) {
-    if wanted(point) {
-        die(point);
+    if failpoint::is_due(point.name()) {
+        failpoint::die(point.name());
     }
 }
 
 /// Does the work, or, if the environment says so, a part of it, and dies: a program that it runs is
 /// killed with it, as it is when a container goes.
 pub async fn inside<W: Future>(point: Point, work: W) -> W::Output {
-    if wanted(point) {
+    if failpoint::is_due(point.name()) {
         let _ = tokio::time::timeout(A_PART, work).await;
-        die(point);
+        failpoint::die(point.name());
     }
     work.await
 }

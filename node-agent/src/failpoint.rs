@@ -4,7 +4,7 @@
 //! reaches that place, as a power cut would end it; without, a hit is one comparison. Tests kill
 //! the agent at every one of [`Point::ALL`] and look at what a restart makes of it.
 
-use std::sync::OnceLock;
+use goldleaf_rpc::failpoint;
 
 macro_rules! points {
     ($($name:ident => $text:literal,)*) => {
@@ -88,11 +88,8 @@ points! {
 
 /// Dies here if the environment says so.
 pub fn hit(point: Point) {
-    static WANTED: OnceLock<Option<String>> = OnceLock::new();
-    let wanted = WANTED.get_or_init(|| std::env::var("GOLDLEAF_FAILPOINT").ok());
-    if wanted.as_deref() == Some(point.name()) {
-        tracing::warn!(point = point.name(), "dying as asked");
-        std::process::abort();
+    if failpoint::is_due(point.name()) {
+        failpoint::die(point.name());
     }
     #[cfg(test)]
     test::hit(point);

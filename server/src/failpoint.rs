@@ -6,7 +6,8 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::sync::OnceLock;
+
+use goldleaf_rpc::failpoint;
 
 macro_rules! points {
     ($($name:ident => $text:literal,)*) => {
@@ -117,11 +118,8 @@ pub struct Died;
 
 /// Dies here if the environment, or the task's test, says so.
 pub fn hit(point: Point) {
-    static WANTED: OnceLock<Option<String>> = OnceLock::new();
-    let wanted = WANTED.get_or_init(|| std::env::var("GOLDLEAF_FAILPOINT").ok());
-    if wanted.as_deref() == Some(point.name()) {
-        tracing::warn!(point = point.name(), "dying as asked");
-        std::process::abort();
+    if failpoint::is_due(point.name()) {
+        failpoint::die(point.name());
     }
     let dies = DIE_AT.try_with(|at| at.get() == Some(point) && at.take().is_some());
     if dies.unwrap_or(false) {

@@ -1,5 +1,5 @@
 //! What every part does the same around a call: its ids, its log, its first look at fields, where it
-//! may be served, and how a process stops.
+//! may be served, how a process stops, and where a test has it die.
 //!
 //! Used by the control plane, the node agent, the CSI driver and the command line. Holds no rule of Goldleaf and
 //! knows no noun of it; what only one part needs stays in that part.
@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod call;
+pub mod failpoint;
 pub mod field;
 pub mod layer;
 pub mod socket;
