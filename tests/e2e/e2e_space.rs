@@ -482,10 +482,18 @@ fn policy(when_full: api::WhenFull, wait_seconds: u32) -> api::SetPoolPolicyRequ
     }
 }
 
+fn condition_says(host: &Host, words: &str) {
+    host.soon(words, || {
+        let pool = pool(host);
+        condition(&pool, "DataSpace").filter(|c| c.message.contains(words))?;
+        Some(())
+    });
+}
+
 #[test]
 fn writers_wait_as_long_as_their_pool_says_whatever_the_kernel_says() {
     kernel_waits(2);
-    let host = Host::start("wait");
+    let mut host = Host::start("wait");
     let path = small_pool(&host, api::WhenFull::Error);
     let set = host.set_policy(policy(api::WhenFull::Queue, 7)).unwrap();
     assert_eq!(set.policy.unwrap().wait_seconds, 7);
@@ -506,21 +514,18 @@ fn writers_wait_as_long_as_their_pool_says_whatever_the_kernel_says() {
         waited > Duration::from_secs(4),
         "the kernel's time held: {waited:?}"
     );
-    let condition_says = |words: &str| {
-        host.soon(words, || {
-            let pool = pool(&host);
-            condition(&pool, "DataSpace").filter(|c| c.message.contains(words))?;
-            Some(())
-        });
-    };
-    condition_says("need a new block fail");
+    condition_says(&host, "need a new block fail");
     let began = Instant::now();
     node.try_write(taken * BLOCK, &block_of(7)).unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(2), "it waited again");
     assert_eq!(node.read(0, 4096), block_of(7)[..4096]);
 
-    // Room, and they wait again; a shorter time holds at once.
+    // Room, and they wait again, though the agent dies of having the kernel count anew.
     grow(&host, &path, 300);
+    kernel_waits(6);
+    host.agent = None;
+    host.start_agent(&[("GOLDLEAF_FAILPOINT", "agent/renew-wait/after-effect")]);
+    host.await_node();
     host.set_policy(policy(api::WhenFull::Queue, 600)).unwrap();
     let rest = {
         let node = node.clone();
@@ -529,14 +534,16 @@ fn writers_wait_as_long_as_their_pool_says_whatever_the_kernel_says() {
             node.write_until_refused(all, &block_of(7)).1
         })
     };
-    condition_says("wait until there is room");
-    std::thread::park_timeout(Duration::from_secs(4));
+    begin_again(&mut host, &[]);
+    condition_says(&host, "wait until there is room");
+    std::thread::park_timeout(Duration::from_secs(8));
     assert!(!rest.is_finished(), "the kernel's time held");
+    // A shorter time holds at once.
     host.set_policy(policy(api::WhenFull::Error, 0)).unwrap();
     let refused = rest.join().unwrap();
     assert_eq!(refused.and_then(|e| e.raw_os_error()), Some(28));
     kernel_waits(60);
-    host.end();
+    host.end_after(&["dying as asked"]);
 }
 
 #[test]

@@ -8,7 +8,6 @@ mod calls;
 pub mod csi;
 mod doctor;
 pub mod life;
-mod life_nodes;
 mod lines;
 mod process;
 mod second;

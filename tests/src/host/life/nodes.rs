@@ -5,7 +5,48 @@
 use goldleaf_proto::v1 as api;
 use tonic::{Code, Status};
 
-use super::{Host, NODE};
+use super::volumes::volume;
+use super::{Step, refused, step};
+use crate::host::{Host, NODE, blank};
+
+const MIB: u64 = 1 << 20;
+
+/// A node is drained, given up, taken back and adopted.
+pub(super) const STEPS: &[Step] = &[
+    step("drain the node", "NodeService.Drain", drain),
+    step(
+        "a volume on a drained node",
+        "VolumeService.CreateThin",
+        |h| {
+            refused(
+                h.create_thin(blank("none", MIB)).map(volume),
+                Code::FailedPrecondition,
+                || h.delete_volume("none"),
+            )
+        },
+    ),
+    step("resume the node", "NodeService.Resume", |h| {
+        h.resume_node().map(marks)
+    }),
+    step("give the node up", "NodeService.MarkLost", |h| {
+        h.lose_node(true)
+            .map(|loss| format!("{}", loss.given_up.len()))
+    }),
+    step(
+        "delete a snapshot of the lost node",
+        "VolumeService.DeleteSnapshot",
+        |h| h.delete_snapshot("s2").map(|()| "gone".into()),
+    ),
+    step("take the node back", "NodeService.TakeBack", |h| {
+        h.take_node_back().map(marks)
+    }),
+    step(
+        "see that what was deleted meanwhile goes",
+        "",
+        gone_meanwhile,
+    ),
+    step("adopt what the node has", "NodeService.Adopt", adopt),
+];
 
 /// Changes labels and protection, and sees that the pool's catalogue hears of it.
 pub(super) fn relabel(h: &Host, protect: bool) -> Result<String, Status> {
