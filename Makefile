@@ -1,7 +1,7 @@
 # Goldleaf. Rust and Go must be there; each target gets the Debian packages that it needs when run
 # as root, and otherwise says which to install.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-k8s check image bench fuzz clean
+.PHONY: help demo test test-long test-k8s check image bench fuzz clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,6 +12,9 @@ demo: ## three VMs from one golden image, through Goldleaf
 
 test: ## all tests; KERNEL=uml (default), qemu or host runs those of the kernel; ONLY="word..." some
 	tests/run $(ONLY)
+
+test-long: ## hours of power cuts, the model test, the crash matrix, property tests, fuzzing
+	tests/long
 
 test-k8s: ## a real Kubernetes with the chart, the driver and the published sidecars; ONLY="word..." some
 	tests/k8s/run $(ONLY)

@@ -108,14 +108,12 @@ impl Job {
 
     fn kernel_process(&self, place: &Place, worker: usize) -> Command {
         // An emulated processor is many times slower than User-Mode Linux.
-        let limit = if place.kernel == "qemu" {
-            "2400"
-        } else {
-            "1200"
-        };
+        let limit = if place.kernel == "qemu" { 2400 } else { 1200 };
+        let limit = crate::support::setting("GOLDLEAF_LIMIT").unwrap_or(limit);
         let mut process = command(place.repo.join("tests/vm/run"));
         process
-            .args(["--name", &format!("test-{}", self.name), "--limit", limit])
+            .args(["--name", &format!("test-{}", self.name), "--limit"])
+            .arg(limit.to_string())
             .args(["--memory", "2G"])
             .env("KERNEL", &place.kernel)
             .env("VM_CPU", worker.to_string())
@@ -127,6 +125,8 @@ impl Job {
             "KEEP",
             "GOLDLEAF_OPERATIONS",
             "GOLDLEAF_SEED",
+            "GOLDLEAF_EVERY_TIME",
+            "GOLDLEAF_POINT",
         ];
         for name in passed
             .into_iter()
