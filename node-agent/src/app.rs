@@ -27,7 +27,7 @@ use crate::grpc::AgentApi;
 use crate::host::Host;
 use crate::images::{ExportFolder, ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
-use crate::ops::{Agent, Bell, Lane};
+use crate::ops::{Agent, Bell, Lane, RepairFolder};
 use crate::registration::{self, Registration};
 use crate::udev_rules;
 
@@ -59,7 +59,10 @@ pub async fn run(args: Args) -> Result<()> {
         Arc::new(kernel),
         (Arc::new(images), exports),
         host,
-        state_dir.join("pools"),
+        (
+            state_dir.join("pools"),
+            RepairFolder::new(state_dir.join("repair")),
+        ),
         args.device_dir.clone(),
     );
     let agent = Arc::new(agent.deleting_in_steps_from(args.delete_in_steps_from));

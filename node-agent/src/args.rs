@@ -54,7 +54,7 @@ pub struct Args {
     pub host_id: Option<String>,
 
     /// Folder of this agent: image copies below `images`, file-backed pools below `pools`,
-    /// exported files below `export`.
+    /// exported files below `export`, the metadata that a repair replaced below `repair`.
     #[arg(long, env = "GOLDLEAF_STATE_DIR", default_value = "/var/lib/goldleaf")]
     pub state_dir: PathBuf,
 

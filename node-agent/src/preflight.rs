@@ -26,7 +26,9 @@ pub struct Check {
 const THIN_POOL: [u32; 3] = [1, 13, 0];
 
 /// Programs that are run, and where Debian has them.
-const TOOLS: [(&str, &str); 3] = [
+const TOOLS: [(&str, &str); 5] = [
+    ("thin_check", "apt-get install thin-provisioning-tools"),
+    ("thin_repair", "apt-get install thin-provisioning-tools"),
     ("thin_ls", "apt-get install thin-provisioning-tools"),
     ("thin_delta", "apt-get install thin-provisioning-tools"),
     ("blkid", "apt-get install util-linux"),

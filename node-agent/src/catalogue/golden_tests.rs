@@ -12,6 +12,8 @@ const THIN_V1: &str = include_str!("../../tests/golden/thin-v1.json");
 const THIN_V1_GROWN: &str = include_str!("../../tests/golden/thin-v1-grown.json");
 const THIN_V1_DECOUPLING: &str = include_str!("../../tests/golden/thin-v1-decoupling.json");
 const THIN_V1_MARKED: &str = include_str!("../../tests/golden/thin-v1-marked.json");
+const THIN_V1_LOST: &str = include_str!("../../tests/golden/thin-v1-lost.json");
+const POOL_V1_REPAIR: &str = include_str!("../../tests/golden/pool-v1-repair.json");
 const POOL_V1: &str = include_str!("../../tests/golden/pool-v1.json");
 const POOL_V1_GROWN: &str = include_str!("../../tests/golden/pool-v1-grown.json");
 const POOL_V1_HOME: &str = include_str!("../../tests/golden/pool-v1-home.json");
@@ -53,6 +55,7 @@ fn thin() -> ThinRecord {
         read_only: true,
         group: None,
         decouple: None,
+        lost_blocks: 0,
         marks: String::new(),
     }
 }
@@ -90,6 +93,7 @@ fn pool() -> PoolRecord {
         created: "2026-11-24T06:00:00Z".parse().unwrap(),
         quarantined: vec![5, 6],
         home: None,
+        repair: None,
     }
 }
 
@@ -190,6 +194,33 @@ fn the_rows_of_version_1_are_read_and_written_as_ever() {
     assert_eq!(decode_pool(row.as_bytes()).unwrap(), at_home);
     assert_eq!(
         String::from_utf8(encode_pool(&at_home).unwrap()).unwrap(),
+        row
+    );
+}
+
+#[test]
+fn what_a_repair_writes_is_read_and_written_as_ever() {
+    let repaired = PoolRecord {
+        repair: Some(Repair {
+            file: "pool-33333333333333333333333333333333.repaired".into(),
+            digest: Digest::from_bytes([0xcd; 32]),
+        }),
+        ..pool()
+    };
+    let row = POOL_V1_REPAIR.trim_end();
+    assert_eq!(decode_pool(row.as_bytes()).unwrap(), repaired);
+    assert_eq!(
+        String::from_utf8(encode_pool(&repaired).unwrap()).unwrap(),
+        row
+    );
+    let shortened = ThinRecord {
+        lost_blocks: 126,
+        ..thin()
+    };
+    let row = THIN_V1_LOST.trim_end();
+    assert_eq!(decode_thin(row.as_bytes()).unwrap(), shortened);
+    assert_eq!(
+        String::from_utf8(encode_thin(&shortened).unwrap()).unwrap(),
         row
     );
 }

@@ -10,6 +10,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod growth;
+mod in_memory;
 mod label;
 mod layout;
 mod region;
@@ -38,6 +39,7 @@ use goldleaf_types::{PoolId, ThinOwner};
 pub use blank::foreign_signature;
 pub use error::{CatalogueError, WriteError};
 pub use growth::{Growth, in_order, plan_growth, taken_back};
+pub use in_memory::InMemory;
 pub use label::{
     FEATURE_TWIN, Label, LabelError, Region, RegionKind, Role, WAS_SPARE, read_label, wipe_label,
     write_label,
@@ -45,7 +47,7 @@ pub use label::{
 pub use layout::{Layout, LayoutError, PlannedDevice, plan_layout};
 pub use region::{Medium, RegionStorage};
 pub use rows::{
-    Decouple, Holder, ImageRef, NoSpace, NoThinIds, Phase, PoolRecord, Rows, ThinRecord,
+    Decouple, Holder, ImageRef, NoSpace, NoThinIds, Phase, PoolRecord, Repair, Rows, ThinRecord,
 };
 pub use twin::Degraded;
 

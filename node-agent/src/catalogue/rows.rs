@@ -90,6 +90,9 @@ pub struct ThinRecord {
     pub marks: String,
     /// Wished to be independent of its image, and how far that is.
     pub decouple: Option<Decouple>,
+    /// Blocks of the pool that a repair of its metadata did not bring back to it: where they were,
+    /// it reads as before it was written.
+    pub lost_blocks: u64,
 }
 
 /// A copying that is under way.
@@ -136,6 +139,17 @@ pub struct PoolRecord {
     /// The host, by its node's id, at which the epochs are these; `None` in pools of versions that
     /// did not know it.
     pub home: Option<NodeId>,
+    /// What is to take the place of its metadata before the pool is used again.
+    pub repair: Option<Repair>,
+}
+
+/// Metadata that was repaired and is to be put in place: what is there may be half of either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// The file's name, in the repair folder of the host that is the pool's home.
+    pub file: String,
+    /// What it holds.
+    pub digest: Digest,
 }
 
 /// Every thin id is in use or quarantined.

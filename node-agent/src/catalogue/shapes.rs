@@ -10,7 +10,7 @@ use goldleaf_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::rows::{Decouple, Holder, ImageRef, NoSpace, Phase, PoolRecord, ThinRecord};
+use super::rows::{Decouple, Holder, ImageRef, NoSpace, Phase, PoolRecord, Repair, ThinRecord};
 
 /// The version that is written, and the newest that is read.
 const VERSION: &str = "1";
@@ -75,6 +75,8 @@ struct ThinV1 {
     marks: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     decouple: Option<DecoupleV1>,
+    #[serde(default, skip_serializing_if = "is_none_lost")]
+    lost_blocks: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -126,6 +128,17 @@ struct PoolV1 {
     // Left out when it is not known, so that older versions read such rows too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     home: Option<NodeId>,
+    // Left out when there is none. An older version refuses a row that has one, as it must: it would
+    // load metadata of which a part is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    repair: Option<RepairV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepairV1 {
+    file: String,
+    digest: Digest,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -172,6 +185,7 @@ pub(super) fn encode_thin(record: &ThinRecord) -> Result<Vec<u8>, serde_json::Er
             rate_bytes: d.rate.0,
             done_bytes: d.done.0,
         }),
+        lost_blocks: r.lost_blocks,
         marks: r.marks,
     }))
 }
@@ -214,6 +228,7 @@ pub(super) fn decode_thin(bytes: &[u8]) -> Result<ThinRecord, BadRow> {
             rate: Bytes(d.rate_bytes),
             done: Bytes(d.done_bytes),
         }),
+        lost_blocks: r.lost_blocks,
         marks: r.marks,
     })
 }
@@ -241,6 +256,10 @@ pub(super) fn encode_pool(record: &PoolRecord) -> Result<Vec<u8>, serde_json::Er
         wait_seconds: r.wait_seconds,
         overcommit_percent: r.overcommit_percent,
         home: r.home,
+        repair: r.repair.map(|r| RepairV1 {
+            file: r.file,
+            digest: r.digest,
+        }),
     }))
 }
 
@@ -268,12 +287,21 @@ pub(super) fn decode_pool(bytes: &[u8]) -> Result<PoolRecord, BadRow> {
         wait_seconds: r.wait_seconds,
         overcommit_percent: r.overcommit_percent,
         home: r.home,
+        repair: r.repair.map(|r| Repair {
+            file: r.file,
+            digest: r.digest,
+        }),
     })
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_none_lost(blocks: &u64) -> bool {
+    *blocks == 0
 }
 
 fn known(bytes: &[u8]) -> Result<(), BadRow> {

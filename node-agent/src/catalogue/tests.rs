@@ -21,6 +21,7 @@ pub(super) fn pool() -> PoolRecord {
         created: jiff::Timestamp::UNIX_EPOCH,
         quarantined: vec![],
         home: None,
+        repair: None,
     }
 }
 
@@ -45,6 +46,7 @@ pub(super) fn row(owner: ThinOwner, thin: ThinId) -> ThinRecord {
         read_only: false,
         group: None,
         decouple: None,
+        lost_blocks: 0,
         marks: String::new(),
     }
 }

@@ -289,6 +289,19 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
             ),
         ));
     }
+    if row.lost_blocks > 0 {
+        conditions.push(condition(
+            "DataWhole",
+            false,
+            "LostInRepair",
+            format!(
+                "a repair of the pool's metadata did not bring back {} blocks of it, which read as if \
+                 they had never been written: restore it from a backup, or look through it and mend \
+                 the finding (goldleaf doctor)",
+                row.lost_blocks
+            ),
+        ));
+    }
     if view
         .live
         .as_ref()
@@ -374,10 +387,14 @@ pub fn pool(view: &PoolView) -> pb::AgentPool {
         PoolState::Closed => (api::Phase::Closed, Vec::new(), None),
         PoolState::Opening { at, since } => {
             let (reason, doing) = match at {
-                Opening::Metadata => ("CheckingMetadata", "its metadata is checked and loaded"),
-                Opening::Volumes => ("BringingBackVolumes", "its volumes come back"),
+                Opening::Metadata => (
+                    "CheckingMetadata",
+                    "being opened: its metadata is checked and loaded",
+                ),
+                Opening::Volumes => ("BringingBackVolumes", "being opened: its volumes come back"),
+                Opening::Repair => ("RepairingMetadata", "not open: its metadata is repaired"),
             };
-            let why = format!("it is being opened: {doing}, for {} s now", since.as_secs());
+            let why = format!("it is {doing}, for {} s now", since.as_secs());
             let open = condition("PoolOpen", false, reason, why);
             (api::Phase::Closed, vec![open], None)
         }

@@ -126,12 +126,18 @@ impl From<PoolError> for Status {
             PoolError::Catalogue { source, .. } => catalogue_code(source),
             PoolError::Active { .. } => (Code::FailedPrecondition, "ACTIVE"),
             PoolError::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
+            PoolError::InUse { .. } => (Code::FailedPrecondition, "ACTIVE"),
+            PoolError::WouldLose { .. } => (Code::FailedPrecondition, "WOULD_LOSE"),
+            PoolError::NotRepairable { .. } => (Code::FailedPrecondition, "NOT_REPAIRABLE"),
+            PoolError::NoRoomForFiles { .. } => (Code::ResourceExhausted, "DISK_FULL"),
+            PoolError::RepairFile { .. } => (Code::FailedPrecondition, "REPAIR_CUT_SHORT"),
             PoolError::OtherIncarnation(_) => (Code::FailedPrecondition, "OTHER_INCARNATION"),
             PoolError::Kernel(cause) => kernel_code(cause),
             PoolError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         };
         let field = match &e {
             PoolError::Conflict { field, .. } => Some(*field),
+            PoolError::WouldLose { .. } => Some("accept_loss"),
             PoolError::BadDevice { field, .. } | PoolError::NotBlank { field, .. } => {
                 Some(field.as_str())
             }
@@ -147,6 +153,10 @@ impl From<PoolError> for Status {
             | PoolError::Catalogue { .. }
             | PoolError::Active { .. }
             | PoolError::NotEmpty { .. }
+            | PoolError::InUse { .. }
+            | PoolError::NotRepairable { .. }
+            | PoolError::NoRoomForFiles { .. }
+            | PoolError::RepairFile { .. }
             | PoolError::OtherIncarnation(_)
             | PoolError::Kernel(_)
             | PoolError::Io { .. } => None,
@@ -218,6 +228,7 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
         KernelError::PartsLeft { .. } => (Code::Unavailable, "GROUP_UNFINISHED"),
         KernelError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         KernelError::Metadata { .. } => (Code::FailedPrecondition, "METADATA_UNREADABLE"),
+        KernelError::NotRepaired { .. } => (Code::FailedPrecondition, "NOT_REPAIRED"),
     }
 }
 

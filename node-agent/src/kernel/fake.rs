@@ -21,37 +21,15 @@ use super::{
 };
 use crate::failpoint::{Point, hit};
 
+mod metadata_files;
+mod pool;
 mod private;
+
+pub use metadata_files::Damage;
+pub use pool::FakePool;
 
 /// What the fake's pools allocate at a time.
 const BLOCK: u64 = 65_536;
-
-/// What one pool's metadata has.
-#[derive(Clone, Debug, Default)]
-pub struct FakePool {
-    /// The transaction id.
-    pub transaction: u64,
-    /// Blocks that each thin maps.
-    pub thins: BTreeMap<ThinId, u64>,
-    /// Whether its device is live.
-    pub live: bool,
-    /// What its status says.
-    pub mode: Option<PoolMode>,
-    /// Whether it was loaded to be read only.
-    pub read_only: bool,
-    /// Where its table asks to be told.
-    pub low_water: u64,
-    /// Whether its writers wait when it is full.
-    pub queues: bool,
-    /// How often it was resumed to let them wait on.
-    pub renewed: u32,
-    /// Metadata blocks in use, besides one.
-    pub metadata_used: u64,
-    /// Data sectors that were loaded.
-    pub data_len: u64,
-    /// Metadata sectors that were loaded.
-    pub metadata_len: u64,
-}
 
 /// What happens once, when a pool's devices are about to go.
 #[derive(Default)]
@@ -94,6 +72,8 @@ pub struct World {
     pub wait_limit: Option<Duration>,
     /// Whether no table can be loaded over a live pool's.
     pub reload_fails: bool,
+    /// Whether no metadata can be put.
+    pub no_put: bool,
     /// Whether somebody uses every disk.
     pub disks_used: bool,
     devices: u32,
@@ -131,29 +111,6 @@ impl FakeKernel {
         world.opened.clear();
         world.private.clear();
         world.pools.values_mut().for_each(|pool| pool.live = false);
-    }
-}
-
-impl FakePool {
-    fn load(&mut self, spec: &PoolSpec) {
-        let len = |stretches: &[super::Stretch]| stretches.iter().map(|s| s.len.0).sum::<u64>();
-        let (data, metadata) = (len(&spec.data), len(&spec.metadata));
-        assert!(
-            !self.live || !spec.read_only || metadata == self.metadata_len,
-            "the kernel gives a pool up whose metadata grows while it is read-only"
-        );
-        assert!(data >= self.data_len, "a pool's data shrank");
-        assert!(metadata >= self.metadata_len, "a pool's metadata shrank");
-        (self.data_len, self.metadata_len) = (data, metadata);
-        self.low_water = spec.low_water_blocks;
-        self.queues = spec.queue_when_full;
-    }
-
-    fn mode(&self) -> PoolMode {
-        match self.read_only {
-            true => PoolMode::ReadOnly,
-            false => self.mode.unwrap_or(PoolMode::ReadWrite),
-        }
     }
 }
 
@@ -206,6 +163,12 @@ impl Kernel for FakeKernel {
     fn ensure_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
         let mut world = self.world();
         let pool = world.pools.entry(spec.id).or_default();
+        if !pool.damage.opens() {
+            return Err(KernelError::Metadata {
+                pool: spec.id,
+                why: "thin_check finds errors in it".into(),
+            });
+        }
         let outcome = if pool.live {
             let more: u64 = spec.metadata.iter().map(|s| s.len.0).sum();
             pool.read_only = spec.read_only || (pool.read_only && more == pool.metadata_len);
@@ -276,6 +239,9 @@ impl Kernel for FakeKernel {
     fn pool_status(&self, pool: PoolId) -> Result<PoolStatus, KernelError> {
         let mut world = self.world();
         let found = world.pool(pool)?;
+        if found.given_up {
+            return Ok(PoolStatus::Fail);
+        }
         Ok(PoolStatus::Working(WorkingPool {
             transaction_id: found.transaction,
             used_metadata_blocks: 1 + found.metadata_used,
@@ -289,7 +255,7 @@ impl Kernel for FakeKernel {
                 true => NoSpacePolicy::Queue,
                 false => NoSpacePolicy::Error,
             },
-            needs_check: false,
+            needs_check: found.damage.needs_check,
             metadata_low_water: None,
         }))
     }

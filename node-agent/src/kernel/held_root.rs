@@ -18,15 +18,8 @@ use goldleaf_dm::{DevNumber, nodes};
 use goldleaf_types::PoolId;
 
 use super::KernelError;
+use super::superblock::{BLOCK, HELD_ROOT_AT, checksum, is_whole};
 use crate::sys::run::run_within;
-
-/// `SUPERBLOCK_CSUM_XOR` and `THIN_SUPERBLOCK_MAGIC` of `drivers/md/dm-thin-metadata.c`.
-const CHECKSUM_XOR: u32 = 160_774;
-const MAGIC: u64 = 27_022_010;
-
-const BLOCK: usize = 4096;
-const MAGIC_AT: usize = 32;
-const HELD_ROOT_AT: usize = 56;
 
 /// About a second for a million blocks; the largest metadata has some hundred millions.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -78,8 +71,8 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber, check: bool) -> Result<(
 
 fn damaged(pool: PoolId) -> KernelError {
     let why =
-        "thin_check finds errors in it; nothing was changed: see what thin_repair makes of a \
-               copy"
+        "thin_check finds errors in it; nothing was changed: `goldleaf pool repair` says what \
+               can be had back"
             .to_owned();
     KernelError::Metadata { pool, why }
 }
@@ -87,9 +80,7 @@ fn damaged(pool: PoolId) -> KernelError {
 /// The superblock without its held root; `None` when it has none, or is none.
 fn without_root(block: &[u8; BLOCK]) -> Option<[u8; BLOCK]> {
     let is_held = block[HELD_ROOT_AT..HELD_ROOT_AT + 8] != [0; 8];
-    let is_super = block[MAGIC_AT..MAGIC_AT + 8] == MAGIC.to_le_bytes()
-        && block[..4] == checksum(block).to_le_bytes();
-    if !is_held || !is_super {
+    if !is_held || !is_whole(block) {
         return None;
     }
     let mut released = *block;
@@ -99,13 +90,9 @@ fn without_root(block: &[u8; BLOCK]) -> Option<[u8; BLOCK]> {
     Some(released)
 }
 
-/// The kernel's `dm_bm_checksum`: CRC-32C of all after the sum, not inverted at its end.
-fn checksum(block: &[u8; BLOCK]) -> u32 {
-    !crc32c::crc32c(&block[4..]) ^ CHECKSUM_XOR
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::superblock::{MAGIC, MAGIC_AT};
     use super::*;
 
     fn superblock(root: u64) -> [u8; BLOCK] {

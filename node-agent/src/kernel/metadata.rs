@@ -18,6 +18,9 @@ use super::{BlockQuery, BlockRuns, KernelError, ThinUse};
 use crate::failpoint::{Point, hit};
 use crate::sys::run::run_streamed;
 
+/// How long a tool may read that walks all of it, or lists what is in it.
+pub(super) const LIST_LIMIT: std::time::Duration = LIMIT;
+
 /// How long a tool may read. It takes about a second for a million mappings, and the largest
 /// metadata has some hundred millions.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
@@ -146,6 +149,18 @@ pub(super) fn known_thins(control: &Control, pool: PoolId) -> Result<Vec<ThinId>
     })?;
     known.sort_unstable();
     Ok(known)
+}
+
+/// Every thin in metadata that nothing uses, and how many blocks each is recorded to map.
+pub(super) fn listed_in(pool: PoolId, metadata: &Path) -> Result<Vec<(ThinId, u64)>, KernelError> {
+    let path = metadata.to_string_lossy();
+    // Neither number is counted: the mappings are not walked, so that they may be damaged.
+    let args = ["--no-headers", "-o", "DEV,MAPPED_BLOCKS", path.as_ref()];
+    listed(pool, &args, |line| {
+        let (thin, blocks) = line.split_once(char::is_whitespace)?;
+        let thin = ThinId::new(thin.parse().ok()?).ok()?;
+        Some((thin, blocks.trim().parse().ok()?))
+    })
 }
 
 /// What each thin of the pool takes, in order of thin.

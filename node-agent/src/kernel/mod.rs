@@ -11,10 +11,12 @@ pub mod fake;
 mod group;
 mod held_root;
 mod metadata;
+mod metadata_files;
 mod origin;
 mod pool;
 mod pool_tables;
 mod private;
+mod superblock;
 mod thin;
 mod unwritable;
 
@@ -26,6 +28,8 @@ use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 pub use blocks::{BlockQuery, BlockRun, BlockRuns};
+pub use metadata_files::{Given, MetadataFiles, Told};
+pub use superblock::Superblock;
 pub use unwritable::{CHECK_IT, Unwritable};
 
 /// What an `ensure_*` verb found.
@@ -309,6 +313,17 @@ pub enum KernelError {
         /// In the tool's words.
         why: String,
     },
+    /// The tool that repairs metadata made nothing of it.
+    #[error(
+        "thin_repair can make nothing of the metadata of pool {pool}: {why}; a newer version of \
+         thin-provisioning-tools may"
+    )]
+    NotRepaired {
+        /// Which pool.
+        pool: PoolId,
+        /// In the tool's words.
+        why: String,
+    },
 }
 
 impl KernelError {
@@ -332,7 +347,7 @@ pub struct Attached {
 }
 
 /// What the agent asks of the kernel.
-pub trait Kernel: Send + Sync + 'static {
+pub trait Kernel: MetadataFiles + Send + Sync + 'static {
     /// Makes a block device of a pool's file, or finds the one that there is and makes it as large
     /// as the file is now.
     ///

@@ -41,7 +41,7 @@ pub(super) fn attach(file: &File) -> Result<Attached, KernelError> {
             device.follow_size().map_err(failed)?;
             device
         }
-        None => attach_whole(file).map_err(failed)?,
+        None => attach_whole(file, Access::ReadWrite).map_err(failed)?,
     };
     Ok(Attached {
         dev: device.dev(),
@@ -74,14 +74,15 @@ pub(super) fn check_unused(dev: DevNumber) -> Result<(), KernelError> {
     }
 }
 
-fn attach_whole(file: &File) -> io::Result<LoopDevice> {
+/// A new loop device over all of a file, which goes with its last user.
+pub(super) fn attach_whole(file: &File, access: Access) -> io::Result<LoopDevice> {
     // Opened anew: the loop device outlives this process, and with the caller's own open file it
     // would keep the caller's lock.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let own = File::options().read(true).write(true).open(path)?;
     // Direct, where the file system can: the pool's writes are cached once, above.
-    loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::Yes)
-        .or_else(|_| loopdev::attach(&own, Access::ReadWrite, Autoclear::Yes, DirectIo::No))
+    loopdev::attach(&own, access, Autoclear::Yes, DirectIo::Yes)
+        .or_else(|_| loopdev::attach(&own, access, Autoclear::Yes, DirectIo::No))
 }
 
 /// Leaves none of the three. The pool goes first: it holds the other two.

@@ -203,6 +203,15 @@ fn linears(
     Ok((metadata, data, more || longer))
 }
 
+/// The metadata device alone, made or grown.
+pub(super) fn metadata_device(
+    control: &Control,
+    spec: &PoolSpec,
+) -> Result<DevNumber, KernelError> {
+    let owned = (Owned::PoolMetadata(spec.id), METADATA);
+    linear(control, owned, &spec.metadata).map(|(device, _)| device)
+}
+
 fn linear(
     control: &Control,
     (owned, what): (Owned, &'static str),

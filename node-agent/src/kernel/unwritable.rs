@@ -8,7 +8,8 @@ use std::fmt;
 use goldleaf_dm::{PoolMode, PoolStatus};
 
 /// What helps against each of them but the brake.
-pub const CHECK_IT: &str = "close it, run thin_check on its metadata, and open it again";
+pub const CHECK_IT: &str = "see to its devices, close it and open it again; if it is so still, \
+    `goldleaf pool repair` says what thin_check finds and what can be had back";
 
 /// Why a pool's metadata takes no change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -131,6 +131,23 @@ fn mend_ownerless(rig: &Rig) -> Result<String, String> {
     Ok(format!("left {:?}", pool.record().quarantined))
 }
 
+/// A closed pool's metadata is damaged, and repaired. Again, an opening has gone on with that.
+fn repair(rig: &Rig) -> Result<String, String> {
+    if rig.agent.pools.open(POOL).is_none() {
+        let mut world = rig.kernel.world();
+        world.pools.get_mut(&POOL).unwrap().damage.broken = true;
+    }
+    let wanted = RepairPool {
+        id: POOL,
+        apply: true,
+        accept_loss: false,
+    };
+    let done = rig.agent.repair_pool(Some(STORE), wanted, &|_, _, _| ());
+    done.map_err(|e| e.to_string())?;
+    let open = rig.agent.pools.open(POOL).ok_or("the pool is not open")?;
+    Ok(format!("repair {:?}", open.record().repair))
+}
+
 /// Writes a snapshot to a file, over one that a call before it made.
 fn export(rig: &Rig) -> Result<String, String> {
     let target = crate::images::ExportTarget {
@@ -324,6 +341,7 @@ fn life() -> Vec<Step> {
         pool_step("close the pool", |rig| {
             rig.agent.close_pool(POOL, Some(STORE))
         }),
+        ("have its metadata damaged and repaired", Box::new(repair)),
         pool_step("open the pool", |rig| {
             rig.agent.open_pool(POOL, Some(STORE))
         }),

@@ -329,6 +329,67 @@ pub enum PoolError {
         /// How many.
         count: usize,
     },
+    /// What would be repaired is in use.
+    #[error("volumes of pool {pool} are active: deactivate {names} first; nothing was changed")]
+    InUse {
+        /// Which pool.
+        pool: PoolId,
+        /// Names of the volumes and snapshots.
+        names: String,
+    },
+    /// A repair would lose something, and nobody said that this is accepted.
+    #[error(
+        "a repair of pool {pool} would not bring everything back: {what}; nothing was changed. If \
+         there is no better copy, and no newer thin_repair makes more of it, ask for it with \
+         accept_loss (--accept-loss)"
+    )]
+    WouldLose {
+        /// Which pool.
+        pool: PoolId,
+        /// What, in words.
+        what: String,
+    },
+    /// It cannot be repaired now.
+    #[error("the metadata of pool {pool} is not repaired now: {why}")]
+    NotRepairable {
+        /// Which pool.
+        pool: PoolId,
+        /// Why, and what would help.
+        why: String,
+    },
+    /// There is no room for the files of a repair.
+    #[error(
+        "a repair of pool {pool} takes {needed} in {}, where {free} are free: make room there, for \
+         the old metadata is kept whole; nothing was changed",
+        folder.display()
+    )]
+    NoRoomForFiles {
+        /// Which pool.
+        pool: PoolId,
+        /// Where.
+        folder: PathBuf,
+        /// How much it takes.
+        needed: Bytes,
+        /// What there is.
+        free: Bytes,
+    },
+    /// A repair was cut short, and what it made is not to be had.
+    #[error(
+        "a repair of pool {pool} was cut short, and what it made is to be in {} on host {host}, which \
+         cannot be used ({why}): bring that file back and open the pool, or see what another \
+         `goldleaf pool repair` makes of what is there",
+        path.display()
+    )]
+    RepairFile {
+        /// Which pool.
+        pool: PoolId,
+        /// Where the file should be.
+        path: PathBuf,
+        /// On which host, by its node's id.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// It holds volumes or snapshots.
     #[error("pool {pool} holds {count} volume(s) or snapshot(s): delete them first")]
     NotEmpty {

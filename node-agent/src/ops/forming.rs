@@ -57,6 +57,7 @@ impl PoolPlan {
             created: jiff::Timestamp::now(),
             quarantined: Vec::new(),
             home: Some(NodeId::from_bytes(host.owner)),
+            repair: None,
         };
         Ok(Self {
             devices,

@@ -17,8 +17,9 @@ use super::*;
 use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
-    Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, KernelError, LiveThin, LoadedPool,
-    Outcome, PoolSpec, PrivateSpec, PrivateThin, ThinSpec, ThinUse,
+    Attached, BlockQuery, BlockRuns, Given, GroupMember, ImageSpec, KernelError, LiveThin,
+    LoadedPool, MetadataFiles, Outcome, PoolSpec, PrivateSpec, PrivateThin, Superblock, ThinSpec,
+    ThinUse, Told,
 };
 
 /// The fake kernel, with some devices suspended.
@@ -33,6 +34,18 @@ macro_rules! as_the_kernel {
             self.kernel.$name($($arg),*)
         })*
     };
+}
+
+impl MetadataFiles for Freezing {
+    as_the_kernel! {
+        copy_metadata(spec: &PoolSpec, to: &File, told: Told<'_>) -> ();
+        is_metadata(spec: &PoolSpec, file: &File) -> bool;
+        check_metadata(pool: PoolId, file: &File) -> Option<String>;
+        superblock(file: &File) -> Option<Superblock>;
+        thins_in(pool: PoolId, file: &File) -> Vec<(ThinId, u64)>;
+        repair_metadata(pool: PoolId, files: (&File, &File), given: Option<Given>) -> ();
+        put_metadata(spec: &PoolSpec, from: &File, told: Told<'_>) -> ();
+    }
 }
 
 impl Kernel for Freezing {

@@ -19,6 +19,7 @@ mod error;
 mod extension;
 mod forming;
 mod groups;
+mod holding;
 mod import;
 mod locks;
 mod marks;
@@ -29,6 +30,7 @@ mod pool_deletion;
 mod pools;
 mod reading;
 mod renaming;
+mod repair;
 mod scan;
 mod snapshots;
 mod space;
@@ -70,6 +72,8 @@ mod pool_tests;
 #[cfg(test)]
 mod reading_tests;
 #[cfg(test)]
+mod repair_tests;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod space_tests;
@@ -101,6 +105,9 @@ pub use import::ImportPool;
 pub use open_pool::{BRAKED, Doubt, OpenPool};
 pub use pool_deletion::Which;
 pub use pools::{CreatePool, DeviceRequest, Opening, Pools};
+pub use repair::{
+    Fate, RepairFolder, RepairOutcome, RepairPool, RepairReport, RepairStep, RepairedThin,
+};
 pub use scan::Look;
 pub use snapshots::CreateSnapshot;
 pub use thins::{Activation, CreateThin};
@@ -163,6 +170,7 @@ pub struct Agent {
     thin_news: news::ThinNews,
     deleted: deleted::Deleted,
     reads: reading::Reads,
+    repairs: RepairFolder,
 }
 
 impl fmt::Debug for Agent {
@@ -180,7 +188,7 @@ impl Agent {
         kernel: Arc<dyn Kernel>,
         (images, exports): (Arc<ImageFolder>, ExportFolder),
         host: Host,
-        pool_dir: PathBuf,
+        (pool_dir, repairs): (PathBuf, RepairFolder),
         device_dir: PathBuf,
     ) -> Self {
         Self {
@@ -202,6 +210,7 @@ impl Agent {
             thin_news: news::ThinNews::default(),
             deleted: deleted::Deleted::default(),
             reads: reading::Reads::default(),
+            repairs,
         }
     }
 

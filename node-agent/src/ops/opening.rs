@@ -18,8 +18,8 @@ use super::pools::Opening;
 use super::renaming::put_name;
 use super::space_rules::{first_mark, may_release};
 use crate::catalogue::{
-    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, RegionKind, ThinRecord, WriteError, in_order,
-    write_label,
+    Catalogue, FEATURE_TWIN, Label, NoSpace, Phase, PoolRecord, RegionKind, ThinRecord, WriteError,
+    in_order, write_label,
 };
 use crate::failpoint::{Point, hit};
 use crate::kernel::{Outcome, PoolSpec, Stretch, Unwritable};
@@ -40,17 +40,23 @@ impl Agent {
         id: PoolId,
         mut devices: Vec<HeldDevice>,
     ) -> Result<Arc<OpenPool>, PoolError> {
-        let twin = catalogue_places(labelled(&devices)).len() > 1;
-        let ours = |label: &Label| label.owner_host == self.host.owner;
-        let found = AsFound {
-            arrived: !labelled(&devices).all(|(_, label)| ours(label)),
-            unclean: labelled(&devices).any(|(_, label)| !label.clean),
-        };
-        for device in &mut devices {
-            claim(device, self.host.owner, twin)?;
-        }
+        let found = self.claim_all(&mut devices)?;
         hit(Point::PoolClaimed);
         self.raise(id, Arc::new(devices), found)
+    }
+
+    /// Writes this host into every label; how they were found.
+    pub(super) fn claim_all(&self, devices: &mut [HeldDevice]) -> Result<AsFound, PoolError> {
+        let twin = catalogue_places(labelled(devices)).len() > 1;
+        let ours = |label: &Label| label.owner_host == self.host.owner;
+        let found = AsFound {
+            arrived: !labelled(devices).all(|(_, label)| ours(label)),
+            unclean: labelled(devices).any(|(_, label)| !label.clean),
+        };
+        for device in devices {
+            claim(device, self.host.owner, twin)?;
+        }
+        Ok(found)
     }
 
     /// As [`Self::bring_up`], of devices that say already that this host has them.
@@ -63,27 +69,16 @@ impl Agent {
         let regions = catalogue_regions(id, labelled(&devices))?;
         let catalogue = Catalogue::open(regions, id)
             .map_err(|source| PoolError::Catalogue { pool: id, source })?;
+        // Before the host is recorded: the file of a repair is on the one that began it.
+        let repaired = self.finish_repair(id, &devices, &catalogue)?;
+        self.repairs.clean(id);
         self.settle_in(id, &catalogue, found.arrived)?;
         hit(Point::PoolSettledIn);
         let record = catalogue.pool();
         // The label's name is for people; this one counts.
         self.pools.name_is_free(id, record.name.as_str())?;
         let devices = relabel(devices, &record.name)?;
-        let spec = PoolSpec {
-            id,
-            metadata: stretches(&devices, RegionKind::Metadata),
-            data: stretches(&devices, RegionKind::Data),
-            block: record.block_size,
-            queue_when_full: record.no_space == NoSpace::Queue,
-            read_only: false,
-            low_water_blocks: 0,
-            unclean: found.unclean,
-        };
-        let blocks = spec.data.iter().map(|s| s.len.bytes().0).sum::<u64>();
-        let spec = PoolSpec {
-            low_water_blocks: first_mark(blocks / spec.block.bytes().0),
-            ..spec
-        };
+        let spec = spec_of(&record, &devices, found.unclean || repaired);
         self.pools.says(id, Opening::Metadata);
         let fresh = self.kernel.ensure_pool(&spec).map_err(PoolError::Kernel)? == Outcome::Done;
         self.pools.says(id, Opening::Volumes);
@@ -303,7 +298,10 @@ fn next_after(thin: ThinId) -> u32 {
     }
 }
 
-fn catalogue_error(pool: PoolId, error: WriteError<std::convert::Infallible>) -> PoolError {
+pub(super) fn catalogue_error(
+    pool: PoolId,
+    error: WriteError<std::convert::Infallible>,
+) -> PoolError {
     match error {
         WriteError::Refused(never) => match never {},
         WriteError::Catalogue(source) => PoolError::Catalogue { pool, source },
@@ -344,6 +342,22 @@ pub(super) fn labelled(devices: &[HeldDevice]) -> impl Iterator<Item = (&HeldDev
     devices
         .iter()
         .filter_map(|device| Some((device, device.label.as_ref()?)))
+}
+
+/// Everything from which the tables of a pool that is not live are made.
+pub(super) fn spec_of(record: &PoolRecord, devices: &[HeldDevice], unclean: bool) -> PoolSpec {
+    let data = stretches(devices, RegionKind::Data);
+    let blocks = data.iter().map(|s| s.len.bytes().0).sum::<u64>() / record.block_size.bytes().0;
+    PoolSpec {
+        id: record.id,
+        metadata: stretches(devices, RegionKind::Metadata),
+        data,
+        block: record.block_size,
+        queue_when_full: record.no_space == NoSpace::Queue,
+        read_only: false,
+        low_water_blocks: first_mark(blocks),
+        unclean,
+    }
 }
 
 /// What a pool's devices give to one kind, in the order in which it is mapped.

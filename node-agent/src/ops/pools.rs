@@ -15,9 +15,8 @@ use goldleaf_types::{BlockSize, Bytes, Incarnation, Name, NodeId, PoolId};
 
 use super::Agent;
 use super::admission::Policy;
-use super::devices::{DeviceRules, HeldDevice};
+use super::devices::DeviceRules;
 use super::error::PoolError;
-use super::extension::{store_taken_back, take_back};
 use super::forming::{HALF, PoolPlan, is_half};
 use super::open_pool::OpenPool;
 use super::opening::labelled;
@@ -87,6 +86,8 @@ pub enum Opening {
     Metadata,
     /// Records and metadata are compared, and volumes come back.
     Volumes,
+    /// Its metadata is repaired, or what a repair made is put in place.
+    Repair,
 }
 
 /// A pool that is being made, opened, closed or deleted.
@@ -352,31 +353,6 @@ impl Agent {
         drop(busy);
         self.changed();
         Ok(pool)
-    }
-
-    /// Holds every device of a pool and sees that they are all of it and nothing else.
-    fn hold_all(
-        &self,
-        id: PoolId,
-        found: &[FoundDevice],
-        force_from: Option<NodeId>,
-    ) -> Result<Vec<HeldDevice>, PoolError> {
-        let mut devices = Vec::new();
-        for device in found {
-            let held = self
-                .pools
-                .rules
-                .hold(&*self.kernel, "devices", &device.path, None)?;
-            // Read again under the lock: what a scan saw may be over.
-            if held.label.as_ref().is_some_and(|label| label.pool == id) {
-                devices.push(held);
-            }
-        }
-        take_back(&mut devices);
-        super::forming::check_complete(id, (&self.host, force_from), &devices)?;
-        store_taken_back(&devices)?;
-        devices.sort_by_key(|d| d.label.as_ref().map(|l| (l.role, l.index)));
-        Ok(devices)
     }
 
     /// Closes a pool: nothing of it stays in the kernel, and its labels say so. Blocks.

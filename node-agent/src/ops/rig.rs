@@ -185,7 +185,7 @@ fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>, host: Host) -> Agent {
         kernel,
         (Arc::new(images), exports),
         host,
-        dir.join("pools"),
+        (dir.join("pools"), RepairFolder::new(dir.join("repair"))),
         dir.join("dev"),
     )
 }

@@ -415,6 +415,7 @@ pub(super) fn fresh_row(
         sealed: false,
         group: None,
         decouple: None,
+        lost_blocks: 0,
         marks: String::new(),
     })
 }

@@ -4,9 +4,10 @@
 //! is the only thing here that destroys data, and only data that has no owner.
 
 use goldleaf_dm::{Owned, loopdev};
-use goldleaf_types::{Incarnation, PoolId, ThinId};
+use goldleaf_types::{Incarnation, PoolId, ThinId, ThinOwner};
 
 use super::{Finding, Remedy};
+use crate::catalogue::ThinRecord;
 use crate::failpoint::{Point, hit};
 use crate::ops::Agent;
 use crate::ops::error::ThinError;
@@ -81,6 +82,7 @@ impl Agent {
                 let pool = self.pools.open(*pool).ok_or(ThinError::NoPool(*pool))?;
                 self.sweep_row(&pool, *owner)?;
             }
+            Remedy::ForgetLoss(pool, owner) => self.forget_loss(caller, *pool, *owner)?,
             Remedy::RemoveLink(path) => match std::fs::remove_file(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error.into());
@@ -106,6 +108,27 @@ impl Agent {
                 record.quarantined.push(thin.get());
                 rows.set_pool(record);
             }
+            Ok(())
+        })?;
+        self.changed();
+        Ok(())
+    }
+
+    fn forget_loss(
+        &self,
+        caller: Option<Incarnation>,
+        pool: PoolId,
+        owner: ThinOwner,
+    ) -> Result<(), ThinError> {
+        let pool = self.pools.open(pool).ok_or(ThinError::NoPool(pool))?;
+        pool.admit(caller)?;
+        let _held = pool.lock(&[owner])?;
+        write(&pool, move |rows| {
+            let row = rows.find(owner).ok_or(ThinError::NotFound(owner))?;
+            rows.replace(ThinRecord {
+                lost_blocks: 0,
+                ..row
+            });
             Ok(())
         })?;
         self.changed();

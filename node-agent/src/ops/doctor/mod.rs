@@ -48,6 +48,8 @@ pub enum Code {
     CatalogueDegraded,
     /// A row says that there is data, and the pool's metadata has none.
     LostThin,
+    /// A repair of a pool's metadata did not bring back a part of a volume or snapshot.
+    ShortenedThin,
     /// The metadata has a thin that no row owns.
     UnknownThin,
     /// A thin of unknown owner that nothing will touch.
@@ -85,6 +87,7 @@ impl Code {
             Self::PoolFull => "PoolFull",
             Self::CatalogueDegraded => "CatalogueDegraded",
             Self::LostThin => "LostThin",
+            Self::ShortenedThin => "ShortenedThin",
             Self::UnknownThin => "UnknownThin",
             Self::QuarantinedThin => "QuarantinedThin",
             Self::UnfinishedRow => "UnfinishedRow",
@@ -110,6 +113,8 @@ pub enum Remedy {
     DeleteThin(PoolId, ThinId),
     /// Remove a device that nobody holds open.
     RemoveDevice(Owned),
+    /// No longer say that a repair lost a part of it: somebody has seen to that.
+    ForgetLoss(PoolId, ThinOwner),
     /// Bring a row to what it says: finish it, resume its device or take that away.
     Settle(PoolId, ThinOwner),
     /// Remove a link.
@@ -126,6 +131,7 @@ impl fmt::Display for Remedy {
                 write!(f, "delete thin {thin} of {pool} and all that it holds")
             }
             Self::RemoveDevice(device) => write!(f, "remove device {}", device.name()),
+            Self::ForgetLoss(_, owner) => write!(f, "take {owner} for whole again"),
             Self::Settle(_, owner) => write!(f, "bring {owner} to what its record says"),
             Self::RemoveLink(path) => write!(f, "remove link {}", path.display()),
             Self::DetachLoop(path) => write!(f, "detach {}", path.display()),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use goldleaf_dm::PoolMode;
-use goldleaf_types::ThinId;
+use goldleaf_types::{Bytes, ThinId};
 
 use super::{Code, Finding, Remedy, Severity};
 use crate::catalogue::{Phase, ThinRecord};
@@ -29,7 +29,8 @@ pub(super) fn closed(pools: &[PoolView]) -> Vec<Finding> {
                 subject: pool.id.to_string(),
                 reason: format!("pool {} did not open: {why}", pool.name),
                 advice: format!(
-                    "mend what is said there, then: goldleaf pool open {}",
+                    "mend what is said there, then: goldleaf pool open {0}; damaged metadata: goldleaf \
+                     pool repair {0}",
                     pool.name
                 ),
                 remedy: None,
@@ -45,6 +46,7 @@ impl Agent {
         found.extend(self.state(pool));
         found.extend(copies(pool));
         found.extend(self.thins_of(pool));
+        found.extend(shortened(pool));
         found.extend(self.unfinished(pool));
         found
     }
@@ -214,6 +216,29 @@ fn lost(
                 "what it held is lost: restore it from a backup under another name, or delete it"
                     .into(),
             remedy: None,
+        })
+        .collect()
+}
+
+/// Rows of which a repair lost a part.
+fn shortened(pool: &OpenPool) -> Vec<Finding> {
+    let rows = pool.catalogue.all().into_iter();
+    rows.filter(|row| row.lost_blocks > 0)
+        .map(|row| Finding {
+            code: Code::ShortenedThin,
+            severity: Severity::Error,
+            subject: row.owner.to_string(),
+            reason: format!(
+                "a repair of the metadata of pool {} did not bring back {} of {}: there it reads as \
+                 if it had never been written",
+                pool.name(),
+                Bytes(row.lost_blocks.saturating_mul(pool.block().bytes().0)),
+                row.name
+            ),
+            advice: "restore it from a backup under another name and delete it; or look through it, \
+                     and mend this finding once it is well"
+                .into(),
+            remedy: Some(Remedy::ForgetLoss(pool.id, row.owner)),
         })
         .collect()
 }
