@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "goldleaf/v1/role.proto",
             "goldleaf/v1/export.proto",
             "goldleaf/v1/group.proto",
+            "goldleaf/v1/repair.proto",
             "goldleaf/v1/volume.proto",
             "goldleaf/v1/pool.proto",
             "goldleaf/v1/channel.proto",

@@ -6,6 +6,9 @@ pub mod blocks;
 mod doctor;
 mod image;
 mod nodes;
+mod repair;
+
+pub use repair::repair;
 
 use std::io::{ErrorKind, Write};
 use std::sync::LazyLock;

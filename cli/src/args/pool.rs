@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::values::{duration, file_and_size, size};
 use super::{
-    PoolDestroy, PoolImport, PoolRename, Removal, Selection, SetLabels, Target, Update,
+    PoolDestroy, PoolImport, PoolRename, PoolRepair, Removal, Selection, SetLabels, Target, Update,
     WaitedTarget, Waiting,
 };
 
@@ -63,6 +63,16 @@ pub enum Pool {
     #[command(after_help = "Example:
   goldleaf pool rename fast nvme")]
     Rename(PoolRename),
+    /// Repairs a pool's metadata with thin_repair; says first what that would bring back and what not.
+    ///
+    /// For a pool that does not open because thin_check finds errors, or that needs a check. The old
+    /// metadata is kept whole in a file of the node. The repair goes on to its end, whoever waits.
+    #[command(after_help = "Examples:
+  goldleaf pool repair fast
+  goldleaf pool repair fast -o json | jq '.thins[] | select(.fate != \"THIN_FATE_WHOLE\")'
+  goldleaf pool repair fast --confirm fast
+  goldleaf pool repair fast --confirm fast --accept-loss")]
+    Repair(PoolRepair),
     /// Deletes an empty pool and wipes its labels.
     #[command(after_help = "Examples:
   goldleaf pool delete fast

@@ -1,4 +1,4 @@
-//! What `goldleaf pool rename` and `pool destroy` are given.
+//! What `goldleaf pool rename`, `pool repair` and `pool destroy` are given.
 
 use clap::Args as ClapArgs;
 
@@ -22,6 +22,27 @@ pub struct PoolRename {
     /// Waiting.
     #[command(flatten)]
     pub waiting: Waiting,
+}
+
+/// A pool whose metadata is to be repaired.
+#[derive(Debug, ClapArgs)]
+pub struct PoolRepair {
+    /// Its id or name.
+    pub target: String,
+    /// Do it: the pool's name, once more. Without it nothing is done.
+    #[arg(long, value_name = "NAME")]
+    pub confirm: Option<String>,
+    /// Do it even if a volume or snapshot loses something by it, or nobody can say whether one does.
+    #[arg(long, requires = "confirm")]
+    pub accept_loss: bool,
+    /// Only if it has this revision still, as `get -o json` shows it.
+    #[arg(
+        long,
+        value_name = "REVISION",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub if_revision: u64,
 }
 
 /// A pool to delete with all that is in it.

@@ -6,6 +6,7 @@ mod export;
 mod image;
 mod node;
 mod pool;
+mod pool_repair;
 mod pool_space;
 mod snapshot;
 mod store;

@@ -59,6 +59,7 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
             }))
             .await
         }
+        Pool::Repair(wanted) => super::pool_repair::run(call, wanted).await,
         Pool::Destroy(wanted) => destroy(call, wanted).await,
         Pool::Watch(selection) => {
             call.follow(pools.watch(watch(selection)?), |e| (e.kind, e.pool))

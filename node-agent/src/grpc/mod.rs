@@ -13,6 +13,7 @@ pub mod status;
 
 mod convert_life;
 mod progress;
+mod repair_stream;
 mod thin_stream;
 
 use std::pin::Pin;
@@ -206,6 +207,18 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         self.blocking(move |a| a.delete_pool(id, store, which))
             .await?;
         Ok(Response::new(pb::AgentDeleteResponse {}))
+    }
+
+    type RepairPoolStream = Events<pb::AgentRepairPoolEvent>;
+
+    async fn repair_pool(
+        &self,
+        r: Request<pb::AgentRepairPoolRequest>,
+    ) -> Answer<Self::RepairPoolStream> {
+        let (store, body) = caller(r)?;
+        let wanted = repair_stream::wanted(&body)?;
+        let agent = Arc::clone(&self.agent);
+        Ok(Response::new(repair_stream::begin(agent, store, wanted)))
     }
 
     async fn list_pools(

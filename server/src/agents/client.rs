@@ -25,8 +25,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::{
-    AgentError, AgentPort, Agents, BlockParts, Export, Import, ImportStep, PoolReports,
-    ThinReports, convert, convert_doctor, exports, imported, refusal, thin_news,
+    AgentError, AgentPort, Agents, BlockParts, Export, Import, ImportStep, PoolReports, Repair,
+    ThinReports, convert, convert_doctor, exports, imported, refusal, repairs, thin_news,
 };
 use crate::domain::{
     ActivateOptions, Begin, BlockOrder, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot,
@@ -280,6 +280,22 @@ impl AgentPort for GrpcAgent {
         let call = self.within(self.timeouts.pool, body);
         let answer = self.answer(self.client()?.rename_pool(call).await)?;
         convert::pool(&self.node, answer)
+    }
+
+    async fn repair_pool(
+        &self,
+        pool: PoolId,
+        apply: bool,
+        accept_loss: bool,
+    ) -> Result<Repair, AgentError> {
+        let pool = pool.to_string();
+        let call = self.request(pb::AgentRepairPoolRequest {
+            pool,
+            apply,
+            accept_loss,
+        });
+        let events = self.answer(self.client()?.repair_pool(call).await)?;
+        Ok(repairs::stages(self.node.clone(), events))
     }
 
     async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError> {

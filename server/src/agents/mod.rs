@@ -11,6 +11,7 @@ mod exports;
 pub mod fake;
 mod imported;
 mod refusal;
+mod repairs;
 mod thin_news;
 
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use jiff::Timestamp;
 use crate::domain::{
     ActivateOptions, BlockOrder, BlockPart, CatalogueRow, Check, ExportOrder, ExportedFile,
     Finding, GroupSnapshot, ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node,
-    PolicyChange, Pool, PoolReport, Progress, Refusal, ThinOrder, ThinReport,
+    PolicyChange, Pool, PoolRepair, PoolReport, Progress, Refusal, RepairStep, ThinOrder,
+    ThinReport,
 };
 
 pub use thin_news::{ThinNews, ThinReports};
@@ -106,6 +108,18 @@ pub enum ExportStep {
 /// Steps of an export; the last is `Done` or an error. Dropping it gives the export up.
 pub type Export = BoxStream<'static, Result<ExportStep, AgentError>>;
 
+/// How a repair goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepairStage {
+    /// So far.
+    At(RepairStep, Progress),
+    /// What it would do or did, and the pool as it is then. The last stage.
+    Done(Box<(PoolRepair, PoolReport)>),
+}
+
+/// Stages of a repair; the last is `Done` or an error. Dropping it stops nothing.
+pub type Repair = BoxStream<'static, Result<RepairStage, AgentError>>;
+
 /// Every pool of a node, again whenever one changes.
 pub type PoolReports = BoxStream<'static, Result<Vec<PoolReport>, AgentError>>;
 
@@ -156,6 +170,14 @@ pub trait AgentPort: Send + Sync {
     ) -> Result<PoolReport, AgentError>;
     /// Gives an open pool another name.
     async fn rename_pool(&self, pool: PoolId, name: &Name) -> Result<PoolReport, AgentError>;
+    /// Repairs a pool's metadata if `apply`, else says what that would do; loses something by it only
+    /// if that is accepted.
+    async fn repair_pool(
+        &self,
+        pool: PoolId,
+        apply: bool,
+        accept_loss: bool,
+    ) -> Result<Repair, AgentError>;
     /// Deletes an empty pool, or with `force` any; one that is not there is as good.
     async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError>;
     /// Every pool.

@@ -15,6 +15,7 @@ mod node;
 mod placement;
 mod pool;
 mod refusal;
+mod repair;
 mod role;
 mod snapshot;
 mod untold;
@@ -41,6 +42,7 @@ pub use pool::{
     PoolReport, PoolUsage, WhenFull,
 };
 pub use refusal::Refusal;
+pub use repair::{PoolRepair, RepairAsked, RepairOutcome, RepairStep, RepairedThin, ThinFate};
 pub use role::{Caller, Role};
 pub use snapshot::Snapshot;
 pub use untold::Untold;

@@ -16,6 +16,7 @@ mod doctor;
 mod images;
 mod nodes;
 mod pools;
+mod repairs;
 pub mod roles;
 pub mod status;
 mod store;

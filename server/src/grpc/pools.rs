@@ -7,7 +7,7 @@ use tonic::{Request, Response};
 
 use super::convert::{self, field};
 use super::convert_pools::{more_room, policy_change};
-use super::{Answer, Api, EventStream, answers, convert_import, convert_update};
+use super::{Answer, Api, EventStream, answers, convert_import, convert_update, repairs};
 use crate::domain::Ref;
 use crate::service::{CreatePool, Event, PoolView};
 
@@ -168,6 +168,15 @@ impl PoolService for Api {
             snapshots: doomed.snapshots,
             done: doomed.done,
         }))
+    }
+
+    type RepairStream = EventStream<api::RepairPoolEvent>;
+
+    async fn repair(&self, r: Request<api::RepairPoolRequest>) -> Answer<Self::RepairStream> {
+        let body = r.into_inner();
+        let what: Ref<_> = field("pool", &body.pool)?;
+        let events = repairs::begin(self.clone(), what, repairs::asked(body));
+        Ok(Response::new(events))
     }
 
     type WatchStream = EventStream<api::PoolEvent>;

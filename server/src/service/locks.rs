@@ -30,6 +30,8 @@ pub enum Op {
     Open,
     /// Giving a pool another name, or finishing that.
     Rename,
+    /// Repairing a pool's metadata, or looking what that would do.
+    Repair,
     /// Closing a pool.
     Close,
     /// Taking one node's copy of an image away.
@@ -55,6 +57,7 @@ impl Op {
             Self::SetPolicy => "being given another policy",
             Self::Open => "being opened",
             Self::Rename => "being renamed",
+            Self::Repair => "being repaired",
             Self::Close => "being closed",
             Self::Evict => "being taken from a node",
             Self::Adopt => "being adopted",

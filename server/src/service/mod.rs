@@ -30,6 +30,7 @@ mod placing;
 mod pool_destruction;
 mod pool_import;
 mod pool_renaming;
+mod pool_repair;
 mod pool_space;
 mod pools;
 mod progress;

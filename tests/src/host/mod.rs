@@ -10,6 +10,7 @@ mod doctor;
 pub mod life;
 mod lines;
 mod process;
+mod repair;
 mod second;
 mod wreck;
 

@@ -98,6 +98,15 @@ impl Disk {
         let _ = output("blockdev", &["--flushbufs", &self.path()]);
     }
 
+    /// Has what was read before not hide what is there now.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn forget_cache(&self) {
+        output("blockdev", &["--flushbufs", &self.path()]).expect("flushed");
+    }
+
     /// Takes it away; nothing may use it any more.
     ///
     /// # Panics

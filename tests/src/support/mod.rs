@@ -6,6 +6,7 @@
 
 mod disk;
 mod leftovers;
+mod metadata;
 mod node;
 mod pattern;
 mod plug;
@@ -17,6 +18,7 @@ mod udev;
 mod verity;
 
 pub use disk::Disk;
+pub use metadata::Metadata;
 pub use node::Node;
 pub use pattern::Pattern;
 pub use plug::Plug;

@@ -18,9 +18,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use self::small_agent::{SmallAgent, good_thin};
 use super::*;
+use crate::agents::RepairStage;
 use crate::domain::{
     Activation, Holder, ImageFormat, ImageSource, Phase, PoolAsked, PoolDevice, PoolMode, Progress,
-    Refusal, VolumeAsked, WhenFull,
+    Refusal, RepairOutcome, RepairStep, ThinFate, VolumeAsked, WhenFull,
 };
 
 fn node(address: String) -> Node {
@@ -492,4 +493,38 @@ async fn ranges_are_asked_for_whole_and_a_senseless_one_is_refused() {
         ),
         "{parts:?}"
     );
+}
+
+#[tokio::test]
+async fn a_repair_comes_step_by_step_and_ends_with_its_result() {
+    let (_small, agent, _serving) = rig().await;
+    let pool = PoolId::from_bytes([1; 16]);
+    let stages: Vec<_> = agent
+        .repair_pool(pool, true, false)
+        .await
+        .unwrap()
+        .collect()
+        .await;
+    let [
+        Ok(RepairStage::At(step, so_far)),
+        Ok(RepairStage::Done(done)),
+    ] = &stages[..]
+    else {
+        panic!("{stages:?}");
+    };
+    assert_eq!((*step, so_far.total), (RepairStep::Copying, Bytes(2)));
+    let (repair, report) = &**done;
+    assert_eq!((report.id, report.phase), (pool, Phase::Ready));
+    assert_eq!(
+        (repair.outcome, repair.kept.as_str()),
+        (RepairOutcome::Done, "/kept")
+    );
+    let thin = &repair.thins[0];
+    assert_eq!((thin.before, thin.after), (Some(Bytes(9)), None));
+    assert_eq!(thin.fate, ThinFate::Lost);
+    // A result without the pool makes no sense.
+    let mut stages = agent.repair_pool(pool, false, false).await.unwrap();
+    assert!(stages.next().await.unwrap().is_ok());
+    let wrong = stages.next().await.unwrap().unwrap_err().to_string();
+    assert!(wrong.contains("pool"), "{wrong}");
 }

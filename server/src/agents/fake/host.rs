@@ -74,6 +74,8 @@ pub(super) struct Host {
     pub(super) files: BTreeSet<String>,
     pub(super) offers: BTreeMap<String, (Digest, Bytes)>,
     pub(super) thins: BTreeMap<ThinOwner, FakeThin>,
+    /// Pools with damaged metadata, and what a repair loses.
+    pub(super) damaged: BTreeMap<PoolId, Vec<ThinOwner>>,
     /// How many blocks were written so far.
     pub(super) writes: u64,
 }
@@ -204,6 +206,7 @@ impl Host {
     }
 
     pub(super) fn open_pool(&mut self, id: PoolId) -> Done<PoolReport> {
+        self.opens(id)?;
         let pool = self
             .pools
             .get_mut(&id)

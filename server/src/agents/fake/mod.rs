@@ -12,6 +12,7 @@ mod import;
 mod life;
 mod port;
 mod refuse;
+mod repair;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,8 @@ pub enum Verb {
     SetPolicy,
     /// Gives a pool another name.
     RenamePool,
+    /// Repairs a pool's metadata.
+    RepairPool,
     /// Takes a pool over from another store.
     AdoptPool,
     /// Deletes a pool.

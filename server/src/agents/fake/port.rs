@@ -11,7 +11,7 @@ use tokio_stream::wrappers::WatchStream;
 use super::host::{Done, Host};
 use super::{Cut, FakeNode, Verb};
 use crate::agents::{
-    AgentError, AgentPort, BlockParts, Export, ExportStep, Import, ImportStep, PoolReports,
+    AgentError, AgentPort, BlockParts, Export, ExportStep, Import, ImportStep, PoolReports, Repair,
     ThinNews, ThinReports,
 };
 use crate::domain::{
@@ -165,6 +165,15 @@ impl AgentPort for FakeAgent {
 
     async fn rename_pool(&self, pool: PoolId, name: &Name) -> Result<PoolReport, AgentError> {
         self.change(Verb::RenamePool, |host| host.rename_pool(pool, name))
+    }
+
+    async fn repair_pool(
+        &self,
+        pool: PoolId,
+        apply: bool,
+        accept_loss: bool,
+    ) -> Result<Repair, AgentError> {
+        self.repaired(pool, (apply, accept_loss))
     }
 
     async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError> {

@@ -133,6 +133,44 @@ impl NodeAgent for SmallAgent {
     ) -> Answer<pb::AgentPool> {
         not_asked()
     }
+    type RepairPoolStream = Events<pb::AgentRepairPoolEvent>;
+    /// A step, then a result, then what nobody reads; without `apply` a result without its pool.
+    async fn repair_pool(
+        &self,
+        r: Request<pb::AgentRepairPoolRequest>,
+    ) -> Answer<Self::RepairPoolStream> {
+        let asked = r.into_inner();
+        let step = pb::AgentRepairPoolEvent {
+            step: api::RepairStep::Copying.into(),
+            progress: Some(api::Progress {
+                done_bytes: 1,
+                total_bytes: 2,
+            }),
+            ..Default::default()
+        };
+        let thin = api::RepairedThin {
+            name: "vm1".into(),
+            mapped_before_bytes: Some(9),
+            fate: api::ThinFate::Lost.into(),
+            ..Default::default()
+        };
+        let last = pb::AgentRepairPoolEvent {
+            repair: Some(api::PoolRepair {
+                outcome: api::RepairOutcome::Done.into(),
+                thins: vec![thin],
+                kept: "/kept".into(),
+                ..Default::default()
+            }),
+            pool: asked.apply.then(|| pb::AgentPool {
+                id: asked.pool,
+                phase: api::Phase::Ready.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let events = [step.clone(), last, step].map(Ok);
+        Ok(Response::new(Box::pin(stream::iter(events))))
+    }
     async fn rename_pool(&self, _: Request<pb::AgentRenamePoolRequest>) -> Answer<pb::AgentPool> {
         not_asked()
     }

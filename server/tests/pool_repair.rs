@@ -1,0 +1,119 @@
+//! Repairs of pools' metadata: a dry run changes nothing, a repair is done once, whoever waits for it,
+//! and what its node refuses is told as it is.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
+
+mod support;
+
+use std::sync::Mutex;
+
+use goldleaf_server::agents::fake::{Cut, Verb};
+use goldleaf_server::domain::{
+    Phase, Pool, PoolRepair, RepairAsked, RepairOutcome, RepairStep, ThinFate, Volume,
+};
+use goldleaf_server::service::ServiceError;
+use support::*;
+use tonic::Code;
+
+fn asked(confirm: &str, accept_loss: bool) -> RepairAsked {
+    RepairAsked {
+        confirm: confirm.into(),
+        accept_loss,
+        revision: 0,
+    }
+}
+
+async fn repair(rig: &Rig, asked: RepairAsked) -> Result<PoolRepair, ServiceError> {
+    rig.service()
+        .repair_pool(&named("fast"), &asked, |_, _| ())
+        .await
+}
+
+async fn fast(rig: &Rig) -> Pool {
+    let records = &rig.service().records;
+    records
+        .by_name(&"fast".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// A pool with a volume, whose metadata is damaged; a repair loses the volume, if it is to.
+async fn damaged(loses: bool) -> Rig {
+    let rig = Rig::furnished().await;
+    rig.service().create_thin(thin("vm1", "")).await.unwrap();
+    let records = &rig.service().records;
+    let vm1: Volume = records
+        .by_name(&"vm1".parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    let loses: Vec<_> = loses.then(|| vm1.id.into()).into_iter().collect();
+    rig.node().damage_pool(fast(&rig).await.id, &loses);
+    assert!(rig.service().open_pool(&named("fast")).await.is_err());
+    rig
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_be_and_a_confirmed_one_does_it_once() {
+    let rig = damaged(false).await;
+    let steps = Mutex::new(Vec::new());
+    let told = |step, _| steps.lock().unwrap().push(step);
+    let would = rig
+        .service()
+        .repair_pool(&named("fast"), &asked("", false), told)
+        .await
+        .unwrap();
+    assert_eq!(would.outcome, RepairOutcome::WouldDo);
+    assert_eq!(would.thins.len(), 1);
+    assert_eq!(*steps.lock().unwrap(), [RepairStep::Copying]);
+    let (code, reason, _) = verdict(repair(&rig, asked("slow", false)).await.unwrap_err());
+    assert_eq!(
+        (code, reason.as_str()),
+        (Code::InvalidArgument, "BAD_FIELD")
+    );
+    assert_eq!(rig.node().effects(Verb::RepairPool), 0);
+    let done = repair(&rig, asked("fast", false)).await.unwrap();
+    assert_eq!(done.outcome, RepairOutcome::Done);
+    assert!(!done.kept.is_empty());
+    assert_eq!(fast(&rig).await.phase, Phase::Ready);
+    let again = repair(&rig, asked("fast", false)).await.unwrap();
+    assert_eq!(again.outcome, RepairOutcome::NothingToDo);
+    assert_eq!(rig.node().effects(Verb::RepairPool), 1);
+}
+
+#[tokio::test]
+async fn a_repair_whose_answer_is_lost_is_told_by_the_next_one() {
+    let rig = damaged(false).await;
+    rig.node().cut(Verb::RepairPool, Cut::AfterEffect);
+    let (code, _, _) = verdict(repair(&rig, asked("fast", false)).await.unwrap_err());
+    assert_eq!(code, Code::Unavailable);
+    let again = repair(&rig, asked("fast", false)).await.unwrap();
+    assert_eq!(again.outcome, RepairOutcome::NothingToDo);
+    assert_eq!(fast(&rig).await.phase, Phase::Ready);
+    assert_eq!(rig.node().effects(Verb::RepairPool), 1);
+}
+
+#[tokio::test]
+async fn what_would_be_lost_has_to_be_accepted_and_another_revision_is_refused() {
+    let rig = damaged(true).await;
+    let would = repair(&rig, asked("", false)).await.unwrap();
+    assert_eq!(would.thins[0].fate, ThinFate::Lost);
+    let refused = verdict(repair(&rig, asked("fast", false)).await.unwrap_err());
+    assert_eq!(
+        (refused.0, refused.1.as_str()),
+        (Code::FailedPrecondition, "WOULD_LOSE")
+    );
+    let other = RepairAsked {
+        revision: 4711,
+        ..asked("fast", true)
+    };
+    let refused = verdict(repair(&rig, other).await.unwrap_err());
+    assert_eq!(
+        (refused.0, refused.1.as_str()),
+        (Code::Aborted, "OTHER_REVISION")
+    );
+    assert_eq!(rig.node().effects(Verb::RepairPool), 0);
+    let done = repair(&rig, asked("fast", true)).await.unwrap();
+    assert_eq!(done.outcome, RepairOutcome::Done);
+}
