@@ -21,12 +21,21 @@ the_chart_makes_these_objects() {
   equal "mentions of snapshots without them" 0 "$(grep -ci snapshot <<<"$everything" || true)"
 }
 
+# attaching ...: what the chart says of it.
+attaching() { render "$@" | matching -E '^ +attachRequired|name: attacher$|volumeattachments' | sed 's/^ *//' | sort; }
+the_chart_has_an_attacher_when_it_is_asked_for() {
+  local sees='resources: [storageclasses, csinodes, volumeattributesclasses, volumeattachments]'
+  says "without" "$(printf '%s\n' 'attachRequired: false' "$sees" | sort)" attaching
+  says "with" "$(printf '%s\n' 'attachRequired: true' "$sees" 'resources: [volumeattachments/status]' '- name: attacher' | sort)" \
+    attaching --set csi.attacher.enabled=true
+}
+
 the_chart_refuses_wrong_values() {
   refused "node" helm template goldleaf "$chart"
   local wrong
   for wrong in nod=x server.port=0 server.stateDir=relative agent.imageBudget=lots log.level= \
     'storageClasses[0].volumeBindingMode=Later,storageClasses[0].name=x' csi.sidecars.resizer.tag=v1 \
-    podSecurity.seccompProfile=none csi.node.maxVolumes=-1; do
+    podSecurity.seccompProfile=none csi.node.maxVolumes=-1 csi.attacher.enabled=maybe; do
     refused "values don't meet the specifications" render --set "$wrong"
   done
 }
@@ -41,6 +50,7 @@ the_chart_says_what_a_class_says() {
   done
 }
 
-for name in the_chart_is_sound the_chart_makes_these_objects the_chart_refuses_wrong_values the_chart_says_what_a_class_says; do
+for name in the_chart_is_sound the_chart_makes_these_objects the_chart_has_an_attacher_when_it_is_asked_for \
+  the_chart_refuses_wrong_values the_chart_says_what_a_class_says; do
   case_of chart $name
 done

@@ -286,6 +286,40 @@ a_claim_that_cannot_be_served_says_why_and_takes_nothing() {
   says "volumes" "$before" volumes
 }
 
+# attachment CLAIM: what its volume's VolumeAttachment says: whose, where, and whether it is attached.
+attachment() {
+  local volume
+  volume=$(kubectl get pvc "$1" -o jsonpath='{.spec.volumeName}') && [ -n "$volume" ] || return
+  kubectl get volumeattachments -o json | jq -r --arg volume "$volume" '.items[] |
+    select(.spec.source.persistentVolumeName == $volume) | "\(.spec.attacher) \(.spec.nodeName) \(.status.attached)"'
+}
+is_attached() { equal "the VolumeAttachment" "csi.goldleaf.dev $node true" "$(attachment "$1")"; }
+an_attacher_that_is_asked_for_answers_the_attachments_of_pods_volumes() {
+  local account=system:serviceaccount:goldleaf:goldleaf-csi-controller began verb
+  may_not $account patch volumeattachments --subresource=status
+  sidecars_say without-attacher
+  refused "field is immutable" kubectl patch csidriver csi.goldleaf.dev --patch '{"spec": {"attachRequired": true}}'
+  kubectl delete csidriver csi.goldleaf.dev
+  helm upgrade goldleaf "$chart" --namespace goldleaf --reuse-values --set csi.attacher.enabled=true --wait --timeout 5m
+  kubectl auth can-i patch volumeattachments --subresource=status --as=$account
+  for verb in create update patch delete; do may_not $account $verb volumeattachments; done
+  may_not $account update volumeattachments --subresource=status
+  began=$EPOCHREALTIME
+  apply claim name=seen mode=Block class=golden size=64Mi source=null
+  apply pod-block name=attached claim=seen
+  running attached
+  printf 'times: a pod over an image, its volume attached by csi-attacher: from apply to Running %s s\n' \
+    "$(seconds_since "$began")" >>"$run/times"
+  is_attached seen
+  equal "the image's bytes" "$(golden_sum)" "$(sum_of attached /dev/disk 64)"
+  kubectl delete pod attached --wait
+  eventually 60 silent attachment seen
+  equal "the claim" Bound "$(kubectl get pvc seen -o jsonpath='{.status.phase}')"
+  # What was in use before has its attachment too, and goes on.
+  eventually 60 is_attached disk
+  equal "what was written" after "$(at_100 reader)"
+}
+
 objects() { kubectl get pv,pvc,volumesnapshots,volumesnapshotcontents,volumeattachments -A -o name; }
 devices_of_volumes() { on_node 'dmsetup info -c --noheadings -o uuid' | matching GOLDLEAF-vol; }
 folders_of_volumes() { on_node 'find /var/lib/kubelet/plugins /var/lib/kubelet/pods -ignore_readdir_race -name "*pvc-*"'; }
@@ -312,14 +346,16 @@ deleting_leaves_nothing_in_the_cluster_or_the_control_plane() {
 # sidecars_say WHEN: keeps what they logged until now.
 sidecars_say() {
   local container
-  for container in provisioner resizer snapshotter; do
+  for container in $(kubectl get -n goldleaf deploy/goldleaf-csi-controller -o json |
+    jq -r '.spec.template.spec.containers[].name | select(. != "csi-controller")'); do
     kubectl logs -n goldleaf deploy/goldleaf-csi-controller -c $container >"$run/log/$container-$1.log"
   done
   kubectl logs -n kube-system deploy/snapshot-controller >"$run/log/snapshot-controller-$1.log"
 }
 the_sidecars_were_refused_nothing() {
   sidecars_say after
-  local logs=("$run"/log/{provisioner,resizer,snapshotter,snapshot-controller}-{before,after}.log) log found
+  local logs=("$run"/log/{provisioner,resizer,snapshotter,snapshot-controller}-{before,without-attacher,after}.log
+    "$run/log/attacher-after.log") log found
   for log in "${logs[@]}"; do
     [ -s "$log" ] || { echo "nothing was kept in $log"; return 1; }
   done
@@ -365,6 +401,7 @@ for name in \
   a_volume_grows_while_nobody_uses_it \
   workloads_go_on_while_all_of_goldleaf_is_replaced \
   a_claim_that_cannot_be_served_says_why_and_takes_nothing \
+  an_attacher_that_is_asked_for_answers_the_attachments_of_pods_volumes \
   deleting_leaves_nothing_in_the_cluster_or_the_control_plane \
   the_sidecars_were_refused_nothing \
   taking_goldleaf_away_leaves_nothing_in_the_kernel; do
