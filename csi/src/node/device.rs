@@ -1,14 +1,16 @@
-//! Volumes' devices as the kernel shows them in sysfs.
+//! Volumes' devices as the kernel shows them.
 //!
 //! Called by all of `node`. A device is known by its device-mapper UUID, which carries the volume's
 //! id: neither names nor links nor numbers, which another device may have by now, are trusted. So
-//! it works with the agent away too.
+//! it works with the agent away too. Device-mapper is asked for the UUID, which takes as long whether
+//! the host has one volume or thousands; what sysfs says of that device is then read.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use goldleaf_dm::{Control, DmError, Owned};
 use goldleaf_types::{DEVICE_UUID_PREFIX, VolumeId};
 use rustix::fs::{major, minor};
 
@@ -62,6 +64,23 @@ fn read(folder: &Path) -> Option<Device> {
 
 /// The volume's device, if it is there.
 pub fn find(volume: VolumeId) -> Option<Device> {
+    asked(volume).unwrap_or_else(|error| {
+        tracing::warn!(%error, %volume, "device-mapper does not answer: its devices are searched");
+        searched(volume)
+    })
+}
+
+fn asked(volume: VolumeId) -> Result<Option<Device>, DmError> {
+    let there = Control::open()?.find_uuid(&Owned::Thin(volume.into()).uuid())?;
+    Ok(there.and_then(|there| {
+        let (major, minor) = (there.dev.major, there.dev.minor);
+        // It may have gone meanwhile, and another have its number.
+        numbered(Number { major, minor }).filter(|device| device.volume == volume)
+    }))
+}
+
+/// As [`find`], by a look at every device.
+fn searched(volume: VolumeId) -> Option<Device> {
     let blocks = fs::read_dir("/sys/class/block").ok()?;
     let mut devices = blocks.flatten().filter_map(|entry| {
         let is_dm = entry.file_name().to_str()?.starts_with("dm-");

@@ -347,10 +347,25 @@ impl Control {
     ///
     /// As the kernel says; a missing one is `None`.
     pub fn find(&self, name: &DmName) -> Result<Option<Device>, DmError> {
-        let head = Head {
+        self.find_device(Head {
             name: name.as_str(),
             ..Head::default()
-        };
+        })
+    }
+
+    /// A device by UUID, however many others there are.
+    ///
+    /// # Errors
+    ///
+    /// As the kernel says; a missing one is `None`.
+    pub fn find_uuid(&self, uuid: &DmUuid) -> Result<Option<Device>, DmError> {
+        self.find_device(Head {
+            uuid: uuid.as_str(),
+            ..Head::default()
+        })
+    }
+
+    fn find_device(&self, head: Head<'_>) -> Result<Option<Device>, DmError> {
         match self.run(Command::DevStatus, head, &[]) {
             Ok(reply) => Ok(Some(device(reply))),
             Err(error) if error.is_not_found() => Ok(None),

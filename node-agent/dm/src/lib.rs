@@ -3,7 +3,7 @@
 //! The only crate with `unsafe`, and only in `ioctl`: one ioctl each for device-mapper, loop and
 //! block devices, each with a buffer that it owns. Above it stand names, tables, statuses and
 //! messages as types, all of which print what the kernel reads and read what it prints. Called by
-//! the node agent. Holds no state: a crash leaves what the kernel has.
+//! the node agent, and by the CSI driver to find a volume's device. Holds no state: a crash leaves what the kernel has.
 
 pub mod block;
 mod buffer;
