@@ -1,10 +1,13 @@
 //! Other programs: the one place that starts them.
 //!
 //! Called by `node` for what the field's own tools do: `blkid` says what a device holds, `mkfs`,
-//! `resize2fs` and `xfs_growfs` make and grow file systems. A program gets no input, a C locale and a
-//! time limit; it is killed and reaped when it takes longer or when nobody waits for it any more.
+//! `resize2fs` and `xfs_growfs` make and grow file systems. A program gets a C locale and a time limit;
+//! it is killed and reaped when it takes longer or when nobody waits for it any more. One that is
+//! running when this process dies goes on by itself: what must not be done twice at once is given a
+//! lock to hold ([`run_holding`]).
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -37,12 +40,35 @@ pub enum RunError {
     },
 }
 
-/// Runs a program to its end. What its exit status means is for the caller to say.
+/// Runs a program to its end, without input. What its exit status means is for the caller to say.
 ///
 /// # Errors
 ///
 /// [`RunError`]; a program that ends with a failure is no error here.
 pub async fn run<A: AsRef<OsStr>>(program: &'static str, args: &[A]) -> Result<Output, RunError> {
+    with_input(program, args, Stdio::null()).await
+}
+
+/// Runs a program as [`run`] does, and has it hold a file that is locked (by `flock`). The lock lasts
+/// until the program has ended, even when this process is killed before: the program's standard input
+/// is the open file to which the lock belongs.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_holding<A: AsRef<OsStr>>(
+    program: &'static str,
+    args: &[A],
+    locked: File,
+) -> Result<Output, RunError> {
+    with_input(program, args, locked.into()).await
+}
+
+async fn with_input<A: AsRef<OsStr>>(
+    program: &'static str,
+    args: &[A],
+    input: Stdio,
+) -> Result<Output, RunError> {
     let path = match std::env::var("PATH") {
         Ok(own) if !own.is_empty() => format!("{own}:{TOOL_FOLDERS}"),
         Ok(_) | Err(_) => TOOL_FOLDERS.to_owned(),
@@ -51,7 +77,7 @@ pub async fn run<A: AsRef<OsStr>>(program: &'static str, args: &[A]) -> Result<O
         .args(args)
         .env("PATH", path)
         .env("LC_ALL", "C")
-        .stdin(Stdio::null())
+        .stdin(input)
         .kill_on_drop(true)
         .output();
     match tokio::time::timeout(LIMIT, ended).await {
@@ -89,5 +115,28 @@ mod tests {
         assert_eq!(said(&output), "so");
         let missing = run::<&str>("no-such-program", &[]).await.unwrap_err();
         assert!(missing.to_string().contains("no-such-program"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_program_alone_keeps_the_lock_that_it_was_given_until_it_ends() {
+        use rustix::fs::{FlockOperation, flock};
+        let there = tempfile::NamedTempFile::new().unwrap();
+        let locked = there.reopen().unwrap();
+        flock(&locked, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let other = there.reopen().unwrap();
+        let is_free = || flock(&other, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // It ends when it is told to, so it certainly runs when the lock is looked at.
+        let told = tempfile::tempdir().unwrap();
+        let script = format!(
+            "until [ -e {}/end ]; do sleep 0.01; done",
+            told.path().display()
+        );
+        let running =
+            tokio::spawn(async move { run_holding("sh", &["-c", &script], locked).await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!is_free() && !running.is_finished());
+        std::fs::write(told.path().join("end"), "").unwrap();
+        assert!(running.await.unwrap().unwrap().status.success());
+        assert!(is_free());
     }
 }

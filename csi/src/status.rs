@@ -53,6 +53,12 @@ pub enum CsiError {
     /// Another call for the volume or group is at work.
     #[error("another call for {0} is at work: ask again")]
     Busy(String),
+    /// Somebody holds the lock of the device.
+    #[error(
+        "the device of volume {0} is locked, as it is while a file system is made on it, also by a \
+         program that outlived the driver which started it: ask again"
+    )]
+    Locked(String),
     /// A page's token that no page answered.
     #[error("starting_token: no page answered this token: begin with an empty one")]
     BadToken,
@@ -174,7 +180,7 @@ impl CsiError {
             Self::BadField { .. } | Self::Unsupported { .. } => Code::InvalidArgument,
             Self::NotFound { .. } => Code::NotFound,
             Self::Other { .. } => Code::AlreadyExists,
-            Self::Busy(_) | Self::BadToken => Code::Aborted,
+            Self::Busy(_) | Self::Locked(_) | Self::BadToken => Code::Aborted,
             Self::OutOfRange(_) | Self::Offset(_) => Code::OutOfRange,
             Self::NoPlace(_) | Self::NoRoom(_) => Code::ResourceExhausted,
             Self::Unfit(_) | Self::Tool { .. } => Code::FailedPrecondition,

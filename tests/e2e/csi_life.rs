@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use csi_proto::v1 as csi;
 use goldleaf_proto::v1 as api;
@@ -424,6 +425,114 @@ fn a_file_system_that_was_never_finished_is_made_again_whatever_it_looks_like() 
     rig.node = Some(rig.host.start_csi_node(&[]));
     rig.up(&u);
     std::fs::write(u.target.join("file"), "x").unwrap();
+    rig.down(&u);
+    rig.delete(&u);
+    rig.end();
+}
+
+/// A folder with a `mkfs` that waits to be told to go on, and is then the real one.
+fn slow_mkfs(rig: &Rig, program: &str) -> PathBuf {
+    let folder = rig.host.dir().join(format!("slow-{program}"));
+    std::fs::create_dir(&folder).unwrap();
+    let at = folder.display();
+    let script = format!(
+        "#!/bin/sh\necho $$ >{at}/new\nmv {at}/new {at}/began\n\
+         until [ -e {at}/go ]; do sleep 0.05; done\nPATH=/usr/sbin:/sbin exec {program} \"$@\"\n"
+    );
+    let file = folder.join(program);
+    std::fs::write(&file, script).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+fn await_that(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what} did not come about");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A plugin that is killed alone leaves its `mkfs` at work.
+#[test]
+fn a_mkfs_that_outlives_its_plugin_has_no_second_one_beside_it() {
+    let mut rig = rig("csi-orphan");
+    for fs in ["ext4", "xfs"] {
+        let u = rig.volume("v", "", GIB, file_system(fs));
+        let slow = slow_mkfs(&rig, &format!("mkfs.{fs}"));
+        let path = format!("{}:{}", slow.display(), std::env::var("PATH").unwrap());
+        rig.node = None;
+        let mut node = rig.host.start_csi_node(&[("PATH", &path)]);
+        std::thread::scope(|scope| {
+            let staged = scope.spawn(|| rig.host.stage(&u));
+            await_that("mkfs", || slow.join("began").exists());
+            node.kill();
+            staged.join().unwrap().unwrap_err();
+        });
+        let pid = std::fs::read_to_string(slow.join("began")).unwrap();
+        let orphan = Path::new("/proc").join(pid.trim());
+        rig.node = Some(rig.host.start_csi_node(&[]));
+        let refused = rig.host.stage(&u).expect_err("a second mkfs ran");
+        assert!(refused.message().contains("is locked"), "{refused:?}");
+        assert_eq!(refused.code(), Code::Aborted);
+        assert!(orphan.exists(), "the first had ended: nothing was shown");
+        std::fs::write(slow.join("go"), "").unwrap();
+        await_that("the end of mkfs", || !orphan.exists());
+        rig.up(&u);
+        std::fs::write(u.target.join("file"), fs).unwrap();
+        rig.down(&u);
+        rig.up(&u);
+        assert_eq!(std::fs::read_to_string(u.target.join("file")).unwrap(), fs);
+        rig.down(&u);
+        rig.delete(&u);
+    }
+    rig.end();
+}
+
+/// Marks say that a device may be made anew: not while it is mounted, whoever wrote them.
+#[test]
+fn nothing_is_made_on_a_device_that_is_mounted() {
+    let rig = rig("csi-mounted");
+    let u = rig.volume("v", "", GIB, file_system("ext4"));
+    rig.up(&u);
+    std::fs::write(u.target.join("file"), "kept").unwrap();
+    let device = rig
+        .host
+        .volume("v")
+        .unwrap()
+        .activation
+        .unwrap()
+        .device_path;
+    let mut mark = [0; 512];
+    let text = format!("goldleaf: a file system is being made on {}\n", u.volume);
+    mark[..text.len()].copy_from_slice(text.as_bytes());
+    let third = GIB.cast_unsigned() / 3;
+    let file = File::options().write(true).open(&device).unwrap();
+    file.write_all_at(&mark, third - third % 4096).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    let elsewhere = Use {
+        staging: u.staging.with_file_name("elsewhere"),
+        ..u.clone()
+    };
+    let refused = rig.host.stage(&elsewhere).unwrap_err();
+    assert!(refused.message().contains("have alone"), "{refused:?}");
+    assert_eq!(std::fs::read(u.target.join("file")).unwrap(), b"kept");
+    output(
+        "dd",
+        &[
+            "if=/dev/zero",
+            &format!("of={device}"),
+            "bs=4096",
+            "count=1",
+            "conv=notrunc,fsync",
+            &format!("seek={}", third / 4096),
+        ],
+    )
+    .unwrap();
+    rig.down(&u);
+    rig.up(&u);
+    assert_eq!(std::fs::read(u.target.join("file")).unwrap(), b"kept");
     rig.down(&u);
     rig.delete(&u);
     rig.end();

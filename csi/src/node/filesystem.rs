@@ -5,18 +5,27 @@
 //! written first, at two places that `mkfs` leaves alone: a device with its marks is one that a crash
 //! left half made, whatever it looks like, and is made again. The marks are gone before the first
 //! mount, so no user's data ever lies beside them.
+//!
+//! From the first look on all of it happens under a lock on the device, which `mkfs` holds too: one
+//! that goes on when the plugin alone was killed is waited for, and never has a second beside it. Marks
+//! are written and taken away by who has the device for itself, so never under a mount.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
 
 use goldleaf_proto::agent::v1 as agent;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use tokio::time::Instant;
 
 use super::device::Device;
 use super::{blocking, mounts};
 use crate::convert::capability::FileSystem;
 use crate::failpoint::{Point, hit, inside};
-use crate::run::{run, said};
+use crate::run::{run, run_holding, said};
 use crate::status::CsiError;
 
 /// The least device that a file system is made on, in bytes.
@@ -24,6 +33,10 @@ const LEAST: u64 = 1 << 20;
 
 /// Length of a mark, in bytes.
 const MARK: usize = 512;
+
+/// How long a program that outlived its plugin is waited for. One that was killed as well needs a
+/// moment to end.
+const OUTLIVED: Duration = Duration::from_secs(5);
 
 /// What a device holds.
 enum Content {
@@ -41,9 +54,10 @@ pub async fn ensure(
 ) -> Result<FileSystem, CsiError> {
     let volume = device.volume;
     let refuse = |why: String| Err(CsiError::Unfit(format!("volume {volume} {why}")));
+    let lock = locked(device).await?;
     // Looked at first: `blkid` takes an xfs for whole from the first moments of its making.
     if off(device, is_marked).await? {
-        return make(device, wanted, false).await;
+        return make(device, wanted, false, &lock).await;
     }
     match content(device).await? {
         Content::FileSystem(there) => match wanted {
@@ -67,7 +81,7 @@ pub async fn ensure(
              as a block device (volumeMode: Block), or delete it"
                 .into(),
         ),
-        Content::Nothing => make(device, wanted, true).await,
+        Content::Nothing => make(device, wanted, true, &lock).await,
     }
 }
 
@@ -85,6 +99,7 @@ async fn make(
     device: &Device,
     wanted: Option<FileSystem>,
     fresh: bool,
+    lock: &File,
 ) -> Result<FileSystem, CsiError> {
     let fs = wanted.unwrap_or(FileSystem::Ext4);
     if device.size < LEAST {
@@ -94,35 +109,23 @@ async fn make(
     }
     off(device, mark).await?;
     hit(Point::StageMarked);
-    let path = device.path.as_os_str();
-    let arguments: &[&str] = match fs {
-        // A fresh thin reads zeroes, so nothing needs to be zeroed and no block is taken for it.
-        FileSystem::Ext4 if fresh => &[
-            "-q",
-            "-F",
-            "-m",
-            "0",
-            "-E",
-            "nodiscard,assume_storage_prezeroed=1",
-        ],
-        FileSystem::Ext4 => &["-q", "-F", "-m", "0", "-E", "nodiscard"],
-        FileSystem::Xfs => &["-q", "-f", "-K"],
-    };
     let (program, plain): (_, &[&str]) = match fs {
         FileSystem::Ext4 => ("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", "nodiscard"]),
         FileSystem::Xfs => ("mkfs.xfs", &["-q", "-f", "-K"]),
     };
-    let with = |arguments: &[&str]| {
-        let arguments = arguments.iter().map(std::ffi::OsString::from);
-        arguments.chain([path.to_owned()]).collect::<Vec<_>>()
-    };
-    let mut made = inside(Point::StageMaking, run(program, &with(arguments)))
-        .await
-        .map_err(CsiError::Run)?;
-    if !made.status.success() && arguments != plain {
-        // An older mke2fs does not know that a device may be zeroed already.
-        made = run(program, &with(plain)).await.map_err(CsiError::Run)?;
+    let mut made = None;
+    if fs == FileSystem::Ext4 && fresh {
+        // A fresh thin reads zeroes, so nothing needs to be zeroed and no block is taken for it. An
+        // older mke2fs does not know this option.
+        let zeroed = "nodiscard,assume_storage_prezeroed=1";
+        let arguments = ["-q", "-F", "-m", "0", "-E", zeroed];
+        let tried = mkfs(device, program, &arguments, lock).await?;
+        made = tried.status.success().then_some(tried);
     }
+    let made = match made {
+        Some(made) => made,
+        None => mkfs(device, program, plain, lock).await?,
+    };
     if !made.status.success() {
         return Err(CsiError::Tool {
             program,
@@ -134,6 +137,41 @@ async fn make(
     off(device, unmark).await?;
     hit(Point::StageUnmarked);
     Ok(fs)
+}
+
+/// Runs `mkfs`, which holds the device's lock as long as it lives.
+async fn mkfs(
+    device: &Device,
+    program: &'static str,
+    options: &[&str],
+    lock: &File,
+) -> Result<Output, CsiError> {
+    let held = lock.try_clone();
+    let held = held.map_err(CsiError::host("hold", &device.path))?;
+    let mut arguments: Vec<_> = options.iter().map(std::ffi::OsString::from).collect();
+    arguments.push(device.path.clone().into());
+    let running = run_holding(program, &arguments, held);
+    inside(Point::StageMaking, running)
+        .await
+        .map_err(CsiError::Run)
+}
+
+/// The device, locked against everybody else who makes a file system on it; waits a little for them.
+async fn locked(device: &Device) -> Result<File, CsiError> {
+    let file = open(device)?;
+    let end = Instant::now() + OUTLIVED;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(errno) if errno.kind() != ErrorKind::WouldBlock => {
+                return Err(CsiError::errno("lock", &device.path)(errno));
+            }
+            Err(_) if Instant::now() >= end => {
+                return Err(CsiError::Locked(device.volume.to_string()));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
 }
 
 /// Grows a mounted file system to its device.
@@ -205,9 +243,18 @@ fn mark_of(device: &Device) -> [u8; MARK] {
     mark
 }
 
-fn open(device: &Device, write: bool) -> Result<File, CsiError> {
-    let opened = File::options().read(true).write(write).open(&device.path);
-    opened.map_err(CsiError::host("open", &device.path))
+/// The device, for reading.
+fn open(device: &Device) -> Result<File, CsiError> {
+    File::open(&device.path).map_err(CsiError::host("open", &device.path))
+}
+
+/// The device, for writing; refused by the kernel while it is mounted, or another has it so.
+fn open_alone(device: &Device) -> Result<File, CsiError> {
+    let mut options = File::options();
+    let alone = OFlags::EXCL.bits().cast_signed();
+    options.read(true).write(true).custom_flags(alone);
+    let opened = options.open(&device.path);
+    opened.map_err(CsiError::host("have alone", &device.path))
 }
 
 fn is_there(device: &Device, file: &File, at: u64) -> Result<bool, CsiError> {
@@ -218,7 +265,7 @@ fn is_there(device: &Device, file: &File, at: u64) -> Result<bool, CsiError> {
 }
 
 fn is_marked(device: &Device) -> Result<bool, CsiError> {
-    let file = open(device, false)?;
+    let file = open(device)?;
     for at in places(device) {
         if is_there(device, &file, at)? {
             return Ok(true);
@@ -228,7 +275,7 @@ fn is_marked(device: &Device) -> Result<bool, CsiError> {
 }
 
 fn mark(device: &Device) -> Result<(), CsiError> {
-    let file = open(device, true)?;
+    let file = open_alone(device)?;
     let written = places(device)
         .into_iter()
         .try_for_each(|at| file.write_all_at(&mark_of(device), at))
@@ -238,7 +285,7 @@ fn mark(device: &Device) -> Result<(), CsiError> {
 
 /// Takes the marks away, where they are still there: never anything else.
 fn unmark(device: &Device) -> Result<(), CsiError> {
-    let file = open(device, true)?;
+    let file = open_alone(device)?;
     for at in places(device) {
         if is_there(device, &file, at)? {
             file.write_all_at(&[0; MARK], at)
