@@ -315,8 +315,12 @@ an_attacher_that_is_asked_for_answers_the_attachments_of_pods_volumes() {
   kubectl delete pod attached --wait
   eventually 60 silent attachment seen
   equal "the claim" Bound "$(kubectl get pvc seen -o jsonpath='{.status.phase}')"
-  # What was in use before has its attachment too, and goes on.
-  eventually 60 is_attached disk
+  # A pod that was there before goes on as it is, and has an attachment when it is made anew.
+  equal "what was written" after "$(at_100 reader)"
+  kubectl delete pod reader --wait
+  apply pod-block name=reader claim=disk
+  running reader
+  is_attached disk
   equal "what was written" after "$(at_100 reader)"
 }
 
