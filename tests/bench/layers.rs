@@ -1,9 +1,10 @@
-//! The CSI driver beside what it calls: the agent's own calls, and what a container orchestrator
-//! waits for.
+//! The CSI driver beside what it calls: the agent's own calls, the control plane's, and what a
+//! container orchestrator waits for.
 //!
-//! Called by `client`. One volume at a time and both sides in turn, so that drift hits both alike.
+//! Called by `client`. One volume at a time and all sides in turn, so that drift hits them alike.
 //! Volumes of the agent's side are made behind the control plane's back and are gone before it could
-//! matter. Prints "side op microseconds".
+//! matter. Prints "side op microseconds": of the driver each call, and as `use` and `unuse` the two of
+//! either way together.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::image_service_client::ImageServiceClient;
 use goldleaf_proto::v1::pool_service_client::PoolServiceClient;
+use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 use goldleaf_types::VolumeId;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -25,7 +27,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{NAME, VOLUME_BYTES, micros};
 
-/// How the two sides are reached.
+/// How the sides are reached.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Number of the first volume.
@@ -48,7 +50,7 @@ pub struct Options {
     folder: PathBuf,
 }
 
-/// Times both sides, `count` volumes each.
+/// Times all sides, `count` volumes each.
 ///
 /// # Errors
 ///
@@ -60,8 +62,14 @@ pub async fn run(server: &str, options: &Options) -> anyhow::Result<()> {
         folder: options.folder.clone(),
     };
     let agent = Agent::find(server, NodeAgentClient::new(unix(&options.agent).await?)).await?;
+    let channel = Endpoint::new(server.to_owned())?.connect().await?;
+    let plane = Plane(VolumeServiceClient::new(channel));
     for number in options.first..options.first + options.count {
         agent.life(number).await.context("the agent's side")?;
+        plane
+            .life(number)
+            .await
+            .context("the control plane's side")?;
         driver.life(number).await.context("the driver's side")?;
     }
     Ok(())
@@ -179,6 +187,29 @@ impl Agent {
     }
 }
 
+/// The control plane.
+struct Plane(VolumeServiceClient<Channel>);
+
+impl Plane {
+    async fn life(&self, number: u32) -> anyhow::Result<()> {
+        let mut client = self.0.clone();
+        let create = api::CreateThinRequest {
+            name: format!("{NAME}-plane-{number}"),
+            size_bytes: VOLUME_BYTES,
+            image: NAME.into(),
+            pool: NAME.into(),
+            ..Default::default()
+        };
+        let made = timed("server", "create", client.create_thin(create)).await?;
+        let delete = api::DeleteRequest {
+            target: made.into_inner().id,
+            ..Default::default()
+        };
+        timed("server", "delete", client.delete(delete)).await?;
+        Ok(())
+    }
+}
+
 /// The CSI driver.
 struct Driver {
     controller: ControllerClient<Channel>,
@@ -245,10 +276,14 @@ impl Driver {
             volume_id: volume.into(),
             staging_target_path: path("staging"),
         };
+        let began = Instant::now();
         timed("csi", "stage", node.node_stage_volume(stage)).await?;
         timed("csi", "publish", node.node_publish_volume(publish)).await?;
+        println!("csi use {:.1}", micros(began.elapsed()));
+        let began = Instant::now();
         timed("csi", "unpublish", node.node_unpublish_volume(unpublish)).await?;
         timed("csi", "unstage", node.node_unstage_volume(unstage)).await?;
+        println!("csi unuse {:.1}", micros(began.elapsed()));
         Ok(())
     }
 }

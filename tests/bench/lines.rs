@@ -10,7 +10,8 @@ use anyhow::{Context, bail};
 /// What one figure was measured in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
-    /// "goldleaf", "floor", "dmsetup", "lvm", or "storage" for the cost of a flush.
+    /// "goldleaf", "floor", "dmsetup", "lvm"; "csi", "server" and "agent" for the driver and those below
+    /// it; or "storage" for the cost of a flush.
     pub variant: String,
     /// Active volumes beside.
     pub beside: u32,

@@ -20,12 +20,16 @@ const OPS: [(&str, &str); 3] = [
     ("delete", "deactivate + delete"),
 ];
 
-/// What CSI calls take together, in words, and the agent's own call that does the same work.
-const LAYERS: [(&[&str], &str, &str); 4] = [
-    (&["create"], "CreateVolume", "create"),
-    (&["stage", "publish"], "stage + publish, block", "use"),
-    (&["unpublish", "unstage"], "unpublish + unstage", "unuse"),
-    (&["delete"], "DeleteVolume", "delete"),
+/// The driver's calls, and in words.
+const LAYERS: [(&str, &str); 8] = [
+    ("create", "CreateVolume"),
+    ("stage", "  NodeStageVolume, block"),
+    ("publish", "  NodePublishVolume, block"),
+    ("use", "both"),
+    ("unpublish", "  NodeUnpublishVolume"),
+    ("unstage", "  NodeUnstageVolume"),
+    ("unuse", "both"),
+    ("delete", "DeleteVolume"),
 ];
 
 /// Create + activate may cost this much of floor and own fsyncs together.
@@ -144,34 +148,40 @@ fn compare(
     table
 }
 
-/// The CSI driver's calls beside the agent's own: what a container orchestrator waits for.
+/// The CSI driver's calls beside the agent's own and the control plane's, where these have one that
+/// does the same: what a container orchestrator waits for.
 fn print_layers(all: &Measured) {
-    let mut table = aligned(
-        ["call", "beside", "median ms (p90)", "agent's own", "ratio"]
-            .map(str::to_owned)
-            .to_vec(),
-    );
-    for (calls, title, own) in LAYERS {
+    let header = [
+        "call",
+        "beside",
+        "median ms (p90)",
+        "agent",
+        "ratio",
+        "control plane",
+        "ratio",
+    ];
+    let mut table = aligned(header.map(str::to_owned).to_vec());
+    for (op, title) in LAYERS {
         for beside in all.levels() {
-            let cells: Vec<_> = calls.iter().map(|op| cell("csi", beside, 1, op)).collect();
-            let sum = |of: &dyn Fn(&Cell) -> Option<f64>| cells.iter().map(of).sum::<Option<f64>>();
-            let own = all.median(&cell("agent", beside, 1, own));
-            let (Some(took), Some(late), Some(own)) =
-                (sum(&|c| all.median(c)), sum(&|c| all.quantile(c, 90)), own)
-            else {
+            let ours = cell("csi", beside, 1, op);
+            let (Some(took), Some(late)) = (all.median(&ours), all.quantile(&ours, 90)) else {
                 continue;
             };
-            table.add_row(vec![
+            let mut row = vec![
                 title.to_owned(),
                 beside.to_string(),
                 format!("{} ({})", ms(took), ms(late)),
-                ms(own),
-                times(took / own),
-            ]);
+            ];
+            for below in ["agent", "server"] {
+                let own = all.median(&ours.of(below));
+                row.push(own.map_or_else(String::new, ms));
+                row.push(own.map_or_else(String::new, |own| times(took / own)));
+            }
+            table.add_row(row);
         }
     }
     if table.row_count() > 0 {
-        println!("\nThrough the CSI driver, and the agent's own calls\n{table}");
+        println!("\nThrough the CSI driver, and what is below it asked directly\n{table}");
     }
 }
 
