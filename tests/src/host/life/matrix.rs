@@ -76,10 +76,11 @@ mod tests {
     ];
 
     /// Calls that change something and are no step of the life, with the reason.
-    const NO_STEP: [(&str, &str); 3] = [
+    const NO_STEP: [(&str, &str); 4] = [
         ("NodeService.Register", "each life begins with it"),
         ("StoreService.Backup", "it reads"),
         ("PoolService.Delete", "what Destroy ends with"),
+        ("PoolService.Repair", "no metadata of the life is damaged"),
     ];
 
     /// Each row of the document's tables: the point, and what stands in the other columns.
