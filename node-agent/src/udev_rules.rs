@@ -38,31 +38,34 @@ pub fn keep_out(folder: &Path, node: &str, backing: &[PathBuf]) -> io::Result<()
     }
     let path = folder.join(format!("10-goldleaf-{node}.rules"));
     let text = rule(backing);
-    if std::fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(());
+    if !std::fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+        std::fs::create_dir_all(folder)?;
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, text)?;
+        std::fs::rename(&fresh, &path)?;
     }
-    std::fs::create_dir_all(folder)?;
-    let fresh = path.with_extension("new");
-    std::fs::write(&fresh, text)?;
-    std::fs::rename(&fresh, &path)?;
+    // Also when the file was right: the agent that wrote it may have died before udevd read it.
     if udev.join("control").exists() {
-        reload()?;
+        reload(&path)?;
     }
     tracing::info!(rule = %path.display(), "udev keeps out of images and pools in files");
     Ok(())
 }
 
-/// Has a running udevd read its rules now.
-fn reload() -> io::Result<()> {
+/// Has a running udevd read its rules now, `rule` among them.
+fn reload(rule: &Path) -> io::Result<()> {
     match run::run("udevadm", &["control", "--reload"]) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(io::Error::other(format!(
             "udevadm control --reload: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         ))),
-        // As in a container. Once a boot: later starts find the file as it should be.
+        // As in a container. Once a boot: later starts find a file that is older.
         Err(RunError::Missing { .. }) => {
-            thread::park_timeout(SEEN_WITHIN);
+            let age = std::fs::metadata(rule)?.modified()?.elapsed();
+            if let Some(rest) = SEEN_WITHIN.checked_sub(age.unwrap_or_default()) {
+                thread::park_timeout(rest);
+            }
             Ok(())
         }
         Err(error) => Err(io::Error::other(error)),

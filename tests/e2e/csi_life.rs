@@ -6,7 +6,6 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use csi_proto::v1 as csi;
 use goldleaf_proto::v1 as api;
@@ -445,14 +444,6 @@ fn slow_mkfs(rig: &Rig, program: &str) -> PathBuf {
     folder
 }
 
-fn await_that(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what} did not come about");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
-
 /// A plugin that is killed alone leaves its `mkfs` at work.
 #[test]
 fn a_mkfs_that_outlives_its_plugin_has_no_second_one_beside_it() {
@@ -465,7 +456,8 @@ fn a_mkfs_that_outlives_its_plugin_has_no_second_one_beside_it() {
         let mut node = rig.host.start_csi_node(&[("PATH", &path)]);
         std::thread::scope(|scope| {
             let staged = scope.spawn(|| rig.host.stage(&u));
-            await_that("mkfs", || slow.join("began").exists());
+            let began = || slow.join("began").exists().then_some(());
+            rig.host.soon("mkfs", began);
             node.kill();
             staged.join().unwrap().unwrap_err();
         });
@@ -477,7 +469,8 @@ fn a_mkfs_that_outlives_its_plugin_has_no_second_one_beside_it() {
         assert_eq!(refused.code(), Code::Aborted);
         assert!(orphan.exists(), "the first had ended: nothing was shown");
         std::fs::write(slow.join("go"), "").unwrap();
-        await_that("the end of mkfs", || !orphan.exists());
+        rig.host
+            .soon("the end of mkfs", || (!orphan.exists()).then_some(()));
         rig.up(&u);
         std::fs::write(u.target.join("file"), fs).unwrap();
         rig.down(&u);
