@@ -3,74 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
+#[path = "support/lives.rs"]
+mod lives;
 mod support;
 
 use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{GroupSnapshot, Phase, Pool, Remark, Snapshot, Volume};
 use goldleaf_server::failpoint::{Died, Point, dying_at};
-use goldleaf_server::service::{Adoption, ServiceError, Update};
+use goldleaf_server::service::{ServiceError, Update};
 use goldleaf_types::Labels;
+use lives::{adopt, all, another_life, backup_of, filled, refused, said};
 use support::*;
 use tonic::Code;
 
-fn refused<T: std::fmt::Debug>(answer: Result<T, ServiceError>) -> (Code, String) {
-    let (code, reason, _) = verdict(answer.unwrap_err());
-    (code, reason)
-}
-
 fn other_store() -> (Code, String) {
     (Code::FailedPrecondition, "OTHER_INCARNATION".into())
-}
-
-async fn adopt(rig: &Rig, apply: bool) -> Adoption {
-    let adoption = rig.service().adopt_node(&named("n1"), apply).await.unwrap();
-    assert_eq!(adoption.applied, apply);
-    adoption
-}
-
-/// What an adoption says of each thing, by name.
-fn said(adoption: &Adoption) -> Vec<(String, &'static str)> {
-    let changes = adoption.pools.iter().flat_map(|pool| &pool.changes);
-    changes.map(|c| (c.name.clone(), c.becomes)).collect()
-}
-
-/// Another store with the same nodes: an empty one, or one as it was when `copy` was made.
-async fn another_life(lost: &Rig, copy: Option<&std::path::Path>) -> Rig {
-    let mut rig = Rig::empty();
-    rig.agents = lost.agents.clone();
-    match copy {
-        Some(copy) => rig.restart_from(copy),
-        None => rig.restart(),
-    }
-    rig.register(NODE, "n1").await;
-    rig
-}
-
-async fn all<T: goldleaf_server::service::Revised>(rig: &Rig) -> Vec<T> {
-    rig.service().records.all::<T>().await.unwrap()
-}
-
-/// A backup of the store as it is now.
-async fn backup_of(rig: &Rig) -> std::path::PathBuf {
-    use futures::TryStreamExt;
-    let chunks = rig.service().backup().await.unwrap();
-    let chunks: Vec<Vec<u8>> = chunks.try_collect().await.unwrap();
-    let path = rig.store_path().with_extension("backup");
-    std::fs::write(&path, chunks.concat()).unwrap();
-    path
-}
-
-async fn filled() -> Rig {
-    let rig = Rig::furnished().await;
-    let service = rig.service();
-    let mut wanted = active(thin("vm1", "golden"));
-    wanted.labels = labels([("team", "db")]);
-    service.create_thin(wanted).await.unwrap();
-    let snapshot = snapshot_of("before", "volume/vm1");
-    service.create_snapshot(snapshot).await.unwrap();
-    let clone = clone_of("vm2", "snapshot/before", 2 * GIB);
-    service.clone_thin(clone).await.unwrap();
-    rig
 }
 
 /// The law: agents refuse changes from a store that they do not know until an administrator adopts

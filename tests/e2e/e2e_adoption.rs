@@ -133,6 +133,7 @@ fn law_a_store_of_another_life_is_refused_until_it_is_adopted() {
     );
     assert_eq!(content(&path), [7; 512]);
     host.delete_volume("early").unwrap();
+    let group = host.group("both", &["vm", "late"]).unwrap();
 
     // And now there is no store at all, nor a backup.
     another_life(&mut host, |_| {});
@@ -146,6 +147,15 @@ fn law_a_store_of_another_life_is_refused_until_it_is_adopted() {
     assert_eq!(
         host.snapshot("before", "volume/vm").unwrap().id,
         snapshot.id
+    );
+    let again = host.group("both", &["vm", "late"]).unwrap();
+    assert_eq!((&again.id, &again.members), (&group.id, &group.members));
+    assert_eq!(again.created, group.created);
+    host.delete_group("both").unwrap();
+    assert_eq!(
+        host.thins().unwrap().len(),
+        thins,
+        "a part of a group stays"
     );
     assert_eq!(content(&path), [7; 512]);
     // The image's name comes back when it is created again; no volume waited for that.

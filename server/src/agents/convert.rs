@@ -29,6 +29,7 @@ fn parameters(order: &ThinOrder) -> String {
     Parameters {
         kind: order.owner.into(),
         asked: order.asked.clone(),
+        part: order.part.clone(),
     }
     .encode()
 }
@@ -173,17 +174,19 @@ pub(super) fn create_snapshot(
 
 /// Snapshots of one instant to make.
 pub(super) fn create_group(group: &GroupSnapshot) -> pb::AgentCreateGroupSnapshotRequest {
-    let member = |member: &GroupMember| {
-        let order = group.snapshot(member).order();
-        pb::AgentCreateSnapshotRequest {
-            size_bytes: 0, // its source's, whatever that is
-            ..create_snapshot(&order, member.source.into(), None)
-        }
+    let member = |(member, order): (&GroupMember, ThinOrder)| pb::AgentCreateSnapshotRequest {
+        size_bytes: 0, // its source's, whatever that is
+        ..create_snapshot(&order, member.source.into(), None)
     };
     pb::AgentCreateGroupSnapshotRequest {
         group: group.id.to_string(),
         pool: group.pool.to_string(),
-        members: group.members.iter().map(member).collect(),
+        members: group
+            .members
+            .iter()
+            .zip(group.orders())
+            .map(member)
+            .collect(),
         deadline_ms: group.deadline_ms,
     }
 }

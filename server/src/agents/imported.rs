@@ -39,19 +39,21 @@ pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, Age
     );
     let (epoch, marks) = (answer.epoch, answer.marks.clone());
     let report = convert::thin(node, answer)?;
+    let (asked, part) = match parameters.as_str() {
+        "" => (VolumeAsked::default(), None), // made by a caller that kept none
+        text => {
+            let kept = Parameters::decode(report.owner, text)
+                .map_err(|error| bad_answer(node, "thin.parameters", &error.to_string()))?;
+            (kept.asked, kept.part)
+        }
+    };
     Ok(CatalogueRow {
         name,
         labels: Labels::try_from(labels)
             .map_err(|error| bad_answer(node, "thin.labels", &format!("{:?}", error.0)))?,
         source,
-        asked: match parameters.as_str() {
-            "" => VolumeAsked::default(), // made by a caller that kept none
-            text => {
-                Parameters::decode(report.owner, text)
-                    .map_err(|error| bad_answer(node, "thin.parameters", &error.to_string()))?
-                    .asked
-            }
-        },
+        asked,
+        part,
         marks: match marks.as_str() {
             "" => None, // as it was made
             text => {

@@ -5,7 +5,7 @@ use goldleaf_types::{
 };
 use jiff::Timestamp;
 
-use super::{Condition, Marks, Phase, Snapshot};
+use super::{Condition, Marks, Phase, Snapshot, ThinOrder};
 
 /// A group's record. Its snapshots have records of their own from the moment it is ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,23 @@ pub struct GroupMember {
     pub image: Option<Digest>,
 }
 
+/// What each snapshot's own row on its pool says of the group, for the day our store is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPart {
+    /// The group's id.
+    pub group: GroupId,
+    /// Its name.
+    pub name: Name,
+    /// The volume as it was asked for.
+    pub asked_volume: String,
+    /// Which of the group's snapshots this is, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+    /// As in the group's record.
+    pub deadline_ms: u32,
+}
+
 impl GroupSnapshot {
     /// Whether a request with these parameters asks for this very group.
     ///
@@ -62,7 +79,11 @@ impl GroupSnapshot {
         volumes: &[String],
         labels: &Labels,
     ) -> Result<(), &'static str> {
-        if self.asked_volumes != volumes {
+        // What was asked for of a snapshot that was gone when its store was lost is not known any more.
+        let same = |(ours, asked): (&String, &String)| ours.is_empty() || ours == asked;
+        if self.asked_volumes.len() != volumes.len()
+            || !self.asked_volumes.iter().zip(volumes).all(same)
+        {
             Err("volumes")
         } else if self.labels != *labels {
             Err("labels")
@@ -91,5 +112,25 @@ impl GroupSnapshot {
             marks: Marks::new(false),
             group: Some(self.id),
         }
+    }
+
+    /// What its node is told to make: each snapshot says which part of the group it is.
+    #[must_use]
+    pub fn orders(&self) -> Vec<ThinOrder> {
+        let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let asked = self.asked_volumes.iter();
+        let parts = (0..).zip(self.members.iter().zip(asked));
+        let order = |(index, (member, asked)): (u32, (&GroupMember, &String))| ThinOrder {
+            part: Some(GroupPart {
+                group: self.id,
+                name: self.name.clone(),
+                asked_volume: asked.clone(),
+                index,
+                count,
+                deadline_ms: self.deadline_ms,
+            }),
+            ..self.snapshot(member).order()
+        };
+        parts.map(order).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use goldleaf_types::{BlockSize, Labels, Name, ThinOwner};
 
-use super::{KeptMarks, PoolReport, ThinReport, VolumeAsked, WhenFull};
+use super::{GroupPart, KeptMarks, PoolReport, ThinReport, VolumeAsked, WhenFull};
 
 /// A pool that a node imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct CatalogueRow {
     pub source: Option<ThinOwner>,
     /// What was asked for.
     pub asked: VolumeAsked,
+    /// The group that it was frozen with, if with one.
+    pub part: Option<GroupPart>,
     /// Its owner's epoch.
     pub epoch: u64,
     /// Its labels and marks, if its user changed any since it was made.

@@ -51,4 +51,4 @@ pub use volume::{
     VolumeAsked,
 };
 
-pub use group::{GroupMember, GroupSnapshot};
+pub use group::{GroupMember, GroupPart, GroupSnapshot};

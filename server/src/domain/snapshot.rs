@@ -70,6 +70,7 @@ impl Snapshot {
                 source: self.asked_source.clone(),
                 ..VolumeAsked::default()
             },
+            part: None,
             epoch: 1,
         }
     }

@@ -6,7 +6,7 @@ use goldleaf_types::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, First, Marks, Phase, Progress};
+use super::{Condition, First, GroupPart, Marks, Phase, Progress};
 
 /// What a thin begins as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +106,7 @@ impl Volume {
             begin: self.begin,
             labels: self.marks.first_labels(&self.labels).clone(),
             asked: self.asked.clone(),
+            part: None,
             epoch: self.epoch,
         }
     }
@@ -128,6 +129,8 @@ pub struct ThinOrder {
     pub labels: Labels,
     /// The request's parameters, kept on the pool for when our store is lost.
     pub asked: VolumeAsked,
+    /// The group that it is a part of, kept there too.
+    pub part: Option<GroupPart>,
     /// The owner's epoch.
     pub epoch: u64,
 }

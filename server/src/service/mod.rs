@@ -37,6 +37,7 @@ mod progress;
 mod records;
 mod snapshots;
 mod taking_in;
+mod taking_in_groups;
 mod telling;
 mod thin_life;
 mod tokens;

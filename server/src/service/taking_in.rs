@@ -13,8 +13,8 @@ use super::records::unchanged;
 use super::views::condition;
 use super::{Revised, Service, ServiceError, Unfinished};
 use crate::domain::{
-    Begin, CatalogueRow, CatalogueWord, Fate, GivenUp, GroupSnapshot, Known, Marks, Phase,
-    Snapshot, Trust, Volume, fate,
+    Begin, CatalogueRow, CatalogueWord, Fate, GivenUp, Known, Marks, Phase, Snapshot, Trust,
+    Volume, fate,
 };
 use crate::store::rows::{self, Row};
 use crate::store::{Txn, Write};
@@ -187,7 +187,7 @@ impl Settled for Snapshot {
             source: row.source?,
             asked_source: row.asked.source.clone(),
             marks: said_of(row).1,
-            group: None,
+            group: row.part.as_ref().map(|part| part.group),
         })
     }
 }
@@ -220,6 +220,7 @@ impl Service {
     ) -> Result<Vec<Change>, ServiceError> {
         let mut all = self.planned_of::<Volume>(catalogue, trust).await?;
         all.extend(self.planned_of::<Snapshot>(catalogue, trust).await?);
+        all.extend(self.planned_groups(catalogue, trust).await?);
         Ok(all)
     }
 
@@ -281,7 +282,8 @@ impl Service {
         trust: Trust,
     ) -> Result<(), ServiceError> {
         self.names_of::<Volume>(catalogue, trust).await?;
-        self.names_of::<Snapshot>(catalogue, trust).await
+        self.names_of::<Snapshot>(catalogue, trust).await?;
+        self.group_names_are_free(catalogue, trust).await
     }
 
     async fn names_of<T: Settled>(
@@ -317,6 +319,7 @@ impl Service {
         }
         self.settle_all::<Volume>(catalogue, trust).await?;
         self.settle_all::<Snapshot>(catalogue, trust).await?;
+        self.take_groups_back(catalogue, trust).await?;
         if trust == Trust::Catalogue {
             self.forget_notes(catalogue).await?;
         }
@@ -435,52 +438,6 @@ impl Service {
         self.records.insert(&mut record, Vec::new()).await?;
         if record.is_done() {
             begun.done();
-        }
-        Ok(())
-    }
-
-    /// Groups of another life: made when all their snapshots are there, else they are none. No old
-    /// wish deletes one.
-    async fn settle_groups(&self, catalogue: &Catalogue<'_>) -> Result<(), ServiceError> {
-        for group in self.records.all::<GroupSnapshot>().await? {
-            if group.pool != catalogue.pool {
-                continue;
-            }
-            let _held = self
-                .locks
-                .take_inner(rows::key::<GroupSnapshot>(group.id))
-                .await;
-            let Some(mut group) = self.records.by_id::<GroupSnapshot>(group.id).await? else {
-                continue;
-            };
-            let made = |owner: ThinOwner| {
-                let mut rows = catalogue.rows.iter();
-                rows.any(|r| r.report.owner == owner && r.report.phase == Phase::Ready)
-            };
-            let here = group.members.iter().filter(|m| made(m.snapshot.into()));
-            let here = here.count();
-            let instant = |owner: ThinOwner| {
-                let mut rows = catalogue.rows.iter();
-                rows.find(|r| r.report.owner == owner)
-                    .map(|r| r.report.created)
-            };
-            let instant = group
-                .members
-                .first()
-                .and_then(|m| instant(m.snapshot.into()));
-            let instant = instant.unwrap_or(group.created);
-            match group.phase {
-                Phase::Creating if here == group.members.len() => {
-                    drop(self.group_is_made(group, instant).await?)
-                }
-                Phase::Creating => self.forget_group(&group, false).await?,
-                Phase::Deleting if here == 0 => self.forget_group(&group, false).await?,
-                Phase::Deleting => {
-                    group.phase = Phase::Ready;
-                    self.records.update(&mut group).await?;
-                }
-                Phase::Ready | Phase::Failed | Phase::Closed => {}
-            }
         }
         Ok(())
     }

@@ -94,6 +94,7 @@ fn order(owner: ThinOwner, begin: Begin) -> ThinOrder {
             image: "debian".into(),
             source: String::new(),
         },
+        part: None,
         epoch: 3,
     }
 }

@@ -95,6 +95,7 @@ impl Host {
                     Begin::Thin(source) => Some(source),
                 },
                 asked: order.asked.clone(),
+                part: order.part.clone(),
                 marks: match thin.marks.as_str() {
                     "" => None,
                     text => KeptMarks::decode(order.owner, text).ok(),

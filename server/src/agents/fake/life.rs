@@ -95,8 +95,7 @@ impl Host {
             let message = format!("pool {} is out of data space", group.pool);
             return Err(precondition("POOL_READ_ONLY", message));
         }
-        let orders = group.members.iter().map(|m| group.snapshot(m).order());
-        let orders: Vec<_> = orders.collect();
+        let orders = group.orders();
         for (member, order) in group.members.iter().zip(&orders) {
             self.check_source(order, member.source.into())?;
         }

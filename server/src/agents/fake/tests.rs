@@ -93,6 +93,7 @@ impl Rig {
             begin,
             labels: labels(),
             asked: VolumeAsked::default(),
+            part: None,
             epoch: 2,
         }
     }

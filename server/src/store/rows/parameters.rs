@@ -3,12 +3,12 @@
 //! Written with each thin by the agents' client, read when volumes are rebuilt from a pool. An agent
 //! stores it and never looks inside.
 
-use goldleaf_types::ThinOwner;
+use goldleaf_types::{GroupId, Name, ThinOwner};
 use serde::{Deserialize, Serialize};
 
 use super::BadRow;
 use super::shapes::read;
-use crate::domain::VolumeAsked;
+use crate::domain::{GroupPart, VolumeAsked};
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Parameters {
     pub kind: Kind,
     /// How.
     pub asked: VolumeAsked,
+    /// The group that it is a part of.
+    pub part: Option<GroupPart>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +53,46 @@ struct ParametersV1 {
     size_bytes: u64,
     image: String,
     source: String,
+    // Left out when there is none, so that older versions read such texts too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<PartV1>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartV1 {
+    id: GroupId,
+    name: Name,
+    asked_volume: String,
+    index: u32,
+    count: u32,
+    deadline_ms: u32,
+}
+
+impl From<GroupPart> for PartV1 {
+    fn from(part: GroupPart) -> Self {
+        Self {
+            id: part.group,
+            name: part.name,
+            asked_volume: part.asked_volume,
+            index: part.index,
+            count: part.count,
+            deadline_ms: part.deadline_ms,
+        }
+    }
+}
+
+impl From<PartV1> for GroupPart {
+    fn from(part: PartV1) -> Self {
+        Self {
+            group: part.id,
+            name: part.name,
+            asked_volume: part.asked_volume,
+            index: part.index,
+            count: part.count,
+            deadline_ms: part.deadline_ms,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,6 +115,7 @@ impl Parameters {
             size_bytes: asked.size_bytes,
             image: asked.image,
             source: asked.source,
+            group: self.part.clone().map(PartV1::from),
         }))
         .expect("plain numbers and texts have a JSON form")
     }
@@ -94,6 +137,7 @@ impl Parameters {
                 image: stored.image,
                 source: stored.source,
             },
+            part: stored.group.map(GroupPart::from),
         })
     }
 }

@@ -10,9 +10,9 @@ use goldleaf_types::{
 
 use super::*;
 use crate::domain::{
-    Adopting, Begin, Condition, First, Image, ImageAsked, ImageCopy, ImageFormat, ImageSource,
-    Marks, Node, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot, Volume,
-    VolumeAsked, WhenFull,
+    Adopting, Begin, Condition, First, GroupPart, Image, ImageAsked, ImageCopy, ImageFormat,
+    ImageSource, Marks, Node, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot,
+    Volume, VolumeAsked, WhenFull,
 };
 
 const VOLUME_V1: &str = include_str!("../../../tests/golden/volume-v1.json");
@@ -31,6 +31,7 @@ const IMAGE_V1_MARKED: &str = include_str!("../../../tests/golden/image-v1-marke
 const POOL_V1_MARKED: &str = include_str!("../../../tests/golden/pool-v1-marked.json");
 const IMAGE_V1_VOLUME: &str = include_str!("../../../tests/golden/image-v1-volume.json");
 const PARAMETERS_V1: &str = include_str!("../../../tests/golden/parameters-v1.json");
+const PARAMETERS_V1_GROUP: &str = include_str!("../../../tests/golden/parameters-v1-group.json");
 
 fn labels() -> Labels {
     Labels::try_from(BTreeMap::from([("team".to_owned(), "db".to_owned())])).unwrap()
@@ -258,12 +259,33 @@ fn parameters_of_version_1_are_read_and_written_as_ever() {
     let parameters = Parameters {
         kind: Kind::Volume,
         asked: volume().asked,
+        part: None,
     };
     assert_eq!(parameters.encode(), PARAMETERS_V1.trim_end());
     let owner = ThinOwner::from(volume().id);
     assert_eq!(
         Parameters::decode(owner, PARAMETERS_V1).unwrap(),
         parameters
+    );
+    let of_group = Parameters {
+        part: Some(GroupPart {
+            group: GroupId::from_bytes([0x66; 16]),
+            name: "nightly".parse().unwrap(),
+            asked_volume: "vm1".into(),
+            index: 0,
+            count: 2,
+            deadline_ms: 5000,
+        }),
+        kind: Kind::Snapshot,
+        asked: VolumeAsked {
+            source: "vol-11111111111111111111111111111111".into(),
+            ..VolumeAsked::default()
+        },
+    };
+    assert_eq!(of_group.encode(), PARAMETERS_V1_GROUP.trim_end());
+    assert_eq!(
+        Parameters::decode(owner, PARAMETERS_V1_GROUP).unwrap(),
+        of_group
     );
     let error = Parameters::decode(owner, "{\"v\":\"2\"}").unwrap_err();
     assert!(matches!(error, BadRow::Newer { .. }) && error.to_string().contains("vol-11"));
