@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use goldleaf_tests::command::command;
 use goldleaf_tests::model::Dice;
-use goldleaf_tests::support::Plug;
+use goldleaf_tests::support::{Plug, patience};
 
 const NAME: &str = "powercut";
 const DISK: u64 = 384 << 20;
@@ -45,7 +45,8 @@ impl Bench {
         let programs = PathBuf::from(std::env::var_os("GOLDLEAF_BINARIES").unwrap());
         let kernel = std::env::var("KERNEL").unwrap_or_else(|_| "uml".to_owned());
         let mut run = command(self.repo.join("tests/vm/run"));
-        run.args(["--name", NAME, "--limit", "600", "--memory", "1G"]);
+        let limit = patience(LIMIT * 2).as_secs().to_string();
+        run.args(["--name", NAME, "--limit", &limit, "--memory", "1G"]);
         run.args(["--module", "nbd", "-e", "GOLDLEAF_BINARIES"]);
         run.args(["-e", &format!("GOLDLEAF_TEST_KERNEL={kernel}")]);
         for disk in ["pool.disk", "own.disk"] {
@@ -88,7 +89,7 @@ impl Bench {
         while std::fs::metadata(notice).map_or(0, |m| m.len()) == 0 {
             let ended = kernel.try_wait().unwrap();
             assert!(ended.is_none(), "before the cut:\n{}", self.log());
-            assert!(began.elapsed() < LIMIT, "no cut:\n{}", self.log());
+            assert!(began.elapsed() < patience(LIMIT), "no cut:\n{}", self.log());
             let _ = rustix::thread::nanosleep(&tick);
         }
     }

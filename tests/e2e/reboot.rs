@@ -9,14 +9,22 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use goldleaf_tests::command::command;
-use goldleaf_tests::support::Plug;
+use goldleaf_tests::support::{Plug, patience};
 
 const NAME: &str = "reboot";
+
+/// How long one start may take to its load.
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn vm(repo: &Path, dir: &Path, phase: &str) -> Command {
     let mut run = command(repo.join("tests/vm/run"));
     let [pool, host] = ["pool.disk", "host.disk"].map(|disk| dir.join(disk));
-    run.args(["--name", NAME, "--limit", "400", "--memory", "1G"])
+    run.args(["--name", NAME, "--memory", "1G", "--limit"])
+        .arg(
+            patience(LIMIT + Duration::from_secs(100))
+                .as_secs()
+                .to_string(),
+        )
         .arg("--disk")
         .arg(pool)
         .arg("--disk")
@@ -35,13 +43,14 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
         tv_sec: 0,
         tv_nsec: 50_000_000,
     };
-    for _ in 0..Duration::from_secs(300).as_millis() / 50 {
+    let limit = patience(LIMIT);
+    for _ in 0..limit.as_millis() / 50 {
         if done() {
             return;
         }
         let _ = rustix::thread::nanosleep(&tick);
     }
-    panic!("not within five minutes: {what}");
+    panic!("not within {limit:?}: {what}");
 }
 
 #[test]

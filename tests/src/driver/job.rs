@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::less::Less;
 use super::outcome::Outcome;
 use super::{Place, plan};
 use crate::command::command;
@@ -21,6 +22,8 @@ pub(super) struct Job {
     pub(super) work: Work,
     /// Why it cannot run with the chosen kernel, if so: it is counted as skipped then.
     pub(super) not_here: Option<&'static str>,
+    /// What it does less of with the chosen kernel, if so.
+    pub(super) less: Option<Less>,
 }
 
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub(super) struct Finished {
     pub(super) name: String,
     pub(super) outcome: Outcome,
     pub(super) log: PathBuf,
+    pub(super) less: Option<Less>,
     took: Duration,
     ended: String,
     output: String,
@@ -57,6 +61,7 @@ impl Job {
                 name: self.name,
                 outcome: Outcome::not_run(reason),
                 log,
+                less: None,
                 took: began.elapsed(),
                 ended: String::new(),
                 output: String::new(),
@@ -74,6 +79,7 @@ impl Job {
             name: self.name,
             outcome,
             log,
+            less: self.less,
             took: began.elapsed(),
             ended,
             output,
@@ -103,6 +109,9 @@ impl Job {
             .env("GRPCURL", place.repo.join(".build/bin/grpcurl"))
             .env_remove("RUST_LOG")
             .stdin(Stdio::null());
+        if let Some(less) = self.less {
+            process.env(less.setting, less.emulated);
+        }
         process
     }
 
@@ -127,6 +136,7 @@ impl Job {
             "GOLDLEAF_SEED",
             "GOLDLEAF_EVERY_TIME",
             "GOLDLEAF_POINT",
+            "GOLDLEAF_SHARE",
         ];
         for name in passed
             .into_iter()
@@ -179,10 +189,10 @@ impl fmt::Display for Finished {
         }
         write!(f, ", {:.1} s", took.as_secs_f64())?;
         let kernel = self.kernel();
-        if kernel.is_empty() {
-            Ok(())
-        } else {
-            write!(f, ", on {kernel}")
+        if !kernel.is_empty() {
+            write!(f, ", on {kernel}")?;
         }
+        self.less
+            .map_or(Ok(()), |less| write!(f, "; not whole: {less}"))
     }
 }

@@ -5,6 +5,7 @@
 //! leaves logs under `.build/tests`, and test kernels that end by their own time limit.
 
 mod job;
+mod less;
 mod outcome;
 mod plan;
 
@@ -24,7 +25,8 @@ use outcome::Outcome;
 pub(crate) struct Place {
     /// The repository.
     repo: PathBuf,
-    /// Where cargo puts programs.
+    /// Where cargo puts the programs that are tested: optimised ones for an emulated processor, which
+    /// `tests/run` builds then.
     programs: PathBuf,
     /// Where logs go.
     logs: PathBuf,
@@ -44,6 +46,11 @@ pub fn run(words: &[String]) -> Result<ExitCode> {
     if jobs.iter().any(|job| job.in_kernel) {
         println!("kernel of the kernel tests: {}", kernel(&place)?);
     }
+    for job in &jobs {
+        if let Some(less) = job.less {
+            println!("emulated, so less of {}: {less}", job.name);
+        }
+    }
     let finished = run_all(&place, jobs)?;
     Ok(report(&finished))
 }
@@ -54,15 +61,21 @@ impl Place {
             .parent()
             .context("no repository")?;
         let own = std::env::current_exe()?;
-        let programs = own.parent().context("no folder of programs")?.to_owned();
+        let own = own.parent().context("no folder of programs")?;
         let logs = repo.join(".build/tests");
         std::fs::create_dir_all(&logs)?;
         let kernel = std::env::var("KERNEL").ok().filter(|k| !k.is_empty());
+        let kernel = kernel.unwrap_or_else(|| "uml".to_owned());
+        let programs = if kernel == "qemu" {
+            own.with_file_name("release")
+        } else {
+            own.to_owned()
+        };
         Ok(Self {
             repo: repo.to_owned(),
             programs,
             logs,
-            kernel: kernel.unwrap_or_else(|| "uml".to_owned()),
+            kernel,
         })
     }
 }
@@ -113,6 +126,9 @@ fn report(finished: &[Finished]) -> ExitCode {
         println!("{}", job.tail());
     }
     for job in finished {
+        if let Some(less) = job.less {
+            println!("not whole: {}: {less}", job.name);
+        }
         for (test, reason) in &job.outcome.skipped {
             println!("skipped: {} {test}: {reason}", job.name);
         }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Place;
 use super::job::{Job, Work};
+use super::less::Less;
 use crate::command::command;
 
 /// The part that matters of cargo's `compiler-artifact` message.
@@ -58,6 +59,7 @@ pub(super) fn jobs(place: &Place) -> Result<Vec<Job>> {
         in_kernel: false,
         work: Work::DocTests,
         not_here: None,
+        less: None,
     });
     jobs.sort_by_key(|job| !job.in_kernel);
     Ok(jobs)
@@ -79,6 +81,7 @@ fn job(artifact: Artifact, kernel: &str) -> Option<Job> {
     };
     Some(Job {
         not_here: not_here(&name, kernel),
+        less: Less::of(&name, kernel, |setting| std::env::var_os(setting).is_some()),
         name,
         in_kernel,
         work: Work::Binary { executable, folder },

@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use crate::support::patience;
+
 /// Longest wait for a line.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -46,7 +48,7 @@ impl Lines {
     ///
     /// When none comes within a minute; with those that came.
     pub fn until(&mut self, what: &str, holds: impl Fn(&str) -> bool) -> String {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + patience(SOON);
         let mut seen = Vec::new();
         loop {
             let left = end.saturating_duration_since(Instant::now());

@@ -31,7 +31,7 @@ pub use second::SecondNode;
 /// The node's name.
 pub const NODE: &str = "n1";
 
-use crate::support::kernel_under_test;
+use crate::support::{kernel_under_test, patience};
 
 /// How long something that comes by itself may take.
 const SOON: Duration = Duration::from_secs(60);
@@ -113,7 +113,7 @@ impl Host {
         let runtime = Runtime::new().expect("a runtime");
         let [server_port, agent_port] = free_ports();
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{server_port}"));
-        let endpoint = endpoint.expect("an address").timeout(SOON);
+        let endpoint = endpoint.expect("an address").timeout(patience(SOON));
         let channel = runtime.block_on(async { endpoint.connect_lazy() });
         Self {
             dir,
@@ -224,14 +224,14 @@ impl Host {
     ///
     /// When it does not come within a minute.
     pub fn soon<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let began = Instant::now();
+        let (began, limit) = (Instant::now(), patience(SOON));
         loop {
             if let Some(found) = look() {
                 return found;
             }
             assert!(
-                began.elapsed() < SOON,
-                "not within {SOON:?}: {what}\n{}",
+                began.elapsed() < limit,
+                "not within {limit:?}: {what}\n{}",
                 self.logs()
             );
             self.runtime

@@ -14,9 +14,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::command::command;
+use crate::support::patience;
 
 /// How long a program may take to serve: it opens pools and revives volumes first.
 const READY: Duration = Duration::from_secs(60);
+
+/// How long one that dies may take until it has.
+const MOMENT: Duration = Duration::from_secs(10);
 
 const SIGABRT: i32 = 6;
 
@@ -78,7 +82,8 @@ impl Process {
             .expect("a program of ours");
         let mut process = Self { child, log };
         let mut message = [0; 64];
-        for _ in 0..READY.as_millis() / 200 {
+        let limit = patience(READY);
+        for _ in 0..limit.as_millis() / 200 {
             match ready.recv(&mut message) {
                 Ok(n) if message[..n].starts_with(b"READY=1") => return Ok(process),
                 Ok(_) | Err(_) => {}
@@ -88,7 +93,7 @@ impl Process {
             }
         }
         panic!(
-            "{name} does not serve after {READY:?}:\n{}",
+            "{name} does not serve after {limit:?}:\n{}",
             process.words()
         );
     }
@@ -108,10 +113,7 @@ impl Process {
         if self.child.try_wait().expect("its status").is_none() {
             let process = pidfd_open(self.pid(), PidfdFlags::empty()).expect("the process");
             let mut end = [PollFd::new(&process, PollFlags::IN)];
-            let moment = Timespec {
-                tv_sec: 10,
-                tv_nsec: 0,
-            };
+            let moment = Timespec::try_from(patience(MOMENT)).expect("seconds");
             poll(&mut end, Some(&moment)).expect("its end");
         }
         let ended = self.child.try_wait().expect("its status");

@@ -12,7 +12,7 @@ use goldleaf_dm::{
 };
 use goldleaf_types::{Bytes, Sectors};
 
-use super::{Node, Pattern, kernel_under_test, leftovers};
+use super::{Node, Pattern, kernel_under_test, leftovers, patience};
 
 /// Where the files under scratch devices are: memory, whichever kernel runs the test.
 const FOLDER: &str = "/dev/shm";
@@ -255,7 +255,7 @@ impl Owned {
         for _ in 0..50 {
             events.arm()?;
             match self.control.remove(name, Removal::Now) {
-                Err(error) if error.is_busy() => events.wait(PATIENCE / 50).map(drop)?,
+                Err(error) if error.is_busy() => events.wait(patience(PATIENCE) / 50).map(drop)?,
                 Err(error) if error.is_not_found() => return Ok(()),
                 other => return other,
             }

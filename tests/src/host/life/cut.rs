@@ -10,6 +10,7 @@ use goldleaf_proto::v1 as api;
 
 use super::{MADE_LATER, Row, Step, ask, steps};
 use crate::host::{Host, Process, program, wreck};
+use crate::support::patience;
 
 /// Which of the two dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +229,7 @@ fn stuck(host: &Host) -> Vec<String> {
     let began = Instant::now();
     loop {
         let found = host.findings().expect("what the doctor finds");
-        if found.is_empty() || began.elapsed() > SEEN_TO {
+        if found.is_empty() || began.elapsed() > patience(SEEN_TO) {
             return found.into_iter().map(|f| format!("{f:?}")).collect();
         }
         host.pause(Duration::from_millis(200));

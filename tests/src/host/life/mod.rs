@@ -116,7 +116,7 @@ fn ask(host: &Host, step: &Step) -> String {
 
 /// Has the victim die at every place it can, one life for each, and prints the matrix of it. With
 /// `GOLDLEAF_EVERY_TIME` it dies each time that it comes to a place, in whatever step that is;
-/// `GOLDLEAF_POINT` chooses the places that have this in their names.
+/// `GOLDLEAF_POINT` chooses the places that have this in their names, `GOLDLEAF_SHARE` one in so many.
 ///
 /// # Panics
 ///
@@ -127,10 +127,10 @@ pub fn every_death(test: &str, victim: Victim) {
     let expected = undisturbed(&host);
     let points = victim.points();
     assert!(points.len() > 15, "{points:?}");
+    let chosen = chosen(&points);
     matrix::HEAD.iter().for_each(|line| say(line));
     let times = setting("GOLDLEAF_EVERY_TIME").map_or(1, |_| u32::MAX);
-    let wanted = std::env::var("GOLDLEAF_POINT").unwrap_or_default();
-    for point in points.iter().filter(|point| point.contains(&wanted)) {
+    for point in chosen {
         let row = cut_short(&mut host, victim, point, &expected);
         let row = row.unwrap_or_else(|| panic!("{point} was never reached"));
         say(&row.to_string());
@@ -144,6 +144,28 @@ pub fn every_death(test: &str, victim: Victim) {
         }
     }
     host.end_after(LOGGED);
+}
+
+/// The places to die at. One in so many begins with another one each day, so that all of them have
+/// their turn; that it is not all is said.
+fn chosen(points: &[String]) -> Vec<&String> {
+    let wanted = std::env::var("GOLDLEAF_POINT").unwrap_or_default();
+    let named = points.iter().filter(|point| point.contains(&wanted));
+    let every = setting("GOLDLEAF_SHARE").unwrap_or(1).max(1);
+    let seed = setting("GOLDLEAF_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        now.expect("a clock").as_secs() / 86_400
+    });
+    let [step, first] = [every, seed % every].map(|n| usize::try_from(n).expect("a number"));
+    let chosen: Vec<_> = named.skip(first).step_by(step).collect();
+    if chosen.len() < points.len() {
+        let (some, all) = (chosen.len(), points.len());
+        say(&format!(
+            "not every place: {some} of {all}, GOLDLEAF_SHARE={every} GOLDLEAF_SEED={seed}"
+        ));
+    }
+    assert!(!chosen.is_empty(), "no place to die at");
+    chosen
 }
 
 /// Runs the life undisturbed.
