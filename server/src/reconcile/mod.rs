@@ -3,14 +3,9 @@
 //! Started by `app`. [`recovery`] fills the set of unfinished things once at start; after that the
 //! bell says when, the set which, and only the store what. There is no other way of recovery.
 
-mod given_up;
-mod groups;
-mod images;
 mod nodes;
-mod pools;
 mod repeat;
-mod snapshots;
-mod volumes;
+mod unfinished;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,14 +23,7 @@ pub use repeat::{Waits, run};
 ///
 /// When the store is away or a row cannot be read.
 pub async fn unfinished(service: &Service) -> Result<Vec<Unfinished>, ServiceError> {
-    let mut all = pools::unfinished(service).await?;
-    all.extend(images::unfinished(service).await?);
-    all.extend(groups::unfinished(service).await?);
-    all.extend(snapshots::unfinished(service).await?);
-    all.extend(volumes::unfinished(service).await?);
-    all.extend(given_up::unfinished(service).await?);
-    all.extend(service.untold().await?);
-    Ok(all)
+    unfinished::all(service).await
 }
 
 /// Hands the loop everything that a stop or crash left unfinished.
