@@ -9,9 +9,10 @@ use std::sync::Mutex;
 
 use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{
-    Phase, Pool, PoolRepair, RepairAsked, RepairOutcome, RepairStep, ThinFate, Volume,
+    Phase, Pool, PoolMode, PoolRepair, RepairAsked, RepairOutcome, RepairStep, ThinFate, Volume,
 };
 use goldleaf_server::service::ServiceError;
+use goldleaf_types::Bytes;
 use support::*;
 use tonic::Code;
 
@@ -116,4 +117,51 @@ async fn what_would_be_lost_has_to_be_accepted_and_another_revision_is_refused()
     assert_eq!(rig.node().effects(Verb::RepairPool), 0);
     let done = repair(&rig, asked("fast", true)).await.unwrap();
     assert_eq!(done.outcome, RepairOutcome::Done);
+}
+
+/// A repair takes minutes. The other pools of its node open and close meanwhile, and what the node tells
+/// of them, and of the pool itself, reaches their records; the pool itself waits for its repair.
+#[tokio::test]
+async fn a_repair_keeps_neither_other_pools_nor_the_nodes_reports_waiting() {
+    let rig = damaged(false).await;
+    let service = rig.service();
+    let slow = service.create_pool(pool("slow", "/dev/sdb")).await.unwrap();
+    rig.node().hold_imports(true);
+    let begun = std::sync::Arc::new(tokio::sync::Notify::new());
+    let repairing = tokio::spawn({
+        let (service, begun) = (
+            std::sync::Arc::clone(service),
+            std::sync::Arc::clone(&begun),
+        );
+        let asked = asked("fast", false);
+        async move {
+            let told = |_, _| begun.notify_one();
+            service.repair_pool(&named("fast"), &asked, told).await
+        }
+    });
+    begun.notified().await;
+    let refused = service.close_pool(&named("fast")).await.unwrap_err();
+    assert!(refused.to_string().contains("being repaired"), "{refused}");
+    let (code, _, _) = verdict(service.open_pool(&named("fast")).await.unwrap_err());
+    assert_eq!(code, Code::Aborted);
+    let others = async {
+        service.close_pool(&named("slow")).await.unwrap();
+        service.open_pool(&named("slow")).await.unwrap();
+        let (total, of_slow) = (Bytes(GIB), slow.pool.id);
+        rig.node()
+            .set_pool(of_slow, PoolMode::OutOfDataSpace, total, total);
+        let reports = service.agent_of(NODE).await.unwrap().pools().await.unwrap();
+        assert_eq!(reports.len(), 2);
+        service.follow_pools(NODE, &reports).await.unwrap();
+        let pool = service.get_pool(&named("slow")).await.unwrap().pool;
+        assert_eq!(pool.mode, PoolMode::OutOfDataSpace);
+    };
+    let in_time = tokio::time::timeout(std::time::Duration::from_secs(4), others);
+    in_time.await.expect("others wait for the repair");
+    assert!(!repairing.is_finished());
+    rig.node().hold_imports(false);
+    let done = repairing.await.unwrap().unwrap();
+    assert_eq!(done.outcome, RepairOutcome::Done);
+    assert_eq!(fast(&rig).await.phase, Phase::Ready);
+    service.close_pool(&named("fast")).await.unwrap();
 }

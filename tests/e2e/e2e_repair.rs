@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use goldleaf_proto::v1 as api;
 use goldleaf_tests::command::{command, output};
-use goldleaf_tests::host::{Host, blank, over, program};
+use goldleaf_tests::host::{Host, blank, confirmed_repair, dry_repair, over, program};
 use goldleaf_tests::model::{self, GOLDEN, IMAGE, golden_bytes};
 use goldleaf_tests::support::{Disk, Metadata, Node, Pattern, check_metadata};
 use tonic::Code;
@@ -119,55 +119,8 @@ fn whole_blocks_of_w(host: &Host) -> u64 {
     whole
 }
 
-fn dry() -> api::RepairPoolRequest {
-    api::RepairPoolRequest {
-        pool: "p".into(),
-        ..Default::default()
-    }
-}
-
-fn confirmed(accept_loss: bool) -> api::RepairPoolRequest {
-    api::RepairPoolRequest {
-        confirm: "p".into(),
-        accept_loss,
-        ..dry()
-    }
-}
-
-/// The agent and every device go without a close, something happens to the metadata, and the agent
-/// comes back.
 fn damaged(host: &mut Host, device: &Path, damage: impl FnOnce(&Metadata)) -> Metadata {
-    damaged_for(host, device, damage, &[])
-}
-
-fn damaged_for(
-    host: &mut Host,
-    device: &Path,
-    damage: impl FnOnce(&Metadata),
-    environment: &[(&str, &str)],
-) -> Metadata {
-    let pool = host.get_pool("p").unwrap().id;
-    host.agent.take().unwrap().kill();
-    if device.starts_with("/dev") {
-        // What lies over a disk of its own is not over the host's folder. A pool that did not open
-        // has none of them.
-        for part in ["pool", "tmeta", "tdata"] {
-            let _ = output("dmsetup", &["remove", &format!("goldleaf-{pool}-{part}")]);
-        }
-    }
-    host.lose_devices();
-    let metadata = Metadata::of(device);
-    damage(&metadata);
-    host.start_agent(environment);
-    host.await_node();
-    metadata
-}
-
-fn condition(host: &Host, kind: &str) -> Option<api::Condition> {
-    let pool = host.get_pool("p").unwrap();
-    pool.conditions
-        .into_iter()
-        .find(|c| c.r#type == kind && !c.status)
+    host.damage_metadata(device, damage, &[])
 }
 
 fn fates(repair: &api::PoolRepair) -> Vec<(&str, api::ThinFate)> {
@@ -185,17 +138,8 @@ fn all_whole(repair: &api::PoolRepair) {
     assert_eq!(fates(repair), whole, "{repair:?}");
 }
 
-/// Files of repairs that end so.
-fn files(host: &Host, ending: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(host.dir().join("agent/repair"));
-    let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
-    paths
-        .filter(|p| p.extension().is_some_and(|e| e == ending))
-        .collect()
-}
-
 fn no_files_at_work(host: &Host) {
-    let left = [files(host, "copy"), files(host, "repaired")].concat();
+    let left = [host.repair_files("copy"), host.repair_files("repaired")].concat();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -215,12 +159,12 @@ fn a_damaged_pool_says_so_a_dry_run_changes_nothing_and_a_repair_brings_all_back
     let device = furnish(&host, Some(&disk));
     let metadata = damaged(&mut host, &device, Metadata::spoil_space_map);
     disk.forget_cache();
-    let why = condition(&host, "PoolOpen").unwrap();
+    let why = host.complaint("PoolOpen").unwrap();
     assert!(why.message.contains("thin_check finds errors"), "{why:?}");
     assert!(why.message.contains("goldleaf pool repair"), "{why:?}");
 
     let before = metadata.with_all_before();
-    let (steps, would) = host.repair(dry()).unwrap();
+    let (steps, would) = host.repair(dry_repair()).unwrap();
     assert_eq!(would.outcome(), api::RepairOutcome::WouldDo, "{would:?}");
     assert!(
         !would.damage.is_empty() && would.kept.is_empty(),
@@ -235,13 +179,13 @@ fn a_damaged_pool_says_so_a_dry_run_changes_nothing_and_a_repair_brings_all_back
     assert_eq!(steps.first(), Some(&api::RepairStep::Copying));
     disk.forget_cache();
     assert!(metadata.with_all_before() == before, "a dry run wrote");
-    assert!(files(&host, "before").is_empty());
+    assert!(host.repair_files("before").is_empty());
     no_files_at_work(&host);
-    assert_eq!(condition(&host, "PoolOpen").unwrap().message, why.message);
+    assert_eq!(host.complaint("PoolOpen").unwrap().message, why.message);
     // Not its name: nothing is done.
     let other = api::RepairPoolRequest {
         confirm: "q".into(),
-        ..dry()
+        ..dry_repair()
     };
     assert_eq!(
         host.repair(other).unwrap_err().code(),
@@ -249,11 +193,11 @@ fn a_damaged_pool_says_so_a_dry_run_changes_nothing_and_a_repair_brings_all_back
     );
 
     let old = metadata.bytes();
-    let (steps, done) = host.repair(confirmed(false)).unwrap();
+    let (steps, done) = host.repair(confirmed_repair(false)).unwrap();
     assert_eq!(done.outcome(), api::RepairOutcome::Done, "{done:?}");
     assert_eq!(steps.last(), Some(&api::RepairStep::Putting));
     all_whole(&done);
-    assert_eq!(files(&host, "before"), [PathBuf::from(&done.kept)]);
+    assert_eq!(host.repair_files("before"), [PathBuf::from(&done.kept)]);
     assert!(
         std::fs::read(&done.kept).unwrap() == old,
         "the old metadata is not kept whole"
@@ -268,7 +212,7 @@ fn a_damaged_pool_says_so_a_dry_run_changes_nothing_and_a_repair_brings_all_back
     host.create_thin(blank("more", MIB)).unwrap();
     host.delete_volume("more").unwrap();
     // Asked again, as by somebody who got no answer.
-    let (_, again) = host.repair(confirmed(false)).unwrap();
+    let (_, again) = host.repair(confirmed_repair(false)).unwrap();
     assert_eq!(again.outcome(), api::RepairOutcome::NothingToDo);
     close(&host);
     disk.forget_cache();
@@ -296,7 +240,7 @@ fn what_cannot_be_had_back_is_said_before_and_after() {
         .unwrap();
     let spoil = |m: &Metadata| m.spoil_leaf_of(thin.thin_id);
     let metadata = damaged(&mut host, &device, spoil);
-    let (_, would) = host.repair(dry()).unwrap();
+    let (_, would) = host.repair(dry_repair()).unwrap();
     let wanted = [
         ("s", api::ThinFate::Whole),
         ("v", api::ThinFate::Whole),
@@ -304,17 +248,17 @@ fn what_cannot_be_had_back_is_said_before_and_after() {
     ];
     assert_eq!(fates(&would), wanted, "{would:?}");
     let before = metadata.with_all_before();
-    let refused = host.repair(confirmed(false)).unwrap_err();
+    let refused = host.repair(confirmed_repair(false)).unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(refused.message().contains("a part of w"), "{refused:?}");
     assert!(
         metadata.with_all_before() == before,
         "a refused repair wrote"
     );
-    assert!(files(&host, "before").is_empty());
+    assert!(host.repair_files("before").is_empty());
     no_files_at_work(&host);
 
-    let (_, done) = host.repair(confirmed(true)).unwrap();
+    let (_, done) = host.repair(confirmed_repair(true)).unwrap();
     assert_eq!(done.outcome(), api::RepairOutcome::Done);
     let w = done.thins.iter().find(|t| t.name == "w").unwrap();
     let left = w.mapped_after_bytes.unwrap() / 65_536;
@@ -355,15 +299,15 @@ fn damage_at_the_roots_is_never_repaired_in_silence() {
             old = m.bytes();
             spoil(m);
         });
-        assert!(condition(&host, "PoolOpen").is_some());
+        assert!(host.complaint("PoolOpen").is_some());
         let before = metadata.with_all_before();
-        if let Ok((_, would)) = host.repair(dry()) {
+        if let Ok((_, would)) = host.repair(dry_repair()) {
             assert_eq!(would.outcome(), api::RepairOutcome::WouldDo);
             assert_eq!(would.thins.len(), 3, "{would:?}");
             let whole = |t: &api::RepairedThin| t.fate() == api::ThinFate::Whole;
             assert!(!would.thins.iter().all(whole), "{would:?}");
         }
-        let refused = host.repair(confirmed(false)).unwrap_err();
+        let refused = host.repair(confirmed_repair(false)).unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
         assert!(
             metadata.with_all_before() == before,
@@ -371,7 +315,7 @@ fn damage_at_the_roots_is_never_repaired_in_silence() {
         );
         // By hand, as a person with a better copy would.
         let _ = damaged(&mut host, &device, |m| m.put_all(&old));
-        assert!(condition(&host, "PoolOpen").is_none());
+        assert!(host.complaint("PoolOpen").is_none());
     }
     assert_v(&host);
     assert_s(&host);
@@ -384,17 +328,17 @@ fn a_pool_that_needs_a_check_is_repaired_once_nothing_of_it_is_in_use() {
     let mut host = Host::start("repair-flag");
     let device = furnish(&host, None);
     let metadata = damaged(&mut host, &device, Metadata::set_needs_check);
-    let said = condition(&host, "PoolWritable").unwrap();
+    let said = host.complaint("PoolWritable").unwrap();
     assert!(said.message.contains("goldleaf pool repair"), "{said:?}");
     let refused = host.create_thin(blank("new", MIB)).unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     let volume = host
         .activate_read_only("v")
         .unwrap_or_else(|e| panic!("{e:?}\n{}", host.logs()));
-    let (_, would) = host.repair(dry()).unwrap();
+    let (_, would) = host.repair(dry_repair()).unwrap();
     assert!(would.needs_check && would.damage.is_empty(), "{would:?}");
     all_whole(&would);
-    let refused = host.repair(confirmed(false)).unwrap_err();
+    let refused = host.repair(confirmed_repair(false)).unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(
         refused.message().contains("deactivate v first"),
@@ -405,10 +349,10 @@ fn a_pool_that_needs_a_check_is_repaired_once_nothing_of_it_is_in_use() {
     drop(v);
     host.deactivate("v").unwrap();
     let old = metadata.bytes();
-    let (_, done) = host.repair(confirmed(false)).unwrap();
+    let (_, done) = host.repair(confirmed_repair(false)).unwrap();
     assert_eq!(done.outcome(), api::RepairOutcome::Done);
     assert!(std::fs::read(&done.kept).unwrap() == old);
-    assert!(condition(&host, "PoolWritable").is_none());
+    assert!(host.complaint("PoolWritable").is_none());
     host.create_thin(blank("new", MIB)).unwrap();
     assert_v(&host);
     assert_s(&host);
@@ -436,9 +380,9 @@ fn the_agent_can_die_anywhere_in_a_repair() {
             m.spoil_space_map();
             old = m.bytes();
         };
-        let _ = damaged_for(&mut host, &device, spoil, &environment);
-        let kept = files(&host, "before");
-        let lost = host.repair(confirmed(false)).unwrap_err();
+        let _ = host.damage_metadata(&device, spoil, &environment);
+        let kept = host.repair_files("before");
+        let lost = host.repair(confirmed_repair(false)).unwrap_err();
         assert_eq!(lost.code(), Code::Unavailable, "{point}: {lost:?}");
         assert!(
             host.agent.as_mut().unwrap().died(),
@@ -448,7 +392,9 @@ fn the_agent_can_die_anywhere_in_a_repair() {
         host.start_agent(&[]);
         host.await_node();
         // Who asks again learns that it is done, or has it done.
-        let done = host.soon("it is repaired", || host.repair(confirmed(false)).ok());
+        let done = host.soon("it is repaired", || {
+            host.repair(confirmed_repair(false)).ok()
+        });
         let well = [api::RepairOutcome::Done, api::RepairOutcome::NothingToDo];
         assert!(well.contains(&done.1.outcome()), "{point}: {done:?}");
         let pool = host.soon("the pool is ready", || {
@@ -460,7 +406,8 @@ fn the_agent_can_die_anywhere_in_a_repair() {
             pool.conditions.iter().all(|c| c.status),
             "{point}: {pool:?}"
         );
-        let new = files(&host, "before")
+        let new = host
+            .repair_files("before")
             .into_iter()
             .filter(|f| !kept.contains(f));
         let new: Vec<_> = new.collect();
@@ -515,7 +462,7 @@ fn the_command_line_says_what_would_be_and_does_it_by_name() {
     assert_eq!(code, Some(2), "{err}");
     let (code, _, err) = goldleaf(&host, &["pool", "repair", "p", "--confirm", "p"]);
     assert_eq!(code, Some(0), "{err}");
-    let [kept] = files(&host, "before").try_into().unwrap();
+    let [kept] = host.repair_files("before").try_into().unwrap();
     assert!(err.contains(&kept.display().to_string()), "{err}");
     let (code, _, err) = goldleaf(&host, &["pool", "repair", "p"]);
     assert_eq!(code, Some(0));

@@ -128,6 +128,7 @@ impl From<PoolError> for Status {
             PoolError::NotEmpty { .. } => (Code::FailedPrecondition, "NOT_EMPTY"),
             PoolError::InUse { .. } => (Code::FailedPrecondition, "ACTIVE"),
             PoolError::WouldLose { .. } => (Code::FailedPrecondition, "WOULD_LOSE"),
+            PoolError::BeingRepaired(_) => (Code::Aborted, "BEING_REPAIRED"),
             PoolError::NotRepairable { .. } => (Code::FailedPrecondition, "NOT_REPAIRABLE"),
             PoolError::NoRoomForFiles { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             PoolError::RepairFile { .. } => (Code::FailedPrecondition, "REPAIR_CUT_SHORT"),
@@ -154,6 +155,7 @@ impl From<PoolError> for Status {
             | PoolError::Active { .. }
             | PoolError::NotEmpty { .. }
             | PoolError::InUse { .. }
+            | PoolError::BeingRepaired(_)
             | PoolError::NotRepairable { .. }
             | PoolError::NoRoomForFiles { .. }
             | PoolError::RepairFile { .. }

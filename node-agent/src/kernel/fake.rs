@@ -31,7 +31,7 @@ pub use pool::FakePool;
 /// What the fake's pools allocate at a time.
 const BLOCK: u64 = 65_536;
 
-/// What happens once, when a pool's devices are about to go.
+/// What happens once, when a pool's devices are about to go, or its metadata is repaired.
 #[derive(Default)]
 pub struct Ambush(Option<Box<dyn FnOnce() + Send>>);
 
@@ -84,6 +84,7 @@ pub struct World {
 pub struct FakeKernel {
     world: Mutex<World>,
     before_no_pool: Mutex<Ambush>,
+    while_repairing: Mutex<Ambush>,
 }
 
 impl FakeKernel {
@@ -94,13 +95,12 @@ impl FakeKernel {
 
     /// Does something between what an operation looked at and its removal of a pool's devices.
     pub fn before_no_pool(&self, what: impl FnOnce() + Send + 'static) {
-        self.ambush().0 = Some(Box::new(what));
+        ambush(&self.before_no_pool).0 = Some(Box::new(what));
     }
 
-    fn ambush(&self) -> MutexGuard<'_, Ambush> {
-        self.before_no_pool
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Does something while metadata is repaired, which takes as long.
+    pub fn while_repairing(&self, what: impl FnOnce() + Send + 'static) {
+        ambush(&self.while_repairing).0 = Some(Box::new(what));
     }
 
     /// All devices go; metadata stays.
@@ -112,6 +112,10 @@ impl FakeKernel {
         world.private.clear();
         world.pools.values_mut().for_each(|pool| pool.live = false);
     }
+}
+
+fn ambush(of: &Mutex<Ambush>) -> MutexGuard<'_, Ambush> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {
@@ -217,7 +221,7 @@ impl Kernel for FakeKernel {
     }
 
     fn ensure_no_pool(&self, pool: PoolId) -> Result<Outcome, KernelError> {
-        let ambush = self.ambush().0.take();
+        let ambush = ambush(&self.before_no_pool).0.take();
         ambush.into_iter().for_each(|what| what());
         let mut world = self.world();
         let private = world.private.iter().any(|(of, _)| *of == pool);

@@ -349,6 +349,12 @@ pub enum PoolError {
         /// What, in words.
         what: String,
     },
+    /// A repair has it.
+    #[error(
+        "pool {0} is being repaired, or its metadata is copied to see what a repair would do: ask \
+         again when that is done (goldleaf pool get)"
+    )]
+    BeingRepaired(PoolId),
     /// It cannot be repaired now.
     #[error("the metadata of pool {pool} is not repaired now: {why}")]
     NotRepairable {

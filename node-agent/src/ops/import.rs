@@ -45,6 +45,7 @@ impl Agent {
         if is_half(found.iter().map(|device| &device.label)) {
             return Err(mismatch(id, HALF));
         }
+        self.pools.reserved.is_free(id)?;
         let pool = match self.pools.open(id) {
             Some(pool) => pool,
             None => self.open_forced(id, &found, request.force_from)?,

@@ -72,6 +72,8 @@ mod pool_tests;
 #[cfg(test)]
 mod reading_tests;
 #[cfg(test)]
+mod repair_beside_tests;
+#[cfg(test)]
 mod repair_tests;
 #[cfg(test)]
 mod rig;

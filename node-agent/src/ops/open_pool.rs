@@ -76,6 +76,7 @@ impl Agent {
         id: PoolId,
         caller: Option<Incarnation>,
     ) -> Result<Arc<OpenPool>, PoolError> {
+        self.pools.reserved.is_free(id)?;
         let Some(pool) = self.pools.open(id) else {
             return match self.pools.scanner.scan(Look::Everywhere).get(&id) {
                 Some(_) => Err(mismatch(id, "it is not open: open it first")),

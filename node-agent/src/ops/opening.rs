@@ -34,7 +34,8 @@ pub(super) struct AsFound {
 }
 
 impl Agent {
-    /// Everything between held devices and a pool that serves. The caller has the turn.
+    /// Everything between held devices and a pool that serves. The caller has the turn, or has reserved
+    /// the pool.
     pub(super) fn bring_up(
         &self,
         id: PoolId,

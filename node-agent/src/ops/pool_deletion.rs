@@ -37,6 +37,7 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.pools.reserved.is_free(id)?;
         let busy = self.pools.begin(id);
         let devices = match self.pools.open(id) {
             Some(pool) => {

@@ -20,6 +20,7 @@ use super::error::PoolError;
 use super::forming::{HALF, PoolPlan, is_half};
 use super::open_pool::OpenPool;
 use super::opening::labelled;
+use super::repair::Reservations;
 use super::scan::{FoundDevice, Look, Scanner};
 use super::view::{PoolState, PoolView};
 use crate::catalogue::{NoSpace, Role, write_label};
@@ -63,14 +64,17 @@ pub struct Pools {
     open: RwLock<BTreeMap<PoolId, Arc<OpenPool>>>,
     /// Why a pool that was found did not open, in words.
     refused: RwLock<BTreeMap<PoolId, String>>,
-    /// Pools are made, opened and closed one at a time; those that a start brings back, together.
+    /// Pools are made, opened and closed one at a time; those that a start brings back, together, and
+    /// one that is reserved beside whoever has the turn.
     pub(super) turn: Mutex<()>,
-    /// The pools that have the turn: half made or half gone, they are shown to nobody, except that
+    /// The pools that are repaired, which whoever has the turn leaves alone.
+    pub(super) reserved: Reservations,
+    /// The pools that are at work: half made or half gone, they are shown to nobody, except that
     /// they are being opened, how far, and since when.
     busy: Mutex<BTreeMap<PoolId, Turn>>,
 }
 
-/// What is known of a pool that has the turn.
+/// What is known of a pool that is at work.
 #[derive(Debug, Default)]
 struct Turn {
     /// What its opening is at, and since when.
@@ -124,11 +128,12 @@ impl Pools {
             open: RwLock::default(),
             refused: RwLock::default(),
             turn: Mutex::new(()),
+            reserved: Reservations::default(),
             busy: Mutex::default(),
         }
     }
 
-    /// Hides a pool while it is changed. The caller has the turn.
+    /// Hides a pool while it is changed. The caller has the turn, or has reserved the pool.
     pub(super) fn begin(&self, id: PoolId) -> Busy<'_> {
         self.busy_pools().insert(id, Turn::default());
         Busy {
@@ -161,7 +166,15 @@ impl Pools {
             let (at, since) = turn.opening?;
             Some((*id, (at, since.elapsed())))
         });
-        said.collect()
+        let mut said: BTreeMap<_, _> = said.collect();
+        for (id, since) in self.reserved.repaired() {
+            // Begun long before it came to what it says itself.
+            let at = said.get(&id).map_or(Opening::Repair, |(at, _)| *at);
+            if at == Opening::Repair {
+                said.insert(id, (at, since.elapsed()));
+            }
+        }
+        said
     }
 
     /// An open pool.
@@ -203,8 +216,9 @@ impl Pools {
             .remove(&id);
     }
 
-    /// Refuses a name that another pool has that is open, or that is opened now. The caller has the
-    /// turn, and a pool that is being opened keeps the name from those that are opened beside it.
+    /// Refuses a name that another pool has that is open, or that is opened or repaired now. The
+    /// caller has the turn, or has reserved the pool; a pool that is being opened keeps the name from
+    /// those that are opened beside it.
     pub(super) fn name_is_free(&self, id: PoolId, name: &str) -> Result<(), PoolError> {
         let mut busy = self.busy_pools();
         let of_busy = |(other, turn): (&PoolId, &Turn)| {
@@ -216,6 +230,7 @@ impl Pools {
             .iter()
             .find_map(of_busy)
             .or_else(|| open.next().map(|o| o.id))
+            .or_else(|| self.reserved.named(name, id))
         {
             None => {
                 if let Some(turn) = busy.get_mut(&id) {
@@ -263,6 +278,7 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.pools.reserved.is_free(request.id)?;
         if let Some(pool) = self.pools.open(request.id) {
             pool.admit(caller)?;
             same_pool(&pool, &request)?;
@@ -311,6 +327,7 @@ impl Agent {
         id: PoolId,
         caller: Option<Incarnation>,
     ) -> Result<PoolView, PoolError> {
+        self.pools.reserved.is_free(id)?;
         if let Some(pool) = self.pools.open(id) {
             pool.admit(caller)?;
             return self.pool_view(&pool);
@@ -370,6 +387,7 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.pools.reserved.is_free(id)?;
         let Some(pool) = self.pools.open(id) else {
             return self.close_unopened(id);
         };

@@ -13,10 +13,10 @@ use crate::failpoint::Point;
 use crate::failpoint::test::{Died, die_at};
 use crate::kernel::fake::{Damage, FakePool};
 
-const STORE: Incarnation = Incarnation::from_bytes([2; 16]);
+pub(super) const STORE: Incarnation = Incarnation::from_bytes([2; 16]);
 
 /// A pool with a volume that maps five blocks, one that maps three, and a snapshot of the first.
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     let rig = Rig::new();
     rig.agent.create_pool(Some(STORE), rig.pool()).unwrap();
     for n in [11, 12] {
@@ -48,18 +48,18 @@ fn close(rig: &Rig) {
     rig.agent.close_pool(POOL, Some(STORE)).unwrap();
 }
 
-fn damage(rig: &Rig, damage: Damage) {
+pub(super) fn damage(rig: &Rig, damage: Damage) {
     rig.kernel.world().pools.get_mut(&POOL).unwrap().damage = damage;
 }
 
-fn broken() -> Damage {
+pub(super) fn broken() -> Damage {
     Damage {
         broken: true,
         ..Damage::default()
     }
 }
 
-fn ask(rig: &Rig, apply: bool, accept_loss: bool) -> Result<RepairReport, PoolError> {
+pub(super) fn ask(rig: &Rig, apply: bool, accept_loss: bool) -> Result<RepairReport, PoolError> {
     let wanted = RepairPool {
         id: POOL,
         apply,

@@ -4,7 +4,7 @@
 //! device that carries a label of the pool and is counted nowhere, so that a pool opens without it.
 //! Taking one is an extension like any other: a crash before its last label leaves a spare again.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use goldleaf_types::{Bytes, PoolId};
 
@@ -85,8 +85,9 @@ impl Agent {
             .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // Closed or deleted meanwhile: nothing is to be done.
-        let Some(pool) = self.pools.open(id).filter(|pool| pool.doubt.is_none()) else {
+        // Closed or deleted meanwhile, or being repaired: nothing is to be done.
+        let usable = |pool: &Arc<OpenPool>| pool.doubt.is_none() && !self.pools.reserved.has(id);
+        let Some(pool) = self.pools.open(id).filter(usable) else {
             return Ok(());
         };
         let _space = pool.space.lock().unwrap_or_else(PoisonError::into_inner);

@@ -192,7 +192,8 @@ impl Agent {
                 .iter()
                 .any(|d| d.label.owner_host == self.host.owner && !d.label.clean)
                 && !is_half(found.iter().map(|d| &d.label));
-            if !was_open || self.pools.open(id).is_some() {
+            let has_it = self.pools.open(id).is_some() || self.pools.reserved.has(id);
+            if !was_open || has_it {
                 continue;
             }
             due.push((id, found));

@@ -2,7 +2,8 @@
 //!
 //! Called by every rule that changes something. Who asks for what is going on already waits for it
 //! and then sees its result; who asks for something else is told so. A name is taken before an id,
-//! never after one, so nobody waits in a circle.
+//! never after one, so nobody waits in a circle. What takes minutes is announced, not taken: our own
+//! short changes of the thing, a node's reports for one, wait for nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,6 +91,15 @@ pub struct Held {
     _place: Place,
 }
 
+/// A thing of which others are told what is done to it, until this is dropped.
+#[must_use = "others may begin as soon as this is dropped"]
+#[derive(Debug)]
+pub struct Announced {
+    // Before `_place`, as there.
+    _turn: Held,
+    _place: Place,
+}
+
 /// A place in a slot's queue; kept also by those who stop waiting.
 #[derive(Debug)]
 struct Place {
@@ -108,30 +118,48 @@ impl Locks {
     ///
     /// What goes on, if that is something else.
     pub async fn take(&self, key: impl Into<String>, op: Op) -> Result<Held, Op> {
-        let key = key.into();
-        let lock = {
-            let mut slots = open(&self.slots);
-            let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
-                op,
-                users: 0,
-                lock: Arc::default(),
-            });
-            if slot.op == Op::Inner {
-                slot.op = op;
-            } else if op != Op::Inner && slot.op != op {
-                return Err(slot.op);
-            }
-            slot.users += 1;
-            Arc::clone(&slot.lock)
-        };
-        let place = Place {
-            slots: Arc::clone(&self.slots),
-            key,
-        };
+        let (place, lock) = self.place(key.into(), op)?;
         Ok(Held {
             _lock: lock.lock_owned().await,
             _place: place,
         })
+    }
+
+    /// Refuses every other operation on a thing from now on, after everybody who announced the same;
+    /// our own short changes of it go on. Who announced it takes it for the change at its end.
+    ///
+    /// # Errors
+    ///
+    /// What goes on, if that is something else.
+    pub async fn announce(&self, key: impl Into<String>, op: Op) -> Result<Announced, Op> {
+        let key = key.into();
+        let turn = format!("{key}/announced");
+        let (place, _) = self.place(key, op)?;
+        Ok(Announced {
+            _turn: self.take(turn, op).await?,
+            _place: place,
+        })
+    }
+
+    /// A place in a thing's queue, and what is waited for there.
+    fn place(&self, key: String, op: Op) -> Result<(Place, Arc<tokio::sync::Mutex<()>>), Op> {
+        let mut slots = open(&self.slots);
+        let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
+            op,
+            users: 0,
+            lock: Arc::default(),
+        });
+        if slot.op == Op::Inner {
+            slot.op = op;
+        } else if op != Op::Inner && slot.op != op {
+            return Err(slot.op);
+        }
+        slot.users += 1;
+        let place = Place {
+            slots: Arc::clone(&self.slots),
+            key,
+        };
+        Ok((place, Arc::clone(&slot.lock)))
     }
 
     /// Takes a thing for a short change of our own.
@@ -191,6 +219,26 @@ mod tests {
         assert!(tired.is_err());
         drop(first);
         assert!(open(&locks.slots).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_keeps_others_off_and_lets_our_own_short_changes_go_on() {
+        let locks = Locks::default();
+        let first = locks.announce("a", Op::Repair).await.unwrap();
+        assert_eq!(locks.take("a", Op::Delete).await.unwrap_err(), Op::Repair);
+        assert_eq!(locks.announce("a", Op::Open).await.unwrap_err(), Op::Repair);
+        drop(locks.take_inner("a").await);
+        drop(locks.take("a", Op::Repair).await.unwrap());
+        let waiting = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.announce("a", Op::Repair).await.map(drop) }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!waiting.is_finished(), "two at once");
+        drop(first);
+        waiting.await.unwrap().unwrap();
+        assert!(locks.take("a", Op::Delete).await.is_ok());
+        assert!(open(&locks.slots).is_empty(), "slots are given up");
     }
 
     #[tokio::test]

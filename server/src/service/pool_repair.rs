@@ -2,7 +2,8 @@
 //!
 //! Called by `grpc`. It is said first what would be done; who then says the pool's name once more has
 //! it done. Nothing is recorded here: the wish is in the pool's own catalogue, and its node goes on
-//! with it after a crash. What the node says of the pool then is copied into its record.
+//! with it after a crash. What the node says of the pool then is copied into its record. Meanwhile it
+//! is announced: no other verb begins on that pool, and all others go on.
 
 use futures::StreamExt;
 use goldleaf_types::PoolId;
@@ -24,7 +25,7 @@ impl Service {
         asked: &RepairAsked,
         told: impl Fn(RepairStep, Progress) + Send + Sync,
     ) -> Result<PoolRepair, ServiceError> {
-        let (_held, pool) = self.hold_pool(what, Op::Repair).await?;
+        let (_announced, pool) = self.announce_pool(what, Op::Repair).await?;
         let apply = !asked.confirm.is_empty();
         if apply && asked.confirm != pool.name.as_str() {
             return Err(ServiceError::BadField {
@@ -44,7 +45,7 @@ impl Service {
                 RepairStage::At(step, progress) => told(step, progress),
                 RepairStage::Done(done) => {
                     let (repair, report) = *done;
-                    self.take_over(pool, report).await?;
+                    self.take_over_at_end(&pool, Op::Repair, report).await?;
                     return Ok(repair);
                 }
             }

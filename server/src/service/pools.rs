@@ -1,4 +1,4 @@
-//! Pools: create, open, close, delete, list, and following what their nodes say.
+//! Pools: create, close, delete, list, and following what their nodes say.
 //!
 //! Called by `grpc`, and by `reconcile` for what is unfinished and for each report of a node. The
 //! record says that a pool should be; whether it is open and what it can do is its node's word,
@@ -205,20 +205,6 @@ impl Service {
         Ok(view)
     }
 
-    /// Brings a closed pool back. An open one answers as it is.
-    ///
-    /// # Errors
-    ///
-    /// What its node refuses, a missing device for one.
-    pub async fn open_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
-        let (_held, pool) = self.hold_pool(what, Op::Open).await?;
-        let report = self.agent_of(pool.node).await?.open_pool(pool.id).await?;
-        hit(Point::PoolOpened);
-        let view = self.take_over(pool, report).await?;
-        hit(Point::PoolOpenedRecorded);
-        Ok(view)
-    }
-
     pub(super) async fn hold_pool(
         &self,
         what: &Ref<PoolId>,
@@ -226,14 +212,7 @@ impl Service {
     ) -> Result<(Held, Pool), ServiceError> {
         let found = self.records.get::<Pool>(what, "pool").await?;
         let (held, pool) = self.hold(&found, op).await?;
-        match pool {
-            Some(pool) => match pool.phase {
-                Phase::Creating => Err(busy::<Pool>(pool.name.as_str(), Op::Create.doing())),
-                Phase::Deleting => Err(busy::<Pool>(pool.name.as_str(), Op::Delete.doing())),
-                Phase::Ready | Phase::Closed | Phase::Failed => Ok((held, pool)),
-            },
-            None => Err(busy::<Pool>(found.name.as_str(), Op::Delete.doing())),
-        }
+        Ok((held, there(&found, pool)?))
     }
 
     /// Writes what a node said of a pool that the caller holds.
@@ -514,6 +493,18 @@ impl Service {
     pub(super) fn glance_at_pool(&self, pool: Pool) -> PoolView {
         let report = self.live.fresh(pool.node, pool.id);
         PoolView { pool, report }
+    }
+}
+
+/// A pool as it is now, if it is neither being made nor being deleted.
+pub(super) fn there(found: &Pool, now: Option<Pool>) -> Result<Pool, ServiceError> {
+    match now {
+        Some(pool) => match pool.phase {
+            Phase::Creating => Err(busy::<Pool>(pool.name.as_str(), Op::Create.doing())),
+            Phase::Deleting => Err(busy::<Pool>(pool.name.as_str(), Op::Delete.doing())),
+            Phase::Ready | Phase::Closed | Phase::Failed => Ok(pool),
+        },
+        None => Err(busy::<Pool>(found.name.as_str(), Op::Delete.doing())),
     }
 }
 

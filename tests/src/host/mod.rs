@@ -26,6 +26,7 @@ pub use calls::{blank, over};
 pub use doctor::plant_ownerless_thin;
 pub use lines::Lines;
 pub use process::{Process, program};
+pub use repair::{confirmed_repair, dry_repair};
 pub use second::SecondNode;
 
 /// The node's name.

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use goldleaf_types::{Bytes, PoolId, ThinId};
 
-use super::{FakeKernel, FakePool};
+use super::{FakeKernel, FakePool, ambush};
 use crate::failpoint::{Point, hit};
 use crate::kernel::{Given, KernelError, MetadataFiles, PoolSpec, Superblock, Told};
 
@@ -171,6 +171,8 @@ impl MetadataFiles for FakeKernel {
         files: (&File, &File),
         given: Option<Given>,
     ) -> Result<(), KernelError> {
+        let ambush = ambush(&self.while_repairing).0.take();
+        ambush.into_iter().for_each(|what| what());
         let (from, to) = files;
         let mut found = parse(from);
         assert_eq!(

@@ -1,13 +1,15 @@
 //! Images, loop devices and links against rows and devices.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use goldleaf_dm::loopdev;
-use goldleaf_types::Digest;
+use goldleaf_types::{Digest, PoolId};
 
 use super::{Code, Finding, Remedy, Severity};
+use crate::catalogue::read_label;
 use crate::images::{ImageError, Place};
 use crate::ops::Agent;
 use crate::telemetry::Chain;
@@ -92,7 +94,11 @@ impl Agent {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let _alone = self.image_use.write();
-        let stray = unused.iter().filter(|(_, device)| !held(device));
+        // But a repair, which is beside the turn and has its pool alone. Asked first: it may end.
+        let repaired = self.pools.reserved.all();
+        let stray = unused
+            .iter()
+            .filter(|(path, device)| !held(device) && !is_of(path, &repaired));
         stray
             .map(|(path, device)| Finding {
                 code: Code::StrayLoop,
@@ -152,6 +158,16 @@ impl Agent {
         }
         found
     }
+}
+
+/// Whether a pool's file is of one of these.
+fn is_of(path: &Path, pools: &BTreeSet<PoolId>) -> bool {
+    let label = File::open(path)
+        .ok()
+        .and_then(|file| read_label(&file).ok());
+    label
+        .flatten()
+        .is_some_and(|label| pools.contains(&label.pool))
 }
 
 /// Whether another device lies over a loop device.

@@ -66,7 +66,7 @@ impl Agent {
         row.is_some_and(|row| self.repairs.open(row).is_ok())
     }
 
-    /// Goes on with a repair that was cut short: an opening does that. The caller has the turn.
+    /// Goes on with a repair that was cut short: an opening does that. The caller has reserved the pool.
     pub(super) fn resume_repair(&self, mut subject: Subject) -> Result<RepairReport, PoolError> {
         let id = subject.record.id;
         let busy = self.pools.begin(id);

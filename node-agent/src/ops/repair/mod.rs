@@ -6,14 +6,17 @@
 //! digest; from then on no opening loads what is on the device before that file is on it. `finish`
 //! does that, at once or after a crash. What the repair did not bring back to a thin is in its row by
 //! the same commit; a thin that it lost altogether is a row without a thin, as any lost data is.
+//! All of that takes minutes and is beside the turn of the node's other pools: `reserved`.
 
 mod files;
 mod finish;
 mod report;
+mod reserved;
 mod subject;
 
 pub use files::RepairFolder;
 pub use report::{Fate, RepairOutcome, RepairReport, RepairedThin};
+pub(super) use reserved::Reservations;
 
 use std::sync::{Arc, PoisonError};
 
@@ -21,6 +24,7 @@ use goldleaf_types::{Bytes, Incarnation, PoolId};
 
 use self::files::Scratch;
 use self::report::compare;
+use self::reserved::Reserved;
 use self::subject::{Stillness, Subject};
 use super::Agent;
 use super::devices::HeldDevice;
@@ -87,9 +91,32 @@ impl Agent {
         told: RepairTold<'_>,
     ) -> Result<RepairReport, PoolError> {
         let _one = self.repairs.one_at_a_time();
-        let turn = self.pools.turn.lock();
-        let turn = turn.unwrap_or_else(PoisonError::into_inner);
-        let mut subject = self.subject(wanted.id, caller)?;
+        let (subject, reserved) = {
+            let turn = self.pools.turn.lock();
+            let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+            let subject = self.subject(wanted.id, caller)?;
+            let name = subject.record.name.to_string();
+            let reserved = self.pools.reserved.reserve(wanted.id, name, wanted.apply);
+            (subject, reserved)
+        };
+        if wanted.apply {
+            self.changed();
+        }
+        let report = self.repair_reserved((reserved, subject), wanted, told);
+        if wanted.apply {
+            self.changed();
+        }
+        report
+    }
+
+    /// As [`Self::repair_pool`], beside whatever becomes of other pools.
+    fn repair_reserved(
+        &self,
+        // In this order: the devices go first at the end.
+        (reserved, mut subject): (Reserved<'_>, Subject),
+        wanted: RepairPool,
+        told: RepairTold<'_>,
+    ) -> Result<RepairReport, PoolError> {
         if subject.stillness == Stillness::Writable {
             return match subject.pool {
                 Some(_) => Ok(RepairReport::takes_changes(&subject.record)),
@@ -114,26 +141,15 @@ impl Agent {
             };
         }
         let len = subject.metadata_len();
-        self.repairs.clean(wanted.id);
-        self.repairs.has_room(wanted.id, Bytes(2 * len.0))?;
-        told(RepairStep::Copying, Bytes(0), len);
-        let copy = self.repairs.scratch(wanted.id, "copy")?;
-        let mut so_far = |done| told(RepairStep::Copying, done, len);
-        let copied = self
-            .kernel
-            .copy_metadata(&subject.spec, &copy.file, &mut so_far);
-        copied.map_err(PoolError::Kernel)?;
-        let turn = match wanted.apply {
-            true => Some(turn),
-            false => {
-                // The rest is about the copy: nobody waits for it.
-                subject.let_go();
-                drop(turn);
-                None
-            }
-        };
+        let copy = self.copy_to_repair(&subject, told)?;
+        if !wanted.apply {
+            // The rest is about the copy: nobody waits for it.
+            subject.let_go();
+            drop(reserved);
+            return Ok(self.analyse(&subject, copy, told)?.report);
+        }
         let analysis = self.analyse(&subject, copy, told)?;
-        if !wanted.apply || analysis.repaired.is_none() {
+        if analysis.repaired.is_none() {
             return Ok(analysis.report);
         }
         if !wanted.accept_loss
@@ -143,9 +159,26 @@ impl Agent {
             return Err(PoolError::WouldLose { pool, what });
         }
         told(RepairStep::Putting, Bytes(0), len);
-        let report = self.carry_out_repair(subject, analysis);
-        drop(turn);
-        report
+        self.carry_out_repair(subject, analysis)
+    }
+
+    /// The pool's metadata in a file, if there is room for all that a repair takes.
+    fn copy_to_repair(
+        &self,
+        subject: &Subject,
+        told: RepairTold<'_>,
+    ) -> Result<Scratch, PoolError> {
+        let (id, len) = (subject.record.id, subject.metadata_len());
+        self.repairs.clean(id);
+        self.repairs.has_room(id, Bytes(2 * len.0))?;
+        told(RepairStep::Copying, Bytes(0), len);
+        let copy = self.repairs.scratch(id, "copy")?;
+        let mut so_far = |done| told(RepairStep::Copying, done, len);
+        let copied = self
+            .kernel
+            .copy_metadata(&subject.spec, &copy.file, &mut so_far);
+        copied.map_err(PoolError::Kernel)?;
+        Ok(copy)
     }
 
     /// The pool as it is now, open or not.
@@ -238,7 +271,7 @@ impl Agent {
     }
 
     /// Wish, effect and fact. A pool that was open is open again, whatever comes of it. The caller
-    /// has the turn.
+    /// has reserved the pool.
     fn carry_out_repair(
         &self,
         mut subject: Subject,

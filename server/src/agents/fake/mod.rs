@@ -129,7 +129,7 @@ pub struct FakeNode {
     host: Arc<Mutex<Host>>,
     /// Told at each change that a watch of pools may see.
     news: watch::Sender<u64>,
-    /// While true, an import does not get past its half.
+    /// While true, neither import, export nor repair gets past its half.
     held: watch::Sender<bool>,
 }
 
@@ -193,7 +193,7 @@ impl FakeNode {
         self.host().offers.insert(place.to_owned(), (digest, size));
     }
 
-    /// Holds imports at their half, or lets them go on.
+    /// Holds imports, exports and repairs at their half, or lets them go on.
     pub fn hold_imports(&self, held: bool) {
         self.held.send_replace(held);
     }

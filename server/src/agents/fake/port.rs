@@ -173,7 +173,7 @@ impl AgentPort for FakeAgent {
         apply: bool,
         accept_loss: bool,
     ) -> Result<Repair, AgentError> {
-        self.repaired(pool, (apply, accept_loss))
+        Ok(self.repaired(pool, (apply, accept_loss)))
     }
 
     async fn delete_pool(&self, pool: PoolId, force: bool) -> Result<(), AgentError> {

@@ -110,17 +110,22 @@ fn fate_of(thin: &FakeThin, loses: &[ThinOwner]) -> RepairedThin {
 }
 
 impl FakeAgent {
-    /// One step, then the end.
-    pub(super) fn repaired(&self, pool: PoolId, how: (bool, bool)) -> Result<Repair, AgentError> {
-        let done = self.change(Verb::RepairPool, |host| host.repair(pool, how))?;
+    /// One step, then the end, once it is not held.
+    pub(super) fn repaired(&self, pool: PoolId, how: (bool, bool)) -> Repair {
         let progress = Progress {
             done: Bytes(1),
             total: Bytes(2),
         };
-        let stages = [
-            Ok(RepairStage::At(RepairStep::Copying, progress)),
-            Ok(RepairStage::Done(Box::new(done))),
-        ];
-        Ok(stream::iter(stages).boxed())
+        let agent = self.clone();
+        let end = async move {
+            let mut held = agent.node.held.subscribe();
+            // The sender lives as long as the agent that we hold.
+            let _ = held.wait_for(|held| !held).await;
+            let done = agent.change(Verb::RepairPool, |host| host.repair(pool, how))?;
+            Ok(RepairStage::Done(Box::new(done)))
+        };
+        let begin = Ok(RepairStage::At(RepairStep::Copying, progress));
+        let begin = stream::once(std::future::ready(begin));
+        begin.chain(stream::once(end)).boxed()
     }
 }
