@@ -1,4 +1,5 @@
-//! What a repair leaves alone: the node's other pools while it runs.
+//! What a repair needs and what it leaves alone: the node's other pools while it runs, everything when
+//! there is no room for its files, and metadata that lies in several places.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
@@ -6,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use goldleaf_proto::v1 as api;
-use goldleaf_tests::host::{Host, blank, confirmed_repair};
+use goldleaf_tests::command::output;
+use goldleaf_tests::host::{Host, blank, confirmed_repair, dry_repair};
 use goldleaf_tests::model;
 use goldleaf_tests::support::{Metadata, Pattern};
 use tonic::Code;
@@ -121,4 +123,117 @@ impl Drop for Go<'_> {
     fn drop(&mut self) {
         std::fs::write(self.0, "").unwrap();
     }
+}
+
+/// A small file system in a place, as long as it is here.
+struct Mounted(String);
+
+impl Mounted {
+    fn over(folder: &Path) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let folder = folder.display().to_string();
+        output("mount", &["-t", "tmpfs", "-o", "size=1m", "none", &folder]).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        output("umount", &[self.0.as_str()]).unwrap();
+    }
+}
+
+#[test]
+fn a_repair_without_room_for_its_files_names_the_remedy_and_changes_nothing() {
+    let mut host = Host::start("repair-room");
+    let device = furnish(&host);
+    let folder = host.dir().join("agent/repair");
+    let small = Mounted::over(&folder);
+    let metadata = host.damage_metadata(&device, Metadata::spoil_space_map, &[]);
+    let said = host.complaint("PoolOpen").unwrap();
+    let before = metadata.with_all_before();
+    for request in [
+        dry_repair(),
+        confirmed_repair(false),
+        confirmed_repair(true),
+    ] {
+        let refused = host.repair(request).unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        let says = refused.message();
+        let folder = folder.display().to_string();
+        assert!(
+            says.contains(&folder) && says.contains("make room there"),
+            "{says}"
+        );
+        assert!(says.contains("nothing was changed"), "{says}");
+    }
+    assert!(
+        metadata.with_all_before() == before,
+        "a refused repair wrote"
+    );
+    assert_eq!(
+        std::fs::read_dir(&folder).unwrap().count(),
+        0,
+        "it left a file"
+    );
+    assert_eq!(host.complaint("PoolOpen").unwrap().message, said.message);
+    // With room it goes on as if nothing had been asked.
+    drop(small);
+    let (_, done) = host.repair(confirmed_repair(false)).unwrap();
+    assert_eq!(done.outcome(), api::RepairOutcome::Done, "{done:?}");
+    assert_v(&host);
+    host.delete_everything();
+    host.end_after(LOGGED);
+}
+
+#[test]
+fn metadata_that_was_extended_onto_another_device_is_repaired_as_a_whole() {
+    let mut host = Host::start("repair-two");
+    let device = furnish(&host);
+    let more = host.dir().join("agent/pools/more.pool");
+    host.extend_pool(api::ExtendPoolRequest {
+        pool: "p".into(),
+        devices: vec![api::PoolDevice {
+            path: more.display().to_string(),
+            create_file_bytes: 128 * MIB,
+        }],
+        metadata_bytes: 16 * MIB,
+        ..Default::default()
+    })
+    .unwrap();
+    let total = host
+        .get_pool("p")
+        .unwrap()
+        .usage
+        .unwrap()
+        .metadata_total_bytes;
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let spoil = |metadata: &Metadata| {
+        metadata.spoil_space_map();
+        first = metadata.bytes();
+        // Nothing refers to what is there: it is copied, kept, and gone afterwards all the same.
+        let other = Metadata::of(&more);
+        second = other.bytes();
+        second[65_536..][..65_536].fill(0x5a);
+        other.put_all(&second);
+    };
+    let _ = host.damage_metadata(&device, spoil, &[]);
+    let (_, would) = host.repair(dry_repair()).unwrap();
+    assert_eq!(would.outcome(), api::RepairOutcome::WouldDo, "{would:?}");
+    let (_, done) = host.repair(confirmed_repair(false)).unwrap();
+    assert_eq!(done.outcome(), api::RepairOutcome::Done, "{done:?}");
+    let kept = std::fs::read(&done.kept).unwrap();
+    assert_eq!(kept.len() as u64, total);
+    assert!(
+        kept == [first, second].concat(),
+        "the old metadata is not kept whole"
+    );
+    let left = Metadata::of(&more).bytes();
+    assert!(!left.contains(&0x5a), "the second stretch was not written");
+    let usage = host.get_pool("p").unwrap().usage.unwrap();
+    assert_eq!(usage.metadata_total_bytes, total);
+    assert_v(&host);
+    host.create_thin(blank("w", MIB)).unwrap();
+    host.delete_everything();
+    host.end_after(LOGGED);
 }
