@@ -2,11 +2,15 @@
 //!
 //! Used by the power cuts ([`crate::power`]) and by the model test. [`World`] is the model, [`Op`]
 //! what can be done to it; [`perform`] does it through the public API, and [`assert_same`] compares
-//! every name, size and byte. A model is only changed by what was answered: what a crash cut short
+//! every name, size and byte. The model test has runs of [`Step`]s played on a [`Bed`], which makes
+//! those that fail shorter ([`shrink`]). A model is only changed by what was answered: what a crash cut short
 //! is repeated first, since every call may be repeated.
 
+mod bed;
 mod dice;
 mod real;
+pub mod shrink;
+mod step;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -15,10 +19,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::Pattern;
 
+pub use bed::{Bed, RUN};
 pub use dice::Dice;
 pub use real::{
     GOLDEN, POOL, ask, assert_same, device, golden_bytes, has_device, holds, perform, tear_or,
 };
+pub use step::Step;
 
 /// What is written and compared at once.
 pub const BLOCK: u64 = 4096;
@@ -58,7 +64,7 @@ pub struct World {
 }
 
 /// Something to do. Names are full ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are the API's")]
 pub enum Op {
