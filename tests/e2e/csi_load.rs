@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use csi_proto::v1 as csi;
 use goldleaf_tests::host::Host;
 use goldleaf_tests::host::csi::block;
+use goldleaf_tests::support::patience;
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -35,7 +36,7 @@ fn create_all(host: &Host) -> (BTreeMap<String, String>, Vec<Duration>) {
                     parameters: [("image".to_owned(), "golden".to_owned())].into(),
                     ..Default::default()
                 });
-                request.set_timeout(LIMIT);
+                request.set_timeout(patience(LIMIT));
                 let began = Instant::now();
                 let answer = client.create_volume(request).await?;
                 let volume = answer.into_inner().volume.unwrap();

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use goldleaf_tests::host::{Host, over};
 use goldleaf_tests::model::{self, GOLDEN, golden_bytes};
-use goldleaf_tests::support::{check_metadata, say};
+use goldleaf_tests::support::{check_metadata, patience, say};
 
 const VOLUMES: usize = 1000;
 const SIZE: u64 = 2 << 20;
 
-/// What the agent may take, on a processor of its own.
+/// What the agent may take, on a processor of its own; an emulated one is given more, and the figure says so.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// As many at once as a node's users would ask for.
@@ -49,7 +49,7 @@ fn a_thousand_volumes_are_back_within_ten_seconds_of_an_unclean_stop() {
     let checked = began.elapsed();
     let began = Instant::now();
     host.start_agent(&[]);
-    let took = began.elapsed();
+    let (took, limit) = (began.elapsed(), patience(LIMIT));
     for number in 0..VOLUMES {
         let volume = format!("volume/{}", name(number));
         let first = if number == 7 {
@@ -65,11 +65,11 @@ fn a_thousand_volumes_are_back_within_ten_seconds_of_an_unclean_stop() {
     }
     say(&format!(
         "a thousand volumes: back {:.2} s after the agent's start, its devices there; thin_check \
-         alone {:.2} s",
+         alone {:.2} s; allowed here: {limit:?}",
         took.as_secs_f64(),
         checked.as_secs_f64()
     ));
-    assert!(took < LIMIT, "{took:?}");
+    assert!(took < limit, "{took:?}");
     host.start_server(&[]);
     host.await_node();
     host.end();

@@ -11,9 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use super::patience;
 use crate::command::{command, output};
 
 const RULES: &str = "/usr/lib/udev/rules.d";
+
+/// How long it may take to have seen every device.
+const SETTLED: Duration = Duration::from_secs(120);
+
+/// How long it may take to answer after its start.
+const ANSWERS: Duration = Duration::from_secs(30);
 
 /// A running udevd.
 #[derive(Debug)]
@@ -74,7 +81,8 @@ impl Udev {
     ///
     /// When it is not within two minutes.
     pub fn settle(&self) {
-        self.run("bin/udevadm", &["settle", "--timeout=120"]);
+        let timeout = format!("--timeout={}", patience(SETTLED).as_secs());
+        self.run("bin/udevadm", &["settle", &timeout]);
     }
 
     /// Has it look at every block device anew, as at a boot (`add`) or when somebody asks (`change`).
@@ -126,7 +134,7 @@ impl Udev {
     }
 
     fn await_control(&self) {
-        for _ in 0..300 {
+        for _ in 0..patience(ANSWERS).as_millis() / 100 {
             let asked = command(self.tree.join("bin/udevadm"))
                 .args(["control", "--ping", "--timeout=5"])
                 .stderr(Stdio::null())
