@@ -57,6 +57,8 @@ points! {
     RepairBegunPutting => "agent/repair-pool/after-first-part",
     RepairPut => "agent/repair-pool/after-effect",
     RepairRecorded => "agent/repair-pool/after-fact",
+    RescueMarked => "agent/rescue-pool/after-mark",
+    RescueLive => "agent/rescue-pool/after-tables",
     ThinWished => "agent/create-thin/after-wish",
     ThinMade => "agent/create-thin/after-effect",
     ThinLive => "agent/create-thin/after-activation",

@@ -165,3 +165,15 @@ async fn a_repair_keeps_neither_other_pools_nor_the_nodes_reports_waiting() {
     assert_eq!(fast(&rig).await.phase, Phase::Ready);
     service.close_pool(&named("fast")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_pool_that_does_not_open_is_opened_for_rescue_and_takes_no_volume() {
+    let rig = damaged(false).await;
+    let service = rig.service();
+    let view = service.rescue_pool(&named("fast")).await.unwrap();
+    let is = (view.pool.phase, view.pool.mode);
+    assert_eq!(is, (Phase::Ready, PoolMode::ReadOnly));
+    assert_eq!(fast(&rig).await.mode, PoolMode::ReadOnly);
+    assert!(service.create_thin(thin("vm2", "")).await.is_err());
+    service.close_pool(&named("fast")).await.unwrap();
+}

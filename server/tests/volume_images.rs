@@ -182,6 +182,7 @@ fn to(file: &str, replace: bool) -> ExportOrder {
         file: file.into(),
         format: ExportFormat::Raw,
         replace,
+        image: None,
     }
 }
 
@@ -192,7 +193,7 @@ async fn exported(
     order: &ExportOrder,
 ) -> Vec<Result<ExportStep, goldleaf_server::agents::AgentError>> {
     let source = source.parse().unwrap();
-    match rig.service().export(&source, order).await {
+    match rig.service().export(&source, order.clone(), None).await {
         Ok((_, steps)) => steps.collect().await,
         Err(ServiceError::Agent(refused)) => vec![Err(refused)],
         Err(error) => panic!("{error}"),
@@ -224,7 +225,7 @@ async fn an_export_tells_how_far_it_has_come_and_ends_with_its_file() {
     assert_eq!(rig.node().files(), ["s1.raw", "vm1.raw"]);
     let unknown = rig
         .service()
-        .export(&"volume/none".parse().unwrap(), &to("x", false))
+        .export(&"volume/none".parse().unwrap(), to("x", false), None)
         .await;
     assert_eq!(verdict(unknown.err().unwrap()).0, Code::NotFound);
 }
@@ -236,7 +237,7 @@ async fn who_stops_listening_stops_the_export() {
     let source = "volume/vm1".parse().unwrap();
     let (_, mut steps) = rig
         .service()
-        .export(&source, &to("x", false))
+        .export(&source, to("x", false), None)
         .await
         .unwrap();
     assert!(matches!(
@@ -246,4 +247,18 @@ async fn who_stops_listening_stops_the_export() {
     drop(steps);
     rig.node().hold_imports(false);
     assert!(rig.node().files().is_empty());
+}
+
+/// A rescue shows thins by ids that no record has.
+#[tokio::test]
+async fn a_thin_that_has_no_record_is_exported_by_its_id_and_no_other() {
+    let rig = rig().await;
+    let owner = rig.node().copy_thin().to_string();
+    let steps = exported(&rig, &owner, &to("t.raw", false)).await;
+    assert!(matches!(steps.last(), Some(Ok(ExportStep::Done(_)))));
+    assert_eq!(rig.node().files(), ["t.raw"]);
+    let unknown = goldleaf_types::VolumeId::from_bytes([77; 16]).to_string();
+    let source = unknown.parse().unwrap();
+    let refused = rig.service().export(&source, to("u.raw", false), None);
+    assert_eq!(verdict(refused.await.err().unwrap()).0, Code::NotFound);
 }

@@ -122,6 +122,7 @@ async fn a_pool_is_closed_and_opened_once_its_node_is_back() {
     let open = api::OpenPoolRequest {
         pool: "fast".into(),
         wait: true,
+        ..Default::default()
     };
     let open = pools.open(open).await.unwrap().into_inner();
     assert_eq!(open.phase(), api::Phase::Ready);

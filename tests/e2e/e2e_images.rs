@@ -277,6 +277,7 @@ fn export(host: &Host, source: &str, file: &str, qcow2: bool) -> Result<api::Exp
         file: file.into(),
         format: format.into(),
         replace: false,
+        ..Default::default()
     };
     let (told, exported) = host.export(request)?;
     assert!(told.is_sorted() || qcow2, "{told:?}"); // a qcow2 file is hashed once more at its end

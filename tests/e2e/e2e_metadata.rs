@@ -43,6 +43,7 @@ fn a_metadata_snapshot_that_a_power_cut_left_half_made_is_undone_and_frees_nothi
         api::OpenPoolRequest {
             pool: "p".into(),
             wait: true,
+            ..Default::default()
         },
     );
     host.close_pool(close.clone()).unwrap();
@@ -122,6 +123,7 @@ fn damaged_metadata_of_a_pool_that_was_not_closed_is_refused_and_keeps_no_other_
     host.open_pool(api::OpenPoolRequest {
         pool: "bad".into(),
         wait: true,
+        ..Default::default()
     })
     .unwrap();
     host.activate("in-bad").unwrap();

@@ -220,6 +220,7 @@ fn a_damaged_pool_says_so_a_dry_run_changes_nothing_and_a_repair_brings_all_back
     host.open_pool(api::OpenPoolRequest {
         pool: "p".into(),
         wait: true,
+        ..Default::default()
     })
     .unwrap();
     host.end_after(LOGGED);

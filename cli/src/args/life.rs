@@ -32,6 +32,10 @@ pub struct Export {
     /// Take the place of a file that has that name.
     #[arg(long)]
     pub replace: bool,
+    /// Of a thin that a rescue shows by its number alone, as goldleaf doctor lists it: the image that it
+    /// lies over, which nobody else knows any more.
+    #[arg(long)]
+    pub image: Option<String>,
 }
 
 /// How an exported file is stored.

@@ -26,7 +26,7 @@ pub use import::PoolImport;
 pub use marks::Update;
 pub use nodes::{Node, NodeAdopt, NodeDrain, NodeLost};
 pub use pool::{Pool, PoolCreate, PoolExtend, PoolSet, WhenFull};
-pub use pool_life::{PoolDestroy, PoolRename, PoolRepair};
+pub use pool_life::{PoolDestroy, PoolOpen, PoolRename, PoolRepair};
 pub use snapshot::{Snapshot, SnapshotBlocks};
 pub use store::Store;
 use values::{duration, key_value, server, size};

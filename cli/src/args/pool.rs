@@ -6,8 +6,8 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::values::{duration, file_and_size, size};
 use super::{
-    PoolDestroy, PoolImport, PoolRename, PoolRepair, Removal, Selection, SetLabels, Target, Update,
-    WaitedTarget, Waiting,
+    PoolDestroy, PoolImport, PoolOpen, PoolRename, PoolRepair, Removal, Selection, SetLabels,
+    Target, Update, WaitedTarget, Waiting,
 };
 
 /// What to do with pools.
@@ -32,10 +32,12 @@ pub enum Pool {
     #[command(after_help = "Example:
   goldleaf pool get fast -o yaml")]
     Get(Target),
-    /// Brings a closed pool back.
-    #[command(after_help = "Example:
-  goldleaf pool open fast --wait --timeout 5m")]
-    Open(WaitedTarget),
+    /// Brings a closed pool back, or, for rescue, what can be read of one that does not open.
+    #[command(after_help = "Examples:
+  goldleaf pool open fast --wait --timeout 5m
+  goldleaf pool open fast --rescue
+  goldleaf volume export vm1 --file vm1.raw")]
+    Open(PoolOpen),
     /// Releases a pool's devices cleanly.
     #[command(after_help = "Example:
   goldleaf pool close fast")]

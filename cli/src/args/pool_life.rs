@@ -1,8 +1,23 @@
-//! What `goldleaf pool rename`, `pool repair` and `pool destroy` are given.
+//! What `goldleaf pool open`, `pool rename`, `pool repair` and `pool destroy` are given.
 
 use clap::Args as ClapArgs;
 
 use super::Waiting;
+
+/// A pool to open.
+#[derive(Debug, ClapArgs)]
+pub struct PoolOpen {
+    /// Its id or name.
+    pub target: String,
+    /// Open one that does not open otherwise, to read what can be read of it: its metadata is not
+    /// checked, and nothing is written to its devices. Its volumes can be exported, and activated with
+    /// --read-only. It stays so until it is closed.
+    #[arg(long)]
+    pub rescue: bool,
+    /// Waiting.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
 
 /// Another name for a pool.
 #[derive(Debug, ClapArgs)]

@@ -51,6 +51,7 @@ fn request(kind: &str, wanted: Export) -> api::ExportRequest {
         file: wanted.file,
         format: format.into(),
         replace: wanted.replace,
+        image: wanted.image.unwrap_or_default(),
     }
 }
 
@@ -66,6 +67,7 @@ mod tests {
                 file: "f".into(),
                 format: ExportFormat::Qcow2,
                 replace: false,
+                image: None,
             };
             request(kind, wanted).source
         };

@@ -35,6 +35,7 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
         Pool::Open(t) => {
             call.show(pools.open(api::OpenPoolRequest {
                 pool: t.target,
+                rescue: t.rescue,
                 wait: t.waiting.wait,
             }))
             .await

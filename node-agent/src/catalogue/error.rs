@@ -84,7 +84,8 @@ pub enum CatalogueError {
 
 impl CatalogueError {
     /// Whether it was written by a newer version, which is no damage.
-    pub(super) fn is_newer(&self) -> bool {
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
         match self {
             Self::Newer(_) => true,
             Self::BadRow { source, .. } => matches!(**source, BadRow::Newer { .. }),
@@ -101,6 +102,12 @@ impl CatalogueError {
             | Self::Rule { .. }
             | Self::Closed => false,
         }
+    }
+
+    /// A copy of it cannot be had in memory.
+    #[must_use]
+    pub fn memory(error: std::io::Error) -> Self {
+        Self::storage(redb::Error::Io(error))
     }
 
     pub(super) fn storage(error: impl Into<redb::Error>) -> Self {

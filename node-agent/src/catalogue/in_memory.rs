@@ -1,6 +1,6 @@
 //! A copy of a region in memory, to look at a catalogue without writing where it lies.
 //!
-//! Used by `ops::repair`. Opening a catalogue may write: an older copy is made anew, and redb notes
+//! Used by `ops::repair` and `ops::rescue`. Opening a catalogue may write: an older copy is made anew, and redb notes
 //! that it is open. Here all of that goes with the value.
 
 use std::io;
@@ -23,6 +23,16 @@ impl InMemory {
         let mut bytes = vec![0; len];
         from.read_exact_at(&mut bytes, offset)?;
         Ok(Self(Mutex::new(bytes)))
+    }
+
+    /// Nothing but zeroes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such amount of memory.
+    pub fn blank(len: u64) -> io::Result<Self> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(Self(Mutex::new(vec![0; len])))
     }
 
     fn with<T>(

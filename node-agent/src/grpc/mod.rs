@@ -154,7 +154,11 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
     async fn open_pool(&self, r: Request<pb::AgentPoolRequest>) -> Answer<pb::AgentPool> {
         let (store, body) = caller(r)?;
         let id: PoolId = field("pool", &body.pool)?;
-        let view = self.blocking(move |a| a.open_pool(id, store)).await?;
+        let open = move |a: &Agent| match body.rescue {
+            true => a.open_for_rescue(id, store),
+            false => a.open_pool(id, store),
+        };
+        let view = self.blocking(open).await?;
         Ok(Response::new(convert::pool(&view)))
     }
 
@@ -282,6 +286,7 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         r: Request<pb::AgentExportThinRequest>,
     ) -> Answer<Self::ExportThinStream> {
         let (store, body) = caller(r)?;
+        let over = optional("image_digest", &body.image_digest)?;
         let (owner, target) = convert::export(body)?;
         let agent = Arc::clone(&self.agent);
         let stream = progress::follow(
@@ -290,7 +295,7 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
                 file: None,
             },
             move |meter| async move {
-                let write = move || agent.export_thin(store, owner, &target, &meter);
+                let write = move || agent.export_thin(store, (owner, over), &target, &meter);
                 let exported = progress::blocking(write).await?;
                 Ok(pb::AgentExportThinEvent {
                     progress: None,

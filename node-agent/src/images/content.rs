@@ -23,13 +23,30 @@ pub(super) fn piece(left: u64, room: usize) -> usize {
     usize::try_from(left).map_or(room, |left| left.min(room))
 }
 
-/// Reads `size` bytes from the beginning and gives each piece to `take`.
+/// Reads `size` bytes of a file from the beginning and gives each piece to `take`.
 ///
 /// # Errors
 ///
 /// Those of `take`, and what `wrong` makes of the host's; a file that ends before is `UnexpectedEof`.
 pub(super) fn read_all(
     file: &File,
+    size: Bytes,
+    meter: &Meter,
+    wrong: impl Fn(io::Error) -> ImageError,
+    take: impl FnMut(&[u8]) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    read_all_with(
+        |piece, at| file.read_exact_at(piece, at),
+        size,
+        meter,
+        wrong,
+        take,
+    )
+}
+
+/// As [`read_all`], of what `read` reads.
+pub(super) fn read_all_with(
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
     size: Bytes,
     meter: &Meter,
     wrong: impl Fn(io::Error) -> ImageError,
@@ -40,7 +57,7 @@ pub(super) fn read_all(
     meter.begin(Some(size.0));
     while at < size.0 {
         let piece = &mut buffer[..piece(size.0 - at, PIECE)];
-        file.read_exact_at(piece, at).map_err(&wrong)?;
+        read(piece, at).map_err(&wrong)?;
         take(piece)?;
         at += piece.len() as u64;
         meter.at(at, Some(size.0))?;

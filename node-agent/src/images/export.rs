@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use goldleaf_types::{Bytes, Digest};
@@ -47,6 +47,64 @@ pub struct Outgoing<'a> {
     pub size: Bytes,
     /// What it is of, for people.
     pub source: String,
+    /// How it is read past its image's end, if not as before it.
+    pub past: Option<Past>,
+}
+
+/// The rest of a thin that is longer than its image, in a pool that is read-only: there the kernel reads
+/// the image past its end where the thin maps nothing, and fails.
+///
+/// Source: Linux `drivers/md/dm-thin.c`, `__process_bio_read_only`, beside `process_cell`.
+#[derive(Debug)]
+pub struct Past {
+    /// The thin without its image: zeroes where it maps nothing.
+    pub bare: File,
+    /// The image's content.
+    pub image: File,
+    /// How long that is.
+    pub size: Bytes,
+}
+
+/// What a block device is read by at least.
+const PAGE: u64 = 4096;
+
+impl Outgoing<'_> {
+    fn read(&self, to: &mut [u8], at: u64) -> io::Result<()> {
+        let Some(past) = &self.past else {
+            return self.file.read_exact_at(to, at);
+        };
+        // The page in which the image ends is read with it only if the thin has that page.
+        let (whole, end) = (
+            past.size.0 / PAGE * PAGE,
+            past.size.0.next_multiple_of(PAGE),
+        );
+        let mut done = 0;
+        while done < to.len() {
+            let here = at + done as u64;
+            let until = [whole, end].into_iter().find(|edge| here < *edge);
+            let n = until.map_or(to.len(), |edge| content::piece(edge - here, to.len()));
+            let n = n.min(to.len() - done);
+            let part = &mut to[done..done + n];
+            match until {
+                Some(edge) if edge == whole => self.file.read_exact_at(part, here)?,
+                Some(_) => past.read_last_page(self.file, part, here)?,
+                None => past.bare.read_exact_at(part, here)?,
+            }
+            done += n;
+        }
+        Ok(())
+    }
+}
+
+impl Past {
+    fn read_last_page(&self, file: &File, to: &mut [u8], at: u64) -> io::Result<()> {
+        if file.read_exact_at(to, at).is_ok() {
+            return Ok(());
+        }
+        self.bare.read_exact_at(to, at)?; // not there, or it cannot be read either
+        let of_image = content::piece(self.size.0.saturating_sub(at), to.len());
+        self.image.read_exact_at(&mut to[..of_image], at)
+    }
 }
 
 /// The file to make.
@@ -168,9 +226,13 @@ impl ExportFolder {
         // The disk is the only bound: what is exported is not this agent's to keep.
         let room = Budget::new(Bytes(u64::MAX)).reserve();
         let mut writer = RawWriter::create(&self.parts(), room)?;
-        content::read_all(out.file, out.size, meter, unread(out), |piece| {
-            writer.write(piece)
-        })?;
+        content::read_all_with(
+            |to, at| out.read(to, at),
+            out.size,
+            meter,
+            unread(out),
+            |piece| writer.write(piece),
+        )?;
         let done = writer.finish()?;
         Ok((done.part, done.digest))
     }
@@ -183,17 +245,23 @@ impl ExportFolder {
         let access = made.map_err(&wrong)?;
         let mut hasher = Sha256::new();
         let mut at = 0;
-        content::read_all(out.file, out.size, meter, unread(out), |piece| {
-            hasher.update(piece);
-            for cluster in piece.chunks(CLUSTER) {
-                if !is_zero(cluster) {
-                    let written = access.write(cluster, at);
-                    futures::executor::block_on(written).map_err(&wrong)?;
+        content::read_all_with(
+            |to, at| out.read(to, at),
+            out.size,
+            meter,
+            unread(out),
+            |piece| {
+                hasher.update(piece);
+                for cluster in piece.chunks(CLUSTER) {
+                    if !is_zero(cluster) {
+                        let written = access.write(cluster, at);
+                        futures::executor::block_on(written).map_err(&wrong)?;
+                    }
+                    at += cluster.len() as u64;
                 }
-                at += cluster.len() as u64;
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         futures::executor::block_on(access.flush()).map_err(&wrong)?;
         drop(access);
         Ok((part, digest_of(hasher)))

@@ -27,7 +27,7 @@ mod taken;
 mod writer;
 
 pub use error::ImageError;
-pub use export::{ExportFolder, ExportTarget, Exported, Outgoing};
+pub use export::{ExportFolder, ExportTarget, Exported, Outgoing, Past};
 pub use folder::{Checked, ImageFolder};
 pub use identity::Identity;
 pub use import::{Format, ImportRequest, Source};

@@ -33,7 +33,10 @@ pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, Kern
     let owned = Owned::Pool(spec.id);
     let found = find(control, owned)?;
     let Some(live) = found.as_ref().and_then(live) else {
-        held_root::settle(spec.id, metadata, spec.unclean)?;
+        // That may write.
+        if !spec.read_only {
+            held_root::settle(spec.id, metadata, spec.unclean)?;
+        }
         let wanted = table(spec, (metadata, data));
         return ensure_table_over(control, owned, found, (POOL, &Table::of(wanted)))
             .map(|(_, outcome)| outcome);

@@ -118,7 +118,9 @@ impl Agent {
             .image
             .map(|needed| self.use_image(needed.digest, image).map(ImageUsed::release))
             .transpose()?;
-        let row = if row.holder == Some(how.holder) && row.read_only == how.read_only {
+        let as_wished = row.holder == Some(how.holder) && row.read_only == how.read_only;
+        // Of a pool that is open for rescue nothing is written: its device is all there is.
+        let row = if as_wished || pool.shown().is_some() {
             row
         } else {
             let row = ThinRecord {
@@ -432,7 +434,9 @@ impl Agent {
         let hashing = self.images.hashing(&digest);
         let turn = hashing.lock().unwrap_or_else(PoisonError::into_inner);
         let _alone = self.image_use.write();
-        if let Some(pool) = ours.into_iter().find(|id| self.pools.open(*id).is_none()) {
+        // One that is open for rescue may not show which images its volumes need.
+        let unknown = |id: &PoolId| self.pools.open(*id).is_none_or(|p| p.shown().is_some());
+        if let Some(pool) = ours.into_iter().find(unknown) {
             return Err(ImageOpError::PoolNotOpen { digest, pool });
         }
         self.not_needed(digest)?;

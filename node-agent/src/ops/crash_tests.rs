@@ -158,7 +158,7 @@ fn export(rig: &Rig) -> Result<String, String> {
     let meter = crate::images::Meter::new(|_| {});
     let made = rig
         .agent
-        .export_thin(Some(STORE), snapshot(32), &target, &meter);
+        .export_thin(Some(STORE), (snapshot(32), None), &target, &meter);
     let made = made.map_err(|e| e.to_string())?;
     let entries = std::fs::read_dir(rig.dir.path().join("export/.goldleaf-parts"));
     assert_eq!(entries.unwrap().count(), 0, "a part is left");

@@ -31,6 +31,7 @@ mod pools;
 mod reading;
 mod renaming;
 mod repair;
+mod rescue;
 mod scan;
 mod snapshots;
 mod space;
@@ -76,6 +77,8 @@ mod repair_beside_tests;
 #[cfg(test)]
 mod repair_tests;
 #[cfg(test)]
+mod rescue_tests;
+#[cfg(test)]
 mod rig;
 #[cfg(test)]
 mod space_tests;
@@ -110,6 +113,7 @@ pub use pools::{CreatePool, DeviceRequest, Opening, Pools};
 pub use repair::{
     Fate, RepairFolder, RepairOutcome, RepairPool, RepairReport, RepairStep, RepairedThin,
 };
+pub use rescue::Shown;
 pub use scan::Look;
 pub use snapshots::CreateSnapshot;
 pub use thins::{Activation, CreateThin};

@@ -17,6 +17,7 @@ use super::error::{OtherIncarnation, PoolError, ThinError};
 use super::forming::{catalogue_places, mismatch};
 use super::locks::{Held, Locks};
 use super::opening::{labelled, stretches};
+use super::rescue::Shown;
 use super::scan::Look;
 use super::space_rules::{Scarcity, metadata, working};
 use super::waiting::Waiting;
@@ -38,6 +39,13 @@ pub enum Doubt {
         /// Why.
         why: Unwritable,
     },
+    /// It does not open otherwise, and somebody asked for what can be read of it.
+    Rescue {
+        /// Why it does not, in words.
+        why: String,
+        /// Which catalogue it shows.
+        shown: Shown,
+    },
 }
 
 impl Doubt {
@@ -47,6 +55,7 @@ impl Doubt {
         match self {
             Self::RolledBack { .. } => "MetadataRolledBack",
             Self::NotWritable { .. } => "MetadataNotWritable",
+            Self::Rescue { .. } => "OpenForRescue",
         }
     }
 }
@@ -61,6 +70,25 @@ impl std::fmt::Display for Doubt {
                  an administrator has compared them"
             ),
             Self::NotWritable { why } => write!(f, "{why}: {CHECK_IT}"),
+            Self::Rescue { why, shown } => {
+                let catalogue = match shown {
+                    Shown::Whole => "",
+                    Shown::Older => {
+                        " It shows an older copy of its catalogue, for the newest cannot be read: what \
+                         was made or changed since is not in it."
+                    }
+                    Shown::MadeUp => {
+                        " No copy of its catalogue can be read: each thin is shown by its number, as \
+                         long as it is known to be, and nobody knows whose it is or over which image."
+                    }
+                };
+                write!(
+                    f,
+                    "it is open for rescue: what can be read of it is, and nothing is written. Export \
+                     its volumes, or activate them for reading; close it to end that.{catalogue} It did \
+                     not open otherwise: {why}"
+                )
+            }
         }
     }
 }
@@ -84,6 +112,9 @@ impl Agent {
             };
         };
         pool.admit(caller)?;
+        if let Some(doubt) = pool.doubt.as_ref().filter(|_| pool.shown().is_some()) {
+            return Err(mismatch(id, &doubt.to_string()));
+        }
         Ok(pool)
     }
 }
@@ -194,6 +225,15 @@ impl OpenPool {
 
     pub(super) fn set_devices(&self, devices: Vec<HeldDevice>) {
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(devices);
+    }
+
+    /// Which catalogue it shows, if it is open for rescue.
+    #[must_use]
+    pub fn shown(&self) -> Option<Shown> {
+        match &self.doubt {
+            Some(Doubt::Rescue { shown, .. }) => Some(*shown),
+            Some(Doubt::RolledBack { .. } | Doubt::NotWritable { .. }) | None => None,
+        }
     }
 
     /// Whether it takes no change because its metadata is nearly used up.

@@ -17,8 +17,8 @@ use super::Agent;
 use super::admission::Policy;
 use super::devices::DeviceRules;
 use super::error::PoolError;
-use super::forming::{HALF, PoolPlan, is_half};
-use super::open_pool::OpenPool;
+use super::forming::{HALF, PoolPlan, is_half, mismatch};
+use super::open_pool::{Doubt, OpenPool};
 use super::opening::labelled;
 use super::repair::Reservations;
 use super::scan::{FoundDevice, Look, Scanner};
@@ -104,7 +104,7 @@ pub(super) struct Busy<'a> {
 
 impl Busy<'_> {
     /// No label was written, so what was seen on the devices still counts.
-    fn nothing_written(&self) {
+    pub(super) fn nothing_written(&self) {
         self.untouched.set(true);
     }
 }
@@ -253,7 +253,7 @@ impl Pools {
             .insert(id, why);
     }
 
-    fn why_refused(&self, id: PoolId) -> Option<String> {
+    pub(super) fn why_refused(&self, id: PoolId) -> Option<String> {
         self.refused
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -330,6 +330,9 @@ impl Agent {
         self.pools.reserved.is_free(id)?;
         if let Some(pool) = self.pools.open(id) {
             pool.admit(caller)?;
+            if pool.shown().is_some() {
+                return Err(mismatch(id, "it is open for rescue: close it first"));
+            }
             return self.pool_view(&pool);
         }
         let found = self.pools.scanner.scan(Look::Everywhere).remove(&id);
@@ -357,6 +360,7 @@ impl Agent {
         found: &[FoundDevice],
         force_from: Option<NodeId>,
     ) -> Result<Arc<OpenPool>, PoolError> {
+        self.end_rescue(id)?;
         let busy = self.pools.begin(id);
         let devices = self
             .hold_all(id, found, force_from)
@@ -394,7 +398,14 @@ impl Agent {
         pool.admit(caller)?;
         let busy = self.pools.begin(id);
         self.take_down(&pool)?;
-        for device in pool.devices().iter() {
+        let rescued = match &pool.doubt {
+            Some(Doubt::Rescue { why, .. }) => Some(why.clone()),
+            Some(Doubt::RolledBack { .. } | Doubt::NotWritable { .. }) | None => None,
+        };
+        // What was opened for rescue was not opened, as far as its devices know.
+        let devices = pool.devices();
+        let written = devices.iter().filter(|_| rescued.is_none());
+        for device in written {
             let Some(label) = &device.label else { continue };
             let mut label = label.clone();
             label.clean = true;
@@ -404,7 +415,10 @@ impl Agent {
             })?;
         }
         self.pools.remove(id);
-        drop(pool);
+        if let Some(why) = rescued {
+            self.pools.refuse(id, why);
+        }
+        drop((devices, pool));
         drop(busy);
         self.changed();
         self.closed_view(id).ok_or(PoolError::NotFound(id))
@@ -419,7 +433,11 @@ impl Agent {
 
     pub(super) fn remove_tables(&self, pool: PoolId) -> Result<(), PoolError> {
         match self.kernel.ensure_no_pool(pool) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                // If they were a rescue's: no more.
+                self.repairs.unmark_rescued(pool);
+                Ok(())
+            }
             Err(KernelError::Busy { .. }) => Err(PoolError::Active { pool, count: 1 }),
             Err(error) => Err(PoolError::Kernel(error)),
         }

@@ -9,15 +9,17 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use goldleaf_types::{Bytes, Digest, Incarnation, ThinOwner};
+use goldleaf_types::{Bytes, Digest, Incarnation, SECTOR, ThinOwner, VolumeSize};
 
 use super::Agent;
 use super::error::{ReadError, ThinError};
 use super::open_pool::OpenPool;
-use super::thins::{Activation, usable};
-use crate::catalogue::{Holder, ThinRecord};
+use super::rescue::Shown;
+use super::thins::{Activation, length, usable};
+use crate::catalogue::{Holder, ImageRef, ThinRecord};
 use crate::failpoint::{Point, hit};
-use crate::images::{Checked, ExportTarget, Exported, ImageRecord, Meter, Outgoing, Taken};
+use crate::images::{Checked, ExportTarget, Exported, ImageRecord, Meter, Outgoing, Past, Taken};
+use crate::kernel::{PrivateSpec, PrivateThin};
 use crate::telemetry::Chain;
 
 /// The owners of thins that are being read.
@@ -42,12 +44,33 @@ pub(super) struct Reading<'a> {
     owner: ThinOwner,
     file: Option<File>,
     size: Bytes,
+    /// Of a thin that is read past its image's end in another way.
+    past: Option<Beyond<'a>>,
+}
+
+/// The thin once more without its image, and that.
+struct Beyond<'a> {
+    bare: Box<dyn PrivateThin + 'a>,
+    image: File,
+    size: Bytes,
 }
 
 impl Reading<'_> {
     /// Its content, from its first byte on.
     pub(super) fn file(&self) -> &File {
         self.file.as_ref().expect("open until it is dropped")
+    }
+
+    /// How it is read past its image's end, if not as before it.
+    fn past(&self) -> std::io::Result<Option<Past>> {
+        let past = |beyond: &Beyond<'_>| {
+            Ok(Past {
+                bare: beyond.bare.file().try_clone()?,
+                image: beyond.image.try_clone()?,
+                size: beyond.size,
+            })
+        };
+        self.past.as_ref().map(past).transpose()
     }
 
     /// How much of it there is.
@@ -59,6 +82,7 @@ impl Reading<'_> {
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
         self.file = None;
+        self.past = None;
         if std::thread::panicking() {
             // As after a crash: the next sweep takes the device away.
             self.agent.reads.owners().remove(&self.owner);
@@ -91,7 +115,7 @@ impl Agent {
         if let Some(here) = expect.and_then(|digest| self.images.find_good(&digest)) {
             return Ok(here);
         }
-        let reading = self.read_thin(caller, owner)?;
+        let reading = self.read_thin(caller, owner, None)?;
         hit(Point::ReadingLive);
         let taken = Taken {
             file: reading.file(),
@@ -107,7 +131,8 @@ impl Agent {
     }
 
     /// Writes what a thin that nobody uses reads to a file of the export folder. Blocks, until all
-    /// of the thin was read or the meter stops.
+    /// of the thin was read or the meter stops. `over`: the image under a thin that a rescue shows by
+    /// its number alone.
     ///
     /// # Errors
     ///
@@ -115,19 +140,24 @@ impl Agent {
     pub fn export_thin(
         &self,
         caller: Option<Incarnation>,
-        owner: ThinOwner,
+        (owner, over): (ThinOwner, Option<Digest>),
         target: &ExportTarget,
         meter: &Meter,
     ) -> Result<Exported, ReadError> {
         self.exports.check(target)?;
-        let reading = self.read_thin(caller, owner)?;
+        let reading = self.read_thin(caller, owner, over)?;
         hit(Point::ReadingLive);
+        let past = reading
+            .past()
+            .map_err(|source| ThinError::Link { owner, source })?;
         let outgoing = Outgoing {
             file: reading.file(),
             size: reading.size(),
             source: owner.to_string(),
+            past,
         };
         let exported = self.exports.write(&outgoing, target, meter)?;
+        drop(outgoing);
         drop(reading);
         hit(Point::ReadingDone);
         Ok(exported)
@@ -138,15 +168,23 @@ impl Agent {
         &self,
         caller: Option<Incarnation>,
         owner: ThinOwner,
+        over: Option<Digest>,
     ) -> Result<Reading<'_>, ThinError> {
         let (pool, row) = self.find_row(owner)?;
         pool.admit(caller)?;
-        let image = self.compared(&row);
+        let image = match over {
+            Some(digest) => Some(self.check_image(digest)?),
+            None => self.compared(&row),
+        };
         let held = pool.lock(&[owner])?;
         let row = pool
             .catalogue
             .find(owner)
             .ok_or(ThinError::NotFound(owner))?;
+        let row = match (over, &image) {
+            (Some(_), Some(image)) => over_image(&pool, row, image)?,
+            (_, _) => row,
+        };
         usable(&pool, &row)?;
         self.not_read(owner)?;
         let live = self.kernel.find_live(owner).map_err(ThinError::Kernel)?;
@@ -160,10 +198,28 @@ impl Agent {
             owner,
             file: None,
             size: row.size.bytes(),
+            past: None,
         };
+        let whole = image.as_ref().map(|image| image.file.try_clone());
         let opened = self.open_to_read(&pool, &row, image);
         drop(held); // what was made is taken away under the lock if it did not open
         reading.file = Some(opened?);
+        if let (Some(of), Some(image)) = (row.image, whole)
+            && pool.shown().is_some()
+            && of.size < row.size.bytes()
+        {
+            let spec = PrivateSpec {
+                pool: pool.id,
+                thin: row.thin,
+                len: length(&row),
+                origin: None,
+            };
+            reading.past = Some(Beyond {
+                bare: self.kernel.open_private(&spec).map_err(ThinError::Kernel)?,
+                image: image.map_err(|source| ThinError::Link { owner, source })?,
+                size: of.size,
+            });
+        }
         Ok(reading)
     }
 
@@ -192,4 +248,21 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// A row that says which image its thin lies over, and is as long as that shows through.
+fn over_image(pool: &OpenPool, row: ThinRecord, image: &Checked) -> Result<ThinRecord, ThinError> {
+    if pool.shown() != Some(Shown::MadeUp) {
+        return Err(ThinError::Conflict {
+            owner: row.owner,
+            field: "image_digest",
+        });
+    }
+    let (digest, size) = (image.record.digest, image.record.size);
+    let whole = VolumeSize::new(size.0.div_ceil(SECTOR) * SECTOR).unwrap_or(row.size);
+    Ok(ThinRecord {
+        image: Some(ImageRef { digest, size }),
+        size: row.size.max(whole),
+        ..row
+    })
 }

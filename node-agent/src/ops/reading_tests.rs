@@ -36,7 +36,7 @@ fn devices(rig: &Rig) -> Vec<ThinOwner> {
 #[test]
 fn a_thin_that_is_read_stays_as_it_is_and_looks_as_if_nobody_used_it() {
     let rig = rig();
-    let reading = rig.agent.read_thin(Some(STORE), volume(11)).unwrap();
+    let reading = rig.agent.read_thin(Some(STORE), volume(11), None).unwrap();
     assert_eq!(devices(&rig), [volume(11)]);
     assert!(rig.kernel.world().live[&volume(11)].read_only);
     assert!(
@@ -68,7 +68,10 @@ fn a_thin_that_is_read_stays_as_it_is_and_looks_as_if_nobody_used_it() {
     );
     busy(
         "read",
-        rig.agent.read_thin(Some(STORE), volume(11)).err().unwrap(),
+        rig.agent
+            .read_thin(Some(STORE), volume(11), None)
+            .err()
+            .unwrap(),
     );
     assert!(rig.agent.deactivate(volume(11), 1).unwrap().live.is_none());
     assert!(rig.agent.thin(volume(11)).unwrap().live.is_none());
@@ -87,7 +90,11 @@ fn a_thin_that_is_read_stays_as_it_is_and_looks_as_if_nobody_used_it() {
     drop(reading);
     assert!(devices(&rig).is_empty());
     rig.agent.activate(volume(11), HOST, 1).unwrap();
-    let live = rig.agent.read_thin(Some(STORE), volume(11)).err().unwrap();
+    let live = rig
+        .agent
+        .read_thin(Some(STORE), volume(11), None)
+        .err()
+        .unwrap();
     assert!(matches!(live, ThinError::Active(_)), "{live}");
 }
 

@@ -193,7 +193,7 @@ impl Agent {
                 .any(|d| d.label.owner_host == self.host.owner && !d.label.clean)
                 && !is_half(found.iter().map(|d| &d.label));
             let has_it = self.pools.open(id).is_some() || self.pools.reserved.has(id);
-            if !was_open || has_it {
+            if !(was_open || self.repairs.is_rescued(id)) || has_it {
                 continue;
             }
             due.push((id, found));
@@ -208,7 +208,11 @@ impl Agent {
 
     fn open_one(&self, id: PoolId, found: &[FoundDevice]) {
         // No caller's store is asked for: a host brings back what it had by itself.
-        match self.open_own(id, found) {
+        let opened = match self.repairs.is_rescued(id) {
+            true => self.rescue(id, found, |_| Ok(())),
+            false => self.open_own(id, found),
+        };
+        match opened {
             Ok(_) => tracing::info!(pool = %id, "open"),
             Err(error) => {
                 tracing::error!(pool = %id, error = %Chain(&error), "did not open");

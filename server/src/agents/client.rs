@@ -160,7 +160,7 @@ impl GrpcAgent {
             self.timeouts.pool,
             pb::AgentPoolRequest {
                 pool: pool.to_string(),
-                force: false,
+                ..Default::default()
             },
         )
     }
@@ -244,8 +244,9 @@ impl AgentPort for GrpcAgent {
             .collect()
     }
 
-    async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
-        let call = self.pool_call(pool);
+    async fn open_pool(&self, pool: PoolId, rescue: bool) -> Result<PoolReport, AgentError> {
+        let mut call = self.pool_call(pool);
+        call.get_mut().rescue = rescue;
         let answer = self.answer(self.client()?.open_pool(call).await)?;
         convert::pool(&self.node, answer)
     }
@@ -302,6 +303,7 @@ impl AgentPort for GrpcAgent {
         let body = pb::AgentPoolRequest {
             pool: pool.to_string(),
             force,
+            ..Default::default()
         };
         let call = self.within(self.timeouts.pool, body);
         self.answer(self.client()?.delete_pool(call).await)?;

@@ -20,6 +20,7 @@ pub(super) fn request(owner: ThinOwner, order: &ExportOrder) -> pb::AgentExportT
         file: order.file.clone(),
         format: format.into(),
         replace: order.replace,
+        image_digest: order.image.map(|d| d.to_string()).unwrap_or_default(),
     }
 }
 

@@ -156,8 +156,8 @@ pub trait AgentPort: Send + Sync {
     async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError>;
     /// Every thin of an open pool as its catalogue has it.
     async fn catalogue(&self, pool: PoolId) -> Result<Vec<CatalogueRow>, AgentError>;
-    /// Opens a pool.
-    async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
+    /// Opens a pool, or, for `rescue`, what can be read of it.
+    async fn open_pool(&self, pool: PoolId, rescue: bool) -> Result<PoolReport, AgentError>;
     /// Closes a pool.
     async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError>;
     /// Gives a pool more room.

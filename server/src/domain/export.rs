@@ -20,6 +20,8 @@ pub struct ExportOrder {
     pub format: ExportFormat,
     /// Whether to take the place of a file that has the name.
     pub replace: bool,
+    /// The image under a thin of which nobody else knows it.
+    pub image: Option<Digest>,
 }
 
 /// A file that was written.

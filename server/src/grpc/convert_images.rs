@@ -5,7 +5,7 @@ use goldleaf_types::{ImageId, NodeId};
 
 use super::convert::{BadField, LONGEST_PATH, bad, field, labels, name, optional, path};
 use crate::domain::{
-    ExportFormat, ExportOrder, ImageAsked, ImageFormat, ImageSource, Ref, SourceRef,
+    ExportFormat, ExportOrder, ImageAsked, ImageFormat, ImageRef, ImageSource, Ref, SourceRef,
 };
 use crate::service::{CreateImage, SetChannel};
 
@@ -53,7 +53,9 @@ fn url(text: &str) -> Result<String, BadField> {
 /// # Errors
 ///
 /// [`BadField`] that names the field.
-pub fn export(r: api::ExportRequest) -> Result<(SourceRef, ExportOrder), BadField> {
+pub fn export(
+    r: api::ExportRequest,
+) -> Result<(SourceRef, ExportOrder, Option<ImageRef>), BadField> {
     let source = thin_source("source", &r.source)?;
     let plain = |part: &str| !matches!(part, "" | "." | "..");
     let fits = r.file.len() <= LONGEST_PATH && !r.file.contains('\0');
@@ -70,8 +72,9 @@ pub fn export(r: api::ExportRequest) -> Result<(SourceRef, ExportOrder), BadFiel
         file: r.file,
         format,
         replace: r.replace,
+        image: None,
     };
-    Ok((source, order))
+    Ok((source, order, optional("image", &r.image)?))
 }
 
 impl TryFrom<api::SetChannelRequest> for SetChannel {

@@ -81,7 +81,12 @@ impl PoolService for Api {
         let view = self
             .change(body.wait, move |service| {
                 let what = what.clone();
-                async move { service.open_pool(&what).await }
+                async move {
+                    match body.rescue {
+                        true => service.rescue_pool(&what).await,
+                        false => service.open_pool(&what).await,
+                    }
+                }
             })
             .await?;
         Ok(Response::new(answers::pool(&view)))

@@ -227,8 +227,8 @@ impl VolumeService for Api {
     type ExportStream = EventStream<api::ExportEvent>;
 
     async fn export(&self, r: Request<api::ExportRequest>) -> Answer<Self::ExportStream> {
-        let (source, order) = convert_images::export(r.into_inner())?;
-        let (node, steps) = self.service.export(&source, &order).await?;
+        let (source, order, over) = convert_images::export(r.into_inner())?;
+        let (node, steps) = self.service.export(&source, order, over.as_ref()).await?;
         let events = steps.map(move |step| match step {
             Ok(step) => Ok(answers::export_step(node, &step)),
             Err(error) => Err(ServiceError::from(error).into()),

@@ -19,8 +19,22 @@ impl Service {
     ///
     /// What its node refuses, a missing device for one.
     pub async fn open_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
+        self.open(what, false).await
+    }
+
+    /// Opens what can be read of a pool that does not open; nothing of it is written.
+    ///
+    /// # Errors
+    ///
+    /// What its node refuses: that it is open, for one.
+    pub async fn rescue_pool(&self, what: &Ref<PoolId>) -> Result<PoolView, ServiceError> {
+        self.open(what, true).await
+    }
+
+    async fn open(&self, what: &Ref<PoolId>, rescue: bool) -> Result<PoolView, ServiceError> {
         let (_announced, pool) = self.announce_pool(what, Op::Open).await?;
-        let report = self.agent_of(pool.node).await?.open_pool(pool.id).await?;
+        let agent = self.agent_of(pool.node).await?;
+        let report = agent.open_pool(pool.id, rescue).await?;
         hit(Point::PoolOpened);
         let view = self.take_over_at_end(&pool, Op::Open, report).await?;
         hit(Point::PoolOpenedRecorded);

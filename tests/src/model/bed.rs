@@ -309,8 +309,12 @@ fn reopen(host: &Host) {
     host.close_pool(api::ClosePoolRequest { pool, wait })
         .expect("a closed pool");
     let (pool, wait) = (name(), true);
-    host.open_pool(api::OpenPoolRequest { pool, wait })
-        .expect("an open pool");
+    host.open_pool(api::OpenPoolRequest {
+        pool,
+        wait,
+        ..Default::default()
+    })
+    .expect("an open pool");
 }
 
 /// Deletes what a run made; the pool holds nothing then.

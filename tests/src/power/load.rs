@@ -223,6 +223,7 @@ fn finish(host: Host, mounted: &Path, pool: &Path) -> Result<()> {
     host.open_pool(api::OpenPoolRequest {
         pool: POOL.into(),
         wait: true,
+        ..Default::default()
     })?;
     host.end_after(EXPECTED);
     output("umount", &[&mounted.display().to_string()]).map(drop)

@@ -34,6 +34,7 @@ fn export(folder: &ExportFolder, target: &ExportTarget) -> Result<Exported, Imag
         file: &file,
         size: Bytes(bytes.len() as u64),
         source: "a test".into(),
+        past: None,
     };
     folder.write(&out, target, &Meter::silent())
 }
@@ -152,6 +153,7 @@ fn what_a_crash_left_is_removed_and_a_stopped_export_leaves_nothing() {
         file: &file,
         size: Bytes(bytes.len() as u64),
         source: "a test".into(),
+        past: None,
     };
     for format in [Format::Raw, Format::Qcow2] {
         let stopped = folder
@@ -166,4 +168,37 @@ fn what_a_crash_left_is_removed_and_a_stopped_export_leaves_nothing() {
     let mut names: Vec<_> = names.collect();
     names.sort();
     assert_eq!(names, [PARTS, "mine.part"]);
+}
+
+/// As the kernel reads a pool that is read-only: what lies past the image's end fails there.
+#[test]
+fn past_its_image_a_thin_is_read_without_it_and_the_page_between_is_put_together() {
+    let file = |content: &[u8]| {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, content).unwrap();
+        file
+    };
+    let image: Vec<u8> = (0..5632_u32)
+        .map(|n| u8::try_from(n % 251).unwrap() + 1)
+        .collect();
+    let bare = [vec![0; 8192], vec![0x77; 4096]].concat();
+    let whole = [&image[..], &vec![0; 8192 - 5632], &bare[8192..]].concat();
+    let first = file(&image[..4096]);
+    let out = Outgoing {
+        file: &first,
+        size: Bytes(12_288),
+        source: "a thin".into(),
+        past: Some(Past {
+            bare: file(&bare),
+            image: file(&image),
+            size: Bytes(5632),
+        }),
+    };
+    for at in (0..12_288).step_by(512) {
+        for end in (at + 512..=12_288).step_by(512) {
+            let mut read = vec![0xee; end - at];
+            out.read(&mut read, at as u64).unwrap();
+            assert_eq!(read, whole[at..end], "{at} to {end}");
+        }
+    }
 }

@@ -125,7 +125,7 @@ impl MetadataFiles for FakeKernel {
             .cloned()
             .unwrap_or_default();
         assert!(
-            !pool.live || pool.damage.needs_check || pool.given_up,
+            !pool.live || pool.damage.needs_check || pool.given_up || pool.read_only,
             "metadata was copied that changes meanwhile"
         );
         put(to, &pool, length(spec))?;

@@ -7,6 +7,9 @@ use goldleaf_types::{Bytes, PoolId, ThinId};
 use super::{BLOCK, FakeKernel};
 use crate::kernel::{KernelError, Mapping, PrivateSpec, PrivateThin};
 
+/// The longest file that there can be everywhere.
+const LONGEST: u64 = 1 << 42;
+
 /// The device. As on the real kernel its thin is not deleted as long as it is there.
 pub(super) struct FakePrivate<'k> {
     kernel: &'k FakeKernel,
@@ -19,14 +22,22 @@ pub(super) struct FakePrivate<'k> {
 
 impl<'k> FakePrivate<'k> {
     pub(super) fn new(kernel: &'k FakeKernel, spec: &PrivateSpec) -> Self {
-        kernel.world().private.insert((spec.pool, spec.thin));
+        let mut world = kernel.world();
+        world.private.insert((spec.pool, spec.thin));
+        let len = spec.len.bytes();
+        // Of a device that is longer than any file, all that the thin maps lies at its beginning.
+        let end = match len.0 <= LONGEST {
+            true => len,
+            false => Bytes(BLOCK * world.pools[&spec.pool].thins[&spec.thin]),
+        };
+        drop(world);
         let file = tempfile::tempfile().expect("a file");
-        file.set_len(spec.len.bytes().0).expect("its length");
+        file.set_len(end.0).expect("its length");
         Self {
             kernel,
             pool: spec.pool,
             thin: spec.thin,
-            end: spec.len.bytes(),
+            end,
             file,
         }
     }

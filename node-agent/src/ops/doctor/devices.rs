@@ -64,6 +64,9 @@ impl Agent {
         let open = self.pools.open(pool);
         let rows = open.as_ref().map(|pool| pool.catalogue.all());
         let row = rows.and_then(|rows| rows.into_iter().find(|row| row.thin == thin));
+        if row.as_ref().is_some_and(|row| self.reads.has(row.owner)) {
+            return None; // an export needs it
+        }
         let _held = open
             .as_ref()
             .zip(row)
@@ -146,7 +149,8 @@ impl Agent {
                 None,
             );
         }
-        if row.phase == Phase::Ready && row.holder.is_none() {
+        // Of a pool that is open for rescue no row is written.
+        if row.phase == Phase::Ready && row.holder.is_none() && pool.shown().is_none() {
             return finding(
                 Code::UnwantedDevice,
                 Severity::Warning,

@@ -52,6 +52,8 @@ pub enum Code {
     ShortenedThin,
     /// The metadata has a thin that no row owns.
     UnknownThin,
+    /// A thin that a rescue shows by its number alone.
+    RescuedThin,
     /// A thin of unknown owner that nothing will touch.
     QuarantinedThin,
     /// A row whose operation did not come to its end.
@@ -89,6 +91,7 @@ impl Code {
             Self::LostThin => "LostThin",
             Self::ShortenedThin => "ShortenedThin",
             Self::UnknownThin => "UnknownThin",
+            Self::RescuedThin => "RescuedThin",
             Self::QuarantinedThin => "QuarantinedThin",
             Self::UnfinishedRow => "UnfinishedRow",
             Self::StrayDevice => "StrayDevice",

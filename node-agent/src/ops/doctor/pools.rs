@@ -15,7 +15,7 @@ use crate::kernel::{CHECK_IT, KernelError, Unwritable};
 use crate::ops::open_pool::OpenPool;
 use crate::ops::space_rules::working;
 use crate::ops::view::{PoolState, PoolView};
-use crate::ops::{Agent, BRAKED};
+use crate::ops::{Agent, BRAKED, Shown};
 use crate::telemetry::Chain;
 
 /// Pools that are not open though they should be.
@@ -45,7 +45,14 @@ impl Agent {
         let mut found = Vec::new();
         found.extend(self.state(pool));
         found.extend(copies(pool));
-        found.extend(self.thins_of(pool));
+        match pool.shown() {
+            // Its metadata is not compared: that is why it is open so.
+            Some(Shown::Whole | Shown::Older) => {}
+            Some(Shown::MadeUp) => {
+                found.extend(pool.catalogue.all().iter().map(|r| rescued(pool, r)))
+            }
+            None => found.extend(self.thins_of(pool)),
+        }
         found.extend(shortened(pool));
         found.extend(self.unfinished(pool));
         found
@@ -167,6 +174,28 @@ impl Agent {
             });
         }
         found
+    }
+}
+
+/// A thin of which nobody knows whose it is, and how to get at it.
+fn rescued(pool: &OpenPool, row: &ThinRecord) -> Finding {
+    Finding {
+        code: Code::RescuedThin,
+        severity: Severity::Notice,
+        subject: row.owner.to_string(),
+        reason: format!(
+            "thin {} of pool {} is written up to {}; no catalogue says whose it is, how large, and over \
+             which image",
+            row.thin,
+            pool.name(),
+            row.size.bytes()
+        ),
+        advice: format!(
+            "goldleaf volume export {} --file NAME; if it lay over an image, with --image and its name, \
+             for else that reads as zeroes",
+            row.owner
+        ),
+        remedy: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The files of repairs: copies of metadata, what was made of them, and old metadata that is kept.
 //!
+//! `<pool>.rescued` says that the pool's tables, if there are any, are those of an opening for rescue.
 //! `<pool>-<time>.copy` and `.repaired` are at work, and go with the work; after a crash the next
 //! opening of the pool removes them, once no row names one. `<pool>-<time>.before` is metadata as it
 //! was before a repair: nothing here ever removes it. What is in them is as secret as the volumes'
@@ -26,8 +27,8 @@ pub struct RepairFolder {
 
 /// A file at work; it goes with this, unless it is kept.
 #[derive(Debug)]
-pub(super) struct Scratch {
-    pub(super) file: File,
+pub(in crate::ops) struct Scratch {
+    pub(in crate::ops) file: File,
     path: PathBuf,
     kept: bool,
 }
@@ -65,7 +66,7 @@ impl RepairFolder {
     }
 
     /// Refuses what would not fit.
-    pub(super) fn has_room(&self, pool: PoolId, needed: Bytes) -> Result<(), PoolError> {
+    pub(in crate::ops) fn has_room(&self, pool: PoolId, needed: Bytes) -> Result<(), PoolError> {
         self.make()?;
         let found = rustix::fs::statvfs(&self.dir).map_err(io::Error::from);
         let found = found.map_err(PoolError::io("see what is free for a repair"))?;
@@ -82,7 +83,7 @@ impl RepairFolder {
     }
 
     /// An empty file to work in.
-    pub(super) fn scratch(&self, pool: PoolId, what: &str) -> Result<Scratch, PoolError> {
+    pub(in crate::ops) fn scratch(&self, pool: PoolId, what: &str) -> Result<Scratch, PoolError> {
         self.make()?;
         let path = self.dir.join(format!("{pool}-{}.{what}", now()));
         let mut options = OpenOptions::new();
@@ -153,6 +154,29 @@ impl RepairFolder {
                 remove(&path);
             }
         }
+    }
+
+    /// Says durably that the pool's tables are to be an opening's for rescue.
+    pub(in crate::ops) fn mark_rescued(&self, pool: PoolId) -> Result<(), PoolError> {
+        self.make()?;
+        File::create(self.rescued(pool))
+            .and_then(|file| file.sync_all())
+            .and_then(|()| self.sync())
+            .map_err(PoolError::io("note that a pool is opened for rescue"))
+    }
+
+    /// Whether its tables, if there are any, are an opening's for rescue.
+    pub(in crate::ops) fn is_rescued(&self, pool: PoolId) -> bool {
+        self.rescued(pool).exists()
+    }
+
+    /// Its tables are gone.
+    pub(in crate::ops) fn unmark_rescued(&self, pool: PoolId) {
+        remove(&self.rescued(pool));
+    }
+
+    fn rescued(&self, pool: PoolId) -> PathBuf {
+        self.dir.join(format!("{pool}.rescued"))
     }
 
     fn sync(&self) -> io::Result<()> {

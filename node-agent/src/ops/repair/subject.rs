@@ -83,6 +83,10 @@ impl Agent {
         };
         if let Some(pool) = self.pools.open(id) {
             pool.admit(caller)?;
+            if pool.shown().is_some() {
+                let why = "it is open for rescue: close it first (goldleaf pool close)".to_owned();
+                return Err(PoolError::NotRepairable { pool: id, why });
+            }
             return Ok(Subject {
                 record: pool.record(),
                 rows: pool.catalogue.all(),

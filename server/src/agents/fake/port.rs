@@ -143,8 +143,11 @@ impl AgentPort for FakeAgent {
         self.rows(pool)
     }
 
-    async fn open_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {
-        self.change(Verb::OpenPool, |host| host.open_pool(pool))
+    async fn open_pool(&self, pool: PoolId, rescue: bool) -> Result<PoolReport, AgentError> {
+        self.change(Verb::OpenPool, |host| match rescue {
+            true => host.rescue_pool(pool),
+            false => host.open_pool(pool),
+        })
     }
 
     async fn close_pool(&self, pool: PoolId) -> Result<PoolReport, AgentError> {

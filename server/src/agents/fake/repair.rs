@@ -10,7 +10,7 @@ use super::refuse::{not_found, precondition};
 use super::{FakeNode, Verb};
 use crate::agents::{AgentError, Repair, RepairStage};
 use crate::domain::{
-    PoolRepair, PoolReport, Progress, RepairOutcome, RepairStep, RepairedThin, ThinFate,
+    PoolMode, PoolRepair, PoolReport, Progress, RepairOutcome, RepairStep, RepairedThin, ThinFate,
 };
 
 impl FakeNode {
@@ -38,6 +38,17 @@ impl Host {
                 Err(precondition("METADATA_UNREADABLE", message))
             }
         }
+    }
+
+    /// Open for reading, whatever is wrong with it.
+    pub(super) fn rescue_pool(&mut self, id: PoolId) -> Done<PoolReport> {
+        let pool = self
+            .pools
+            .get_mut(&id)
+            .ok_or_else(|| not_found("POOL_NOT_FOUND", id))?;
+        let changed = !pool.open;
+        (pool.open, pool.mode) = (true, PoolMode::ReadOnly);
+        Ok((self.pool(id)?, changed))
     }
 
     fn repair(

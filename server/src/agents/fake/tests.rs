@@ -255,7 +255,7 @@ async fn what_is_in_use_is_not_taken_away() {
         "a closed pool cannot say that it has no such thin"
     );
     assert_eq!(rig.node.thins(), [volume.into()]);
-    rig.agent.open_pool(rig.pool.id).await.unwrap();
+    rig.agent.open_pool(rig.pool.id, false).await.unwrap();
     rig.agent
         .delete_thin(rig.pool.id, volume.into(), 2)
         .await

@@ -45,6 +45,8 @@ impl Victim {
             "agent/renew-wait/",
             // `e2e_repair` dies there.
             "agent/repair-pool/",
+            // `e2e_rescue` dies there.
+            "agent/rescue-pool/",
         ];
         let here = |point: &&str| !elsewhere.iter().any(|e| point.starts_with(e));
         said.lines().filter(here).map(str::to_owned).collect()

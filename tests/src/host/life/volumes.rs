@@ -78,6 +78,7 @@ pub(super) const MADE: &[Step] = &[
             file: "g.b.qcow2".into(),
             format: api::ExportFormat::Qcow2.into(),
             replace: true,
+            ..Default::default()
         })
         .map(|(_, file)| format!("{} of {}", file.digest, file.size_bytes))
     }),
