@@ -1,11 +1,11 @@
 //! The doctor's calls, and a fault that lives and tests plant alike.
 
+use goldleaf_dm::{Control, DmName};
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::doctor_service_client::DoctorServiceClient;
 use tonic::Status;
 
 use super::{Host, NODE};
-use crate::command::output;
 
 #[expect(
     clippy::missing_errors_doc,
@@ -38,12 +38,16 @@ impl Host {
 ///
 /// When the kernel refuses for another reason.
 pub fn plant_ownerless_thin(pool: &str, thin: u32) {
-    let name = format!("goldleaf-{pool}-pool");
-    let message = format!("create_thin {thin}");
-    if let Err(error) = output("dmsetup", &["message", &name, "0", &message]) {
-        let said = format!("{error:#}");
-        assert!(said.contains("File exists"), "{said}");
+    let control = Control::open().expect("device-mapper and root");
+    let planted = control.message(&pool_device(pool), &format!("create_thin {thin}"));
+    if let Err(error) = planted {
+        assert!(error.exists(), "{error}");
     }
+}
+
+/// The name of a pool's device.
+pub(super) fn pool_device(pool: &str) -> DmName {
+    DmName::new(&format!("goldleaf-{pool}-pool")).expect("a device's name")
 }
 
 /// Quarantines and deletes the thins that nobody owns, one planted among them.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
+use goldleaf_dm::{Control, Flush, LockFs};
 use goldleaf_proto::v1 as api;
 use tonic::{Code, Status};
 
@@ -13,7 +14,8 @@ use super::images::image_of_file;
 use super::nodes::relabel;
 use super::{Step, labelled, refused, step};
 use crate::command::output;
-use crate::host::{Host, blank, doctor, over};
+use crate::host::doctor::{mend_ownerless, pool_device};
+use crate::host::{Host, blank, over};
 
 const MIB: u64 = 1 << 20;
 
@@ -151,7 +153,7 @@ pub(super) const GONE: &[Step] = &[
     step(
         "delete a thin that nobody owns",
         "DoctorService.Mend",
-        doctor::mend_ownerless,
+        mend_ownerless,
     ),
 ];
 
@@ -224,15 +226,21 @@ fn over_a_changed_image(h: &Host) -> Result<String, Status> {
 
 /// Takes a snapshot while the kernel's pool is read-only, and makes it writable again.
 fn snapshot_of_a_read_only_pool(h: &Host) -> Result<String, Status> {
-    let id = h.get_pool("p")?.id;
-    let name = format!("goldleaf-{id}-pool");
-    let dmsetup = |arguments: &[&str]| output("dmsetup", arguments).expect("dmsetup");
+    let name = pool_device(&h.get_pool("p")?.id);
+    let control = Control::open().expect("device-mapper and root");
     let swap = |table: &str| {
-        dmsetup(&["reload", &name, "--table", table]);
-        dmsetup(&["suspend", "--noflush", "--nolockfs", &name]);
-        dmsetup(&["resume", &name]);
+        // A pool's table of ours has no such argument.
+        let arguments = ["reload", name.as_str(), "--table", table];
+        output("dmsetup", &arguments).expect("dmsetup");
+        control
+            .suspend(&name, Flush::No, LockFs::No)
+            .and_then(|()| control.resume(&name))
+            .expect("the other table");
     };
-    let table = dmsetup(&["table", &name]).trim().to_owned();
+    let found = control.table(&name).expect("the pool's table").targets;
+    let pool = found.first().expect("the pool's target");
+    let (start, len) = (pool.start.0, pool.len.0);
+    let table = format!("{start} {len} {} {}", pool.kind, pool.text);
     swap(&table.replace(" 1 error_if_no_space", " 2 error_if_no_space read_only"));
     let answer = h.snapshot("none", "volume/v");
     let group = h.group("none", &["v", "b"]);
