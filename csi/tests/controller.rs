@@ -215,3 +215,91 @@ async fn capacity_is_that_of_the_pools_which_the_class_can_use_from_the_place() 
     assert_eq!(ask(Some(OTHER_NODE.to_string()), "").await, (false, false));
     assert_eq!(ask(None, "slow").await, (false, false));
 }
+
+/// An image by each of the words that a class can say, and a channel that moves between two calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_asked_for_by_channel_or_digest_and_a_channel_may_move() {
+    use goldleaf_server::domain::ImageSource;
+    use goldleaf_server::service::SetChannel;
+    let driver = driver().await;
+    let service = driver.rig.service();
+    let other = "/import/other.raw";
+    driver
+        .rig
+        .node()
+        .offer(other, support::digest(8), goldleaf_types::Bytes(2 * GIB));
+    let mut newer = support::image("newer");
+    newer.asked.source = ImageSource::File(other.into());
+    service.create_image(newer).await.unwrap();
+    assert!(driver.rig.settle().await.is_empty());
+    let point = async |image: &str| {
+        let channel = SetChannel {
+            name: "debian/stable".parse().unwrap(),
+            image: image.parse().unwrap(),
+            labels: Default::default(),
+            revision: 0,
+        };
+        service.set_channel(channel).await.unwrap();
+    };
+    let by = |name: &str, image: &str| csi::CreateVolumeRequest {
+        parameters: [("image".into(), image.into())].into(),
+        capacity_range: None,
+        ..wanted(name)
+    };
+    let digest_of = async |name: &str| {
+        let what = support::named(name);
+        let view = service.get_volume(&what).await.unwrap();
+        view.volume.image.unwrap()
+    };
+    point("golden").await;
+    let first = driver.create(by("a", "debian/stable")).await.unwrap();
+    assert_eq!(first.capacity_bytes, SIZE);
+    point("newer").await;
+    assert_eq!(
+        driver.create(by("a", "debian/stable")).await.unwrap(),
+        first
+    );
+    assert_eq!(digest_of("a").await, support::digest(7));
+    // Other words for what it holds ask for it too; those for something else are a conflict.
+    let same = by("a", &support::digest(7).to_string());
+    assert_eq!(driver.create(same).await.unwrap(), first);
+    let other = driver.create(by("a", "newer")).await.unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists);
+    let second = driver.create(by("b", "debian/stable")).await.unwrap();
+    assert_eq!(second.capacity_bytes, 2 * SIZE);
+    assert_eq!(digest_of("b").await, support::digest(8));
+    let bare = support::digest(8).to_string();
+    driver.create(by("c", &bare)).await.unwrap();
+    assert_eq!(digest_of("c").await, support::digest(8));
+    let none = driver.create(by("d", "debian/none")).await.unwrap_err();
+    assert_eq!(none.code(), Code::NotFound);
+    driver.rig.check("at the end").await;
+}
+
+/// What an administrator keeps new volumes off says so in the words that have the volume go elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_node_has_no_capacity_and_is_no_place() {
+    let driver = driver().await;
+    let home = NODE.to_string();
+    let capacity = async || {
+        let request = csi::GetCapacityRequest {
+            accessible_topology: Some(places(&[&home]).unwrap().requisite[0].clone()),
+            ..Default::default()
+        };
+        let answer = driver.client.clone().get_capacity(request).await.unwrap();
+        answer.into_inner().available_capacity
+    };
+    let there = || csi::CreateVolumeRequest {
+        accessibility_requirements: places(&[&home]),
+        ..golden("pvc")
+    };
+    assert!(capacity().await > 0);
+    let service = driver.rig.service();
+    service.drain(&support::named("n1"), false).await.unwrap();
+    assert_eq!(capacity().await, 0);
+    let refused = driver.create(there()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    service.resume_node(&support::named("n1")).await.unwrap();
+    assert!(capacity().await > 0);
+    driver.create(there()).await.unwrap();
+}

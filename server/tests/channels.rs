@@ -274,3 +274,36 @@ async fn a_watch_sees_a_channel_come_move_and_go() {
     );
     assert!(service.get_channel(&stable()).await.is_err());
 }
+
+#[tokio::test]
+async fn an_image_is_found_by_what_points_at_it_and_shown_whole_where_that_is_asked_for() {
+    let rig = two_images().await;
+    let service = rig.service();
+    set(service, "golden").await.unwrap();
+    let found = async |what: &str| {
+        let view = service.find_image(&what.parse().unwrap()).await;
+        view.map(|view| view.image.name.to_string())
+    };
+    assert_eq!(found("debian/stable").await.unwrap(), "golden");
+    assert_eq!(found(&digest(8).to_string()).await.unwrap(), "newer");
+    assert_eq!(found("newer").await.unwrap(), "newer");
+    let (code, _, _) = verdict(found("debian/none").await.unwrap_err());
+    assert_eq!(code, Code::NotFound);
+    // A volume that is to show all of it is never of a larger image, wherever the channel points.
+    let whole = |name: &str| {
+        let mut wanted = thin(name, "debian/stable");
+        wanted.whole_image = true;
+        wanted
+    };
+    let before = service.create_thin(whole("vm1")).await.unwrap().volume;
+    set(service, "newer").await.unwrap();
+    let (code, _, field) = verdict(service.create_thin(whole("vm2")).await.unwrap_err());
+    assert_eq!(
+        (code, field.as_deref()),
+        (Code::OutOfRange, Some("size_bytes"))
+    );
+    let again = service.create_thin(whole("vm1")).await.unwrap().volume;
+    assert_eq!((again.id, again.image), (before.id, Some(digest(7))));
+    let part = service.create_thin(thin("vm3", "debian/stable")).await;
+    assert_eq!(part.unwrap().volume.image, Some(digest(8)));
+}

@@ -283,6 +283,9 @@ pub struct VolumeCreate {
     /// The image that shows through where nothing was written, or a channel as it points now.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub image: String,
+    /// Refuse a size that shows less than all of the image.
+    #[arg(long, requires = "image")]
+    pub whole_image: bool,
     /// The pool; placement chooses unless said.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub pool: String,

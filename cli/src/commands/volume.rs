@@ -84,6 +84,7 @@ fn create(wanted: VolumeCreate) -> Result<api::CreateThinRequest, Failure> {
         name: wanted.name,
         size_bytes: wanted.size,
         image: wanted.image,
+        whole_image: wanted.whole_image,
         pool: wanted.pool,
         placement: Some(api::Placement {
             node: wanted.node,

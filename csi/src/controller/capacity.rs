@@ -3,6 +3,8 @@
 //! Called by `controller`. A volume is thin: any size can be made while its pool can be written, and
 //! what is left says how much can be written in all, so both are answered.
 
+use std::collections::BTreeSet;
+
 use csi_proto::v1 as csi;
 use goldleaf_proto::v1 as api;
 use goldleaf_types::VolumeSize;
@@ -24,13 +26,14 @@ impl ControllerApi {
         }
         let class = Class::read(&r.parameters)?;
         let node = r.accessible_topology.as_ref().map(topology::node_of);
+        let kept_off = self.nodes_kept_off().await?;
         let mut free: Option<u64> = None;
         let mut token = String::new();
         loop {
             let (pools, next) = self.control_plane.list_pools(PAGE, token).await?;
             for left in pools
                 .iter()
-                .filter(|p| fits(p, &class, node.as_ref()))
+                .filter(|p| fits(p, &class, node.as_ref()) && !kept_off.contains(&p.node))
                 .filter_map(left)
             {
                 free = Some(free.unwrap_or(0).saturating_add(left));
@@ -46,6 +49,20 @@ impl ControllerApi {
             maximum_volume_size: Some(size(largest)),
             minimum_volume_size: Some(512),
         })
+    }
+
+    /// Nodes that take no new volumes: drained, or given up.
+    async fn nodes_kept_off(&self) -> Result<BTreeSet<String>, CsiError> {
+        let (mut kept_off, mut token) = (BTreeSet::new(), String::new());
+        loop {
+            let (nodes, next) = self.control_plane.list_nodes(PAGE, token).await?;
+            let off = |n: &api::Node| n.drained_since.is_some() || n.lost_since.is_some();
+            kept_off.extend(nodes.into_iter().filter(off).map(|node| node.id));
+            token = next;
+            if token.is_empty() {
+                return Ok(kept_off);
+            }
+        }
     }
 }
 
@@ -69,7 +86,7 @@ fn left(pool: &api::Pool) -> Option<u64> {
         && !pool
             .conditions
             .iter()
-            .any(|c| c.r#type == "NodeReachable" && !c.status);
+            .any(|c| ["NodeReachable", "Adopted"].contains(&c.r#type.as_str()) && !c.status);
     let left = usage.data_total_bytes.saturating_sub(usage.data_used_bytes);
     (takes && left > 0).then_some(left)
 }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use api::image_service_client::ImageServiceClient;
+use api::node_service_client::NodeServiceClient;
 use api::pool_service_client::PoolServiceClient;
 use api::volume_service_client::VolumeServiceClient;
 use goldleaf_proto::v1 as api;
@@ -87,6 +88,10 @@ impl ControlPlane {
 
     fn pools(&self) -> PoolServiceClient<Service> {
         PoolServiceClient::new(self.0.clone())
+    }
+
+    fn nodes(&self) -> NodeServiceClient<Service> {
+        NodeServiceClient::new(self.0.clone())
     }
 
     /// Whether it answers.
@@ -215,7 +220,7 @@ impl ControlPlane {
         Ok(self.volumes().list_changed(r).await?.into_inner())
     }
 
-    /// An image, by name, id or digest.
+    /// An image, by name, id, digest or channel.
     pub(super) async fn find_image(&self, id: &str) -> Answer<Option<api::Image>> {
         let answer = self.images().get(target(id)).await;
         found(answer.map(tonic::Response::into_inner).map_err(Into::into))
@@ -235,6 +240,16 @@ impl ControlPlane {
     pub(super) async fn find_pool(&self, id: &str) -> Answer<Option<api::Pool>> {
         let answer = self.pools().get(target(id)).await;
         found(answer.map(tonic::Response::into_inner).map_err(Into::into))
+    }
+
+    pub(super) async fn list_nodes(
+        &self,
+        size: u32,
+        token: String,
+    ) -> Answer<(Vec<api::Node>, String)> {
+        let answer = self.nodes().list(page(size, token)).await;
+        let answer = listed(answer.map_err(Into::into))?.into_inner();
+        Ok((answer.nodes, answer.next_page_token))
     }
 
     pub(super) async fn list_pools(

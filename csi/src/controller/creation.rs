@@ -24,6 +24,8 @@ const TRY_ANOTHER: &[&str] = &[
     "OVERCOMMITTED",
     "POOL_NOT_WRITABLE",
     "IMAGE_ELSEWHERE",
+    "NODE_DRAINED",
+    "NODE_LOST",
 ];
 
 /// A request whose shape is right.
@@ -59,16 +61,23 @@ impl TryFrom<csi::CreateVolumeRequest> for Asked {
 /// What the volume begins as.
 enum Begin {
     Blank,
-    Image(api::Image),
-    Thin { id: String, node: String, size: u64 },
+    /// An image, and the words that it is asked for by.
+    Image {
+        asked: String,
+        size: u64,
+    },
+    Thin {
+        id: String,
+        node: String,
+        size: u64,
+    },
 }
 
 impl Begin {
     fn size(&self) -> u64 {
         match self {
             Self::Blank => 0,
-            Self::Image(image) => image.size_bytes,
-            Self::Thin { size, .. } => *size,
+            Self::Image { size, .. } | Self::Thin { size, .. } => *size,
         }
     }
 }
@@ -86,7 +95,7 @@ impl ControllerApi {
                 let begin = self.begin(&asked).await?;
                 let usual = match begin {
                     Begin::Blank => DEFAULT,
-                    Begin::Image(_) | Begin::Thin { .. } => begin.size(),
+                    Begin::Image { .. } | Begin::Thin { .. } => begin.size(),
                 };
                 let size = asked.range.choose(begin.size(), usual)?;
                 self.make(&asked, &begin, size).await?
@@ -113,8 +122,7 @@ impl ControllerApi {
             (Some(Source::Volume(id)), _) => volume.source == id.to_string(),
             (Some(Source::Handle(Handle::Snapshot(id))), _) => volume.source == id.to_string(),
             (Some(Source::Handle(Handle::Image(_))), _) | (None, Some(_)) => {
-                let image = self.image(asked).await?;
-                volume.source.is_empty() && image.is_some_and(|i| i.digest == volume.image_digest)
+                self.same_image(&volume, asked).await?
             }
             (None, None) => volume.source.is_empty() && volume.image_digest.is_empty(),
         };
@@ -135,24 +143,38 @@ impl ControllerApi {
         }
         if volume.phase() == api::Phase::Creating {
             // The control plane finishes what it recorded, on the node that it chose then.
-            let begin = self.begin(asked).await?;
+            let mut begin = self.begin(asked).await?;
+            if let Begin::Image { asked, .. } = &mut begin {
+                asked.clone_from(&volume.asked_image);
+            }
             return self.once(asked, &begin, volume.size_bytes, None).await;
         }
         Ok(volume)
     }
 
-    /// The image that is asked for, if one.
-    async fn image(&self, asked: &Asked) -> Result<Option<api::Image>, CsiError> {
-        let id = match (&asked.source, &asked.class.image) {
-            (Some(Source::Handle(Handle::Image(id))), _) => id.to_string(),
-            (None, Some(name)) => name.clone(),
-            (Some(Source::Volume(_) | Source::Handle(Handle::Snapshot(_))), _) | (None, None) => {
-                return Ok(None);
-            }
+    /// Whether a volume began as the image that is asked for. The same words ask for the same: they may
+    /// be a channel's name, which points elsewhere by now, or the volume may have left its image.
+    async fn same_image(&self, volume: &api::Volume, asked: &Asked) -> Result<bool, CsiError> {
+        if !volume.source.is_empty() {
+            return Ok(false);
+        }
+        if words(asked).is_some_and(|words| words == volume.asked_image) {
+            return Ok(true);
+        }
+        let image = self.image(asked).await?;
+        Ok(image.is_some_and(|(_, image)| image.digest == volume.image_digest))
+    }
+
+    /// The image that is asked for, if one, and the words that it is asked for by.
+    async fn image(&self, asked: &Asked) -> Result<Option<(String, api::Image)>, CsiError> {
+        let Some(id) = words(asked) else {
+            return Ok(None);
         };
         let image = self.control_plane.find_image(&id).await?;
-        let missing = CsiError::NotFound { what: "image", id };
-        image.map(Some).ok_or(missing)
+        match image {
+            Some(image) => Ok(Some((id, image))),
+            None => Err(CsiError::NotFound { what: "image", id }),
+        }
     }
 
     /// What the volume is to begin as, as it is now.
@@ -183,7 +205,11 @@ impl ControllerApi {
                 })
             }
             Some(Source::Handle(Handle::Image(_))) | None => {
-                Ok(self.image(asked).await?.map_or(Begin::Blank, Begin::Image))
+                let image = self.image(asked).await?;
+                Ok(image.map_or(Begin::Blank, |(asked, image)| Begin::Image {
+                    asked,
+                    size: image.size_bytes,
+                }))
             }
         }
     }
@@ -231,13 +257,15 @@ impl ControllerApi {
                 };
                 return self.control_plane.clone_thin(request).await;
             }
-            Begin::Image(image) => image.id.clone(),
+            Begin::Image { asked, .. } => asked.clone(),
             Begin::Blank => String::new(),
         };
         let request = api::CreateThinRequest {
             name: asked.name.clone(),
             size_bytes,
             image,
+            // A channel may move between our look and this: never to an image that does not fit.
+            whole_image: true,
             pool: asked.class.pool.clone().unwrap_or_default(),
             placement: Some(api::Placement {
                 node: node.unwrap_or_default(),
@@ -248,6 +276,15 @@ impl ControllerApi {
             ..Default::default()
         };
         self.control_plane.create_thin(request).await
+    }
+}
+
+/// The words that an image is asked for by, if one is.
+fn words(asked: &Asked) -> Option<String> {
+    match (&asked.source, &asked.class.image) {
+        (Some(Source::Handle(Handle::Image(id))), _) => Some(id.to_string()),
+        (None, image) => image.clone(),
+        (Some(Source::Volume(_) | Source::Handle(Handle::Snapshot(_))), _) => None,
     }
 }
 

@@ -92,6 +92,7 @@ pub fn volume(view: &VolumeView) -> api::Volume {
         pool: v.pool.to_string(),
         node: v.node.to_string(),
         image_digest: digest(v.image),
+        asked_image: v.asked.image.clone(),
         source: match v.begin {
             Begin::Blank | Begin::Image(_) => String::new(),
             Begin::Thin(owner) => owner.to_string(),

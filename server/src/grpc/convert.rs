@@ -85,6 +85,7 @@ impl TryFrom<api::CreateThinRequest> for CreateThin {
             name: name(&r.name)?,
             size: size("size_bytes", r.size_bytes)?,
             image: optional("image", &r.image)?,
+            whole_image: r.whole_image,
             placement: Placement {
                 pool: optional("pool", &r.pool)?,
                 node: optional("placement.node", &placement.node)?,

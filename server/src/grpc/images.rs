@@ -56,7 +56,7 @@ impl ImageService for Api {
 
     async fn get(&self, r: Request<api::GetRequest>) -> Answer<api::Image> {
         let what = field("target", &r.into_inner().target)?;
-        let view = self.service.get_image(&what).await?;
+        let view = self.service.find_image(&what).await?;
         Ok(Response::new(answers::image(&view)))
     }
 

@@ -16,7 +16,7 @@ use super::{
     first, usable,
 };
 use crate::domain::{
-    ActivateOptions, Begin, First, ImageRef, Marks, Phase, Ref, Snapshot, SourceRef, Volume,
+    ActivateOptions, Begin, First, Image, ImageRef, Marks, Phase, Ref, Snapshot, SourceRef, Volume,
     VolumeAsked,
 };
 use crate::store::Expect;
@@ -30,6 +30,8 @@ pub struct CreateThin {
     pub size: VolumeSize,
     /// The image that shows through.
     pub image: Option<ImageRef>,
+    /// Whether all of the image is to show.
+    pub whole_image: bool,
     /// The parameters as they were given.
     pub asked: VolumeAsked,
     /// Where it may go.
@@ -106,6 +108,13 @@ impl Service {
                 Some(image) => Some(self.usable_image(image, "image").await?),
                 None => None,
             };
+            if let Some(content) = content.as_ref().filter(|_| wanted.whole_image) {
+                shows_all(
+                    &content.image,
+                    wanted.size,
+                    "`whole_image` asks for all of it",
+                )?;
+            }
             let place = self.place(&wanted.placement, content, wanted.size).await?;
             let (volume, expect) = placed(&wanted, place);
             match self.wish(volume, expect).await {
@@ -196,22 +205,15 @@ impl Service {
                 problem: format!("the image's size cannot be a volume's: {e}"),
             })?;
         let size = wanted.size.unwrap_or(whole);
-        if size < whole {
-            return Err(ServiceError::OutOfRange {
-                field: "size_bytes",
-                problem: format!(
-                    "{} B is less than the image's {} B: a clone shows all of its source; \
-                     CreateThin makes a volume that shows the beginning",
-                    size.bytes().0,
-                    whole.bytes().0
-                ),
-            });
-        }
+        let remedy =
+            "a clone shows all of its source; CreateThin makes a volume that shows the beginning";
+        shows_all(&content.image, size, remedy)?;
         let place = self.place(&wanted.placement, Some(content), size).await?;
         let thin = CreateThin {
             name: wanted.name.clone(),
             size,
             image: Some(image.clone()),
+            whole_image: true,
             asked: wanted.asked.clone(),
             placement: wanted.placement.clone(),
             labels: wanted.labels.clone(),
@@ -359,6 +361,18 @@ pub(super) fn smaller(asked: Bytes, least: Bytes) -> ServiceError {
             asked.0, least.0
         ),
     }
+}
+
+/// Refuses a size that would show less than all of an image.
+fn shows_all(image: &Image, size: VolumeSize, why: &str) -> Result<(), ServiceError> {
+    if size.bytes() >= image.size {
+        return Ok(());
+    }
+    let (asked, whole) = (size.bytes().0, image.size.0);
+    Err(ServiceError::OutOfRange {
+        field: "size_bytes",
+        problem: format!("{asked} B is less than the image's {whole} B: {why}"),
+    })
 }
 
 fn placed(wanted: &CreateThin, place: Place) -> (Volume, Vec<Expect>) {

@@ -6,7 +6,7 @@
 use goldleaf_types::{Digest, NodeId};
 
 use super::records::unchanged;
-use super::{Service, ServiceError, busy};
+use super::{ImageView, Service, ServiceError, busy};
 use crate::domain::{Channel, Image, ImageRef, Phase, Ref};
 use crate::store::Expect;
 use crate::store::rows::Row;
@@ -34,15 +34,7 @@ impl Service {
         wanted: &ImageRef,
         field: &'static str,
     ) -> Result<Content, ServiceError> {
-        let (image, channel) = match wanted {
-            ImageRef::Record(what) => (self.records.get::<Image>(what, field).await?, None),
-            ImageRef::Digest(digest) => (self.image_of(*digest, field).await?, None),
-            ImageRef::Channel(name) => {
-                let name = Ref::Name(name.clone());
-                let channel = self.records.get::<Channel>(&name, field).await?;
-                (self.image_of(channel.digest, field).await?, Some(channel))
-            }
-        };
+        let (image, channel) = self.pointed_at(wanted, field).await?;
         match (image.phase, image.digest) {
             (Phase::Ready, Some(digest)) => Ok(Content {
                 digest,
@@ -59,6 +51,32 @@ impl Service {
                     why(&image)
                 ),
             }),
+        }
+    }
+
+    /// One image, however it is pointed at.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the store is away.
+    pub async fn find_image(&self, what: &ImageRef) -> Result<ImageView, ServiceError> {
+        Ok(self.view_image(self.pointed_at(what, "target").await?.0))
+    }
+
+    /// What a reference points at, and the channel that it does so by.
+    async fn pointed_at(
+        &self,
+        what: &ImageRef,
+        field: &'static str,
+    ) -> Result<(Image, Option<Channel>), ServiceError> {
+        match what {
+            ImageRef::Record(what) => Ok((self.records.get::<Image>(what, field).await?, None)),
+            ImageRef::Digest(digest) => Ok((self.image_of(*digest, field).await?, None)),
+            ImageRef::Channel(name) => {
+                let name = Ref::Name(name.clone());
+                let channel = self.records.get::<Channel>(&name, field).await?;
+                Ok((self.image_of(channel.digest, field).await?, Some(channel)))
+            }
         }
     }
 

@@ -254,6 +254,7 @@ pub fn image(name: &str) -> CreateImage {
 /// A volume of one GiB over an image; an empty name is no image.
 pub fn thin(name: &str, image: &str) -> CreateThin {
     CreateThin {
+        whole_image: false,
         name: name.parse().unwrap(),
         size: VolumeSize::new(GIB).unwrap(),
         image: (!image.is_empty()).then(|| image.parse().unwrap()),
