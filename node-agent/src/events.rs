@@ -18,6 +18,9 @@ use crate::telemetry::Chain;
 /// How long one wait takes at most; then it is armed anew, which changes nothing.
 const WAIT: Duration = Duration::from_secs(3600);
 
+/// How long it takes at most when a pool could not be looked at.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Follows the events until the process ends or the agent is dropped.
 ///
 /// # Errors
@@ -42,11 +45,19 @@ fn watch(agent: &Weak<Agent>) -> Result<(), DmError> {
         let Some(agent) = agent.upgrade() else {
             return Ok(());
         };
-        let mut moved = false;
+        let (mut moved, mut wait) = (false, WAIT);
         // Pool by pool: the list of all devices is as long as there are volumes, and each volume
         // that comes or goes wakes us.
         for pool in agent.pools.all_open() {
-            if let Some(device) = control.find(&Owned::Pool(pool.id).name())?
+            let device = match control.find(&Owned::Pool(pool.id).name()) {
+                Ok(device) => device,
+                Err(error) => {
+                    wait = AGAIN;
+                    tracing::warn!(pool = %pool.id, error = %Chain(&error), "not looked at after an event");
+                    continue;
+                }
+            };
+            if let Some(device) = device
                 && seen.insert(pool.id, device.event_nr) != Some(device.event_nr)
             {
                 moved = true;
@@ -57,6 +68,6 @@ fn watch(agent: &Weak<Agent>) -> Result<(), DmError> {
             agent.changed();
         }
         drop(agent);
-        events.wait(WAIT)?;
+        events.wait(wait)?;
     }
 }

@@ -48,7 +48,16 @@ hostNetwork: true
 dnsPolicy: ClusterFirstWithHostNet
 nodeSelector:
   kubernetes.io/os: linux
-  kubernetes.io/hostname: {{ required "say which node has the pools: --set node=NAME" .Values.node | quote }}
+# By the node's own name: the label kubernetes.io/hostname may be another.
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchFields:
+            - key: metadata.name
+              operator: In
+              values:
+                - {{ required "say which node has the pools: --set node=NAME" .Values.node | quote }}
 {{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}

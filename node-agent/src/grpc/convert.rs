@@ -273,9 +273,8 @@ pub fn started(at: jiff::Timestamp) -> prost_types::Timestamp {
     timestamp(at)
 }
 
-/// A thin for the wire.
-#[must_use]
-pub fn thin(view: &ThinView) -> pb::AgentThin {
+/// What is worth knowing about a thin.
+fn thin_conditions(view: &ThinView) -> Vec<api::Condition> {
     let row = &view.record;
     let mut conditions = Vec::new();
     if view.missing {
@@ -326,12 +325,19 @@ pub fn thin(view: &ThinView) -> pb::AgentThin {
             ),
         ));
     }
+    conditions
+}
+
+/// A thin for the wire.
+#[must_use]
+pub fn thin(view: &ThinView) -> pb::AgentThin {
+    let row = &view.record;
     pb::AgentThin {
         owner: row.owner.to_string(),
         name: row.name.to_string(),
         pool: view.pool.to_string(),
         phase: phase(row.phase).into(),
-        conditions,
+        conditions: thin_conditions(view),
         size_bytes: view.size().0,
         image_digest: row.image.map(|i| i.digest.to_string()).unwrap_or_default(),
         source: row.parent.map(|p| p.to_string()).unwrap_or_default(),
