@@ -31,16 +31,24 @@ use crate::ops::{Agent, Bell, Lane, RepairFolder};
 use crate::registration::{self, Registration};
 use crate::udev_rules;
 
+/// What keeps a second agent off: to be held until the process ends, since what blocks still is at
+/// work on the pools until then.
+pub type Only = std::fs::File;
+
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
 /// When it cannot begin to serve: an address in use, no device-mapper, a second agent.
-pub async fn run(args: Args) -> Result<()> {
+pub async fn run(args: Args) -> (Option<Only>, Result<()>) {
+    match only_agent(&args.state_dir) {
+        Ok(only) => (Some(only), serve_until_told(args).await),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+async fn serve_until_told(args: Args) -> Result<()> {
     let host = Host::find(args.host_id.as_deref(), args.node_name.clone())?;
-    std::fs::create_dir_all(&args.state_dir)
-        .with_context(|| format!("cannot make the folder {}", args.state_dir.display()))?;
-    let _only = only_agent(&args.state_dir)?;
     let state_dir = std::fs::canonicalize(&args.state_dir)?;
     let images = ImageFolder::open(
         state_dir.join("images"),
@@ -105,14 +113,31 @@ pub async fn run(args: Args) -> Result<()> {
     serve(&agent, tcp, unix, stop.clone()).await?;
     stop.cancel();
     agent.stop_work();
-    tasks.close();
-    tasks.wait().await;
+    wind_up(&tasks, &mut work, WIND_UP).await?;
     drop(socket);
-    while let Some(ended) = work.join_next().await {
-        ended.context("the thread for long work panicked")?;
-    }
     tracing::info!("stopped; active volumes go on");
     Ok(())
+}
+
+/// How long what goes on is waited for after the last call.
+const WIND_UP: Duration = Duration::from_secs(10);
+
+/// Waits for what goes on, for a while: what blocks longer ends with the process, as by a kill, and the
+/// next start finishes it.
+async fn wind_up(tasks: &TaskTracker, work: &mut JoinSet<()>, most: Duration) -> Result<()> {
+    tasks.close();
+    let ended = async {
+        tasks.wait().await;
+        while let Some(ended) = work.join_next().await {
+            ended.context("the thread for long work panicked")?;
+        }
+        Ok(())
+    };
+    let waited = tokio::time::timeout(most, ended).await;
+    waited.unwrap_or_else(|_| {
+        tracing::warn!("something is at work still: the next start finishes it");
+        Ok(())
+    })
 }
 
 /// Before the first loop device is there. Volumes come back even when it fails.
@@ -269,7 +294,9 @@ async fn space_loop(agent: Arc<Agent>, stop: CancellationToken) {
 }
 
 /// Holds the state folder against a second agent.
-fn only_agent(state_dir: &Path) -> Result<std::fs::File> {
+fn only_agent(state_dir: &Path) -> Result<Only> {
+    std::fs::create_dir_all(state_dir)
+        .with_context(|| format!("cannot make the folder {}", state_dir.display()))?;
     let lock = std::fs::File::create(state_dir.join("agent.lock"))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(
         || {
@@ -285,6 +312,24 @@ fn only_agent(state_dir: &Path) -> Result<std::fs::File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A repair's tool may run for hours; a stop does not.
+    #[tokio::test]
+    async fn what_does_not_end_is_not_waited_for() {
+        let most = Duration::from_millis(50);
+        let (tasks, mut work) = (TaskTracker::new(), JoinSet::new());
+        tasks.spawn(std::future::pending::<()>());
+        work.spawn(async {});
+        let began = tokio::time::Instant::now();
+        wind_up(&tasks, &mut work, most).await.unwrap();
+        assert!(began.elapsed() >= most && !work.is_empty());
+        wind_up(&TaskTracker::new(), &mut work, most).await.unwrap();
+        assert!(work.is_empty(), "what ends is waited for");
+        work.spawn(async { panic!("as a bug would") });
+        wind_up(&TaskTracker::new(), &mut work, most)
+            .await
+            .unwrap_err();
+    }
 
     /// Rings that settle sooner than the timer ticks, one after the other: devices go all the time.
     #[tokio::test]
