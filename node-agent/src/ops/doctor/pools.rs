@@ -30,7 +30,7 @@ pub(super) fn closed(pools: &[PoolView]) -> Vec<Finding> {
                 reason: format!("pool {} did not open: {why}", pool.name),
                 advice: format!(
                     "mend what is said there, then: goldleaf pool open {0}; damaged metadata: goldleaf \
-                     pool repair {0}",
+                     pool repair {0}; what can be read of it as it is: goldleaf pool open {0} --rescue",
                     pool.name
                 ),
                 remedy: None,
