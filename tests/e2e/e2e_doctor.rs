@@ -86,6 +86,11 @@ fn one_of_each_planted_fault_is_found_and_nothing_on_a_clean_host() {
     assert_eq!(printed, expected);
 
     for id in &expected {
+        // Where all is slow the agent's own sweep comes first, and resumes the device.
+        if id.contains("SuspendedDevice") && !ids(&host).contains(id) {
+            assert!(host.logs().contains("was found suspended; resumed"));
+            continue;
+        }
         mend(&host, id);
     }
     mend(&host, &format!("{NODE}/QuarantinedThin/{pool}/4711"));
