@@ -331,8 +331,19 @@ fn without_the_file_that_a_row_names_nothing_is_opened_and_another_repair_may_be
             "{error}"
         );
         assert!(!metadata(&rig).live);
+        // Looking at what a repair would do takes nothing away that a person may bring back.
+        let looked = ask(&rig, false, false).unwrap();
+        assert_eq!(looked.outcome, RepairOutcome::WouldDo);
+        assert_eq!(made.exists(), spoilt.is_some());
         std::fs::write(&made, &content).unwrap();
     }
+    // One that cannot be read may be whole: no other is begun over it.
+    std::fs::remove_file(&made).unwrap();
+    std::fs::create_dir(&made).unwrap();
+    let error = ask(&rig, true, false).unwrap_err();
+    assert!(matches!(error, PoolError::RepairFile { .. }), "{error}");
+    std::fs::remove_dir(&made).unwrap();
+    std::fs::write(&made, &content).unwrap();
     std::fs::remove_file(&made).unwrap();
     assert_eq!(ask(&rig, true, false).unwrap().outcome, RepairOutcome::Done);
     rig.check("repaired once more");

@@ -178,7 +178,7 @@ impl Agent {
     /// What a pool's metadata lists, read from a copy of it: how many blocks each thin maps.
     fn listed(&self, spec: &PoolSpec) -> Result<Vec<(ThinId, u64)>, PoolError> {
         let len = spec.metadata.iter().map(|s| s.len.bytes().0).sum();
-        self.repairs.clean(spec.id);
+        self.repairs.clean_copies(spec.id);
         self.repairs.has_room(spec.id, Bytes(len))?;
         let copy = self.repairs.scratch(spec.id, "copy")?;
         self.kernel

@@ -25,6 +25,20 @@ pub struct RepairFolder {
     turn: Mutex<()>,
 }
 
+/// Why the file that a row names cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileTrouble {
+    /// It is not there.
+    #[error("it is not there")]
+    Missing,
+    /// It is another, or a part of it.
+    #[error("it has other content than was written")]
+    OtherContent,
+    /// Nobody knows: it may be whole.
+    #[error("{0}")]
+    Unreadable(io::Error),
+}
+
 /// A file at work; it goes with this, unless it is kept.
 #[derive(Debug)]
 pub(in crate::ops) struct Scratch {
@@ -128,12 +142,18 @@ impl RepairFolder {
     }
 
     /// The file that a row names, if it has what the row says.
-    pub(super) fn open(&self, row: &Repair) -> Result<File, String> {
-        let file = File::open(self.path(row)).map_err(|error| error.to_string())?;
+    pub(super) fn open(&self, row: &Repair) -> Result<File, FileTrouble> {
+        let file = File::open(self.path(row)).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                FileTrouble::Missing
+            } else {
+                FileTrouble::Unreadable(error)
+            }
+        })?;
         match digest(&file) {
             Ok(found) if found == row.digest => Ok(file),
-            Ok(_) => Err("it has other content than was written".into()),
-            Err(error) => Err(error.to_string()),
+            Ok(_) => Err(FileTrouble::OtherContent),
+            Err(error) => Err(FileTrouble::Unreadable(error)),
         }
     }
 
@@ -142,14 +162,24 @@ impl RepairFolder {
         remove(&self.path(row));
     }
 
-    /// Removes what repairs of a pool left that were cut short. No row names any of it.
+    /// Removes what repairs of a pool left that were cut short. The caller knows that no row of the
+    /// pool's names any of it.
     pub(in crate::ops) fn clean(&self, pool: PoolId) {
+        self.clean_of(pool, &[".copy", ".repaired"]);
+    }
+
+    /// Removes copies alone: what was repaired may be what a row names.
+    pub(in crate::ops) fn clean_copies(&self, pool: PoolId) {
+        self.clean_of(pool, &[".copy"]);
+    }
+
+    fn clean_of(&self, pool: PoolId, endings: &[&str]) {
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return; // no repair yet
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let work = [".copy", ".repaired"].iter().any(|end| name.ends_with(end));
+            let work = endings.iter().any(|end| name.ends_with(end));
             if work && name.starts_with(&format!("{pool}-")) {
                 remove(&path);
             }

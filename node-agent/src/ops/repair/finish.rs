@@ -6,9 +6,10 @@
 
 use goldleaf_types::PoolId;
 
+use super::files::FileTrouble;
 use super::subject::Subject;
 use super::{RepairOutcome, RepairReport};
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, PoolRecord, Repair};
 use crate::failpoint::{Point, hit};
 use crate::ops::Agent;
 use crate::ops::devices::HeldDevice;
@@ -30,17 +31,8 @@ impl Agent {
             return Ok(false);
         };
         self.pools.says(id, Opening::Repair);
-        let file = self
-            .repairs
-            .open(row)
-            .map_err(|why| PoolError::RepairFile {
-                pool: id,
-                path: self.repairs.path(row),
-                host: record
-                    .home
-                    .map_or_else(|| "this one".into(), |home| home.to_string()),
-                why,
-            })?;
+        let file = self.repairs.open(row);
+        let file = file.map_err(|why| self.repair_file(&record, row, &why))?;
         tracing::warn!(pool = %id, file = row.file, "putting its repaired metadata in place");
         let spec = spec_of(&record, devices, false);
         self.kernel
@@ -60,10 +52,30 @@ impl Agent {
         Ok(true)
     }
 
-    /// Whether a repair was cut short that can be gone on with.
-    pub(super) fn is_cut_short(&self, subject: &Subject) -> bool {
-        let row = subject.record.repair.as_ref();
-        row.is_some_and(|row| self.repairs.open(row).is_ok())
+    /// Whether a repair was cut short that can be gone on with. Refused while its file cannot be read:
+    /// it may be the only whole metadata that there is.
+    pub(super) fn is_cut_short(&self, subject: &Subject) -> Result<bool, PoolError> {
+        let Some(row) = &subject.record.repair else {
+            return Ok(false);
+        };
+        match self.repairs.open(row) {
+            Ok(_) => Ok(true),
+            Err(FileTrouble::Missing | FileTrouble::OtherContent) => Ok(false),
+            Err(why @ FileTrouble::Unreadable(_)) => {
+                Err(self.repair_file(&subject.record, row, &why))
+            }
+        }
+    }
+
+    fn repair_file(&self, record: &PoolRecord, row: &Repair, why: &FileTrouble) -> PoolError {
+        PoolError::RepairFile {
+            pool: record.id,
+            path: self.repairs.path(row),
+            host: record
+                .home
+                .map_or_else(|| "this one".into(), |home| home.to_string()),
+            why: why.to_string(),
+        }
     }
 
     /// Goes on with a repair that was cut short: an opening does that. The caller has reserved the pool.

@@ -134,7 +134,7 @@ impl Agent {
                 });
             }
         }
-        if self.is_cut_short(&subject) {
+        if self.is_cut_short(&subject)? {
             return match wanted.apply {
                 false => Ok(RepairReport::would_resume(&subject.record)),
                 true => self.resume_repair(subject),
@@ -169,7 +169,7 @@ impl Agent {
         told: RepairTold<'_>,
     ) -> Result<Scratch, PoolError> {
         let (id, len) = (subject.record.id, subject.metadata_len());
-        self.repairs.clean(id);
+        self.repairs.clean_copies(id);
         self.repairs.has_room(id, Bytes(2 * len.0))?;
         told(RepairStep::Copying, Bytes(0), len);
         let copy = self.repairs.scratch(id, "copy")?;
