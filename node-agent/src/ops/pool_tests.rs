@@ -403,3 +403,22 @@ fn another_name_is_on_the_label_also_when_a_crash_left_the_former_one_there() {
     rig.agent.close_pool(POOL, STORE).unwrap();
     assert_eq!(label().pool_name, "slow");
 }
+
+/// What fails after the tables are gone leaves a pool that is closed and not half open.
+#[test]
+fn a_close_that_fails_in_the_middle_leaves_a_pool_that_opens_again() {
+    let rig = rig();
+    create(&rig, 11, false).unwrap();
+    let row = rig.agent.thin(volume(11)).unwrap().record;
+    let link = rig.agent.links.path(&"fast".parse().unwrap(), &row.name);
+    std::fs::create_dir_all(link.join("in the way")).unwrap();
+    let error = rig.agent.close_pool(POOL, STORE).unwrap_err();
+    assert!(error.to_string().contains("links"), "{error}");
+    let refused = create(&rig, 12, false).unwrap_err();
+    assert!(matches!(refused, ThinError::NoPool(_)), "{refused}");
+    std::fs::remove_dir_all(&link).unwrap();
+    rig.agent.open_pool(POOL, STORE).unwrap();
+    create(&rig, 12, false).unwrap();
+    rig.check("opened again");
+    rig.agent.close_pool(POOL, STORE).unwrap();
+}

@@ -443,7 +443,9 @@ impl Agent {
         }
     }
 
-    /// Removes the pool's tables and flushes its catalogue.
+    /// Removes the pool's tables and flushes its catalogue. Once the tables are gone it is not open any
+    /// more, whatever else fails: its labels are still those of an open pool, so it is checked when it
+    /// opens again.
     pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
         // First, for what is refused is not to wait for a step of long work to end.
         self.check_inactive(pool)?;
@@ -456,13 +458,16 @@ impl Agent {
         self.sweep_images();
         self.remove_tables(pool.id)?;
         hit(Point::PoolTablesGone);
-        self.clear_links(&pool.name(), &pool.catalogue.all())?;
-        pool.catalogue
-            .close()
-            .map_err(|source| PoolError::Catalogue {
-                pool: pool.id,
-                source,
-            })
+        let links = self.clear_links(&pool.name(), &pool.catalogue.all());
+        let closed = pool.catalogue.close();
+        let closed = closed.map_err(|source| PoolError::Catalogue {
+            pool: pool.id,
+            source,
+        });
+        closed.and(links).inspect_err(|error| {
+            self.pools.remove(pool.id);
+            self.pools.refuse(pool.id, Chain(error).to_string());
+        })
     }
 
     /// Every pool of this node: open ones, closed ones, and ones that do not open. Blocks.

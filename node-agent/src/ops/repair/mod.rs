@@ -283,9 +283,15 @@ impl Agent {
         let was_open = subject.pool.take();
         let (devices, found) = match &was_open {
             Some(pool) => {
-                self.take_down(pool)?;
+                let devices = pool.devices();
+                if let Err(error) = self.take_down(pool) {
+                    if self.pools.open(id).is_none() {
+                        self.raise_again(id, devices, AsFound::default());
+                    }
+                    return Err(error);
+                }
                 self.pools.remove(id);
-                (pool.devices(), AsFound::default())
+                (devices, AsFound::default())
             }
             None => {
                 self.remove_tables(id)?;
@@ -301,9 +307,8 @@ impl Agent {
             Ok(report) => report,
             Err(error) => {
                 // As it was; or, if the wish is stored in spite of the error, as it is to be.
-                if reopen && let Err(also) = self.raise(id, devices, found) {
-                    tracing::error!(pool = %id, error = %Chain(&also), "not open again");
-                    self.pools.refuse(id, Chain(&also).to_string());
+                if reopen {
+                    self.raise_again(id, devices, found);
                 }
                 return Err(error);
             }
@@ -317,6 +322,14 @@ impl Agent {
                 self.pools.refuse(id, Chain(&error).to_string());
                 Err(error)
             }
+        }
+    }
+
+    /// Opens a pool that was open before something failed. What keeps it from that is said of it.
+    fn raise_again(&self, id: PoolId, devices: Arc<Vec<HeldDevice>>, found: AsFound) {
+        if let Err(also) = self.raise(id, devices, found) {
+            tracing::error!(pool = %id, error = %Chain(&also), "not open again");
+            self.pools.refuse(id, Chain(&also).to_string());
         }
     }
 
