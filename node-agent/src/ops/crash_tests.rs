@@ -131,6 +131,18 @@ fn mend_ownerless(rig: &Rig) -> Result<String, String> {
     Ok(format!("left {:?}", pool.record().quarantined))
 }
 
+/// What can be read of a closed pool is, and it is as closed as before. Again, it may be open so.
+fn rescue(rig: &Rig) -> Result<String, String> {
+    let view = rig.agent.open_for_rescue(POOL, Some(STORE));
+    let view = view.map_err(|e| e.to_string())?;
+    let PoolState::Open { doubt, .. } = view.state else {
+        return Err(format!("{:?}", view.state));
+    };
+    let closed = rig.agent.close_pool(POOL, Some(STORE));
+    closed.map_err(|e| e.to_string())?;
+    Ok(format!("rescued: {}, then closed", doubt.is_some()))
+}
+
 /// A closed pool's metadata is damaged, and repaired. Again, an opening has gone on with that.
 fn repair(rig: &Rig) -> Result<String, String> {
     if rig.agent.pools.open(POOL).is_none() {
@@ -341,6 +353,7 @@ fn life() -> Vec<Step> {
         pool_step("close the pool", |rig| {
             rig.agent.close_pool(POOL, Some(STORE))
         }),
+        ("open it for what can be read", Box::new(rescue)),
         ("have its metadata damaged and repaired", Box::new(repair)),
         pool_step("open the pool", |rig| {
             rig.agent.open_pool(POOL, Some(STORE))
