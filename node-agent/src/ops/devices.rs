@@ -114,13 +114,21 @@ impl HeldDevice {
     }
 }
 
+impl Locked {
+    /// Gives the lock up, whoever looks at the pool still and has the file open for that. Nothing is
+    /// written from here on.
+    pub(super) fn release(&self) {
+        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(file = ?self.0, %error, "its lock goes with this process");
+        }
+    }
+}
+
 impl Drop for Locked {
     fn drop(&mut self) {
         // Said, not left to the close: a program that is just being started has the file open too,
         // for the moment between its fork and its exec, and would go on holding the lock.
-        if let Err(error) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
-            tracing::warn!(file = ?self.0, %error, "its lock goes with this process");
-        }
+        self.release();
     }
 }
 

@@ -68,6 +68,7 @@ impl Agent {
             self.blank(device)?;
             hit(Point::PoolPartWiped);
         }
+        devices.iter().for_each(|device| device.file.release());
         drop(busy);
         self.changed();
         Ok(())

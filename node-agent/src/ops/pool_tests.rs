@@ -422,3 +422,23 @@ fn a_close_that_fails_in_the_middle_leaves_a_pool_that_opens_again() {
     rig.check("opened again");
     rig.agent.close_pool(POOL, STORE).unwrap();
 }
+
+/// Somebody looks at the pool, as a watch or an event does, while it is closed or deleted.
+#[test]
+fn devices_are_free_once_a_pool_is_closed_or_deleted_whoever_looks_at_it() {
+    let rig = rig();
+    let looking = rig.agent.pools.open(POOL).unwrap();
+    rig.agent.close_pool(POOL, STORE).unwrap();
+    rig.agent.open_pool(POOL, STORE).unwrap();
+    drop(looking);
+    // The lock is the new opening's: who looked at the old one does not take it away.
+    let path = rig.dir.path().join("pools/fast.pool");
+    let device = open(&path);
+    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&device, lock).unwrap_err();
+    drop(device);
+    let looking = rig.agent.pools.open(POOL).unwrap();
+    rig.agent.delete_pool(POOL, STORE, Which::Empty).unwrap();
+    rig.agent.create_pool(STORE, rig.pool()).unwrap();
+    drop(looking);
+}

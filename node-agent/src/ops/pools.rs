@@ -418,6 +418,8 @@ impl Agent {
         if let Some(why) = rescued {
             self.pools.refuse(id, why);
         }
+        // Who is told that it is closed may use its devices at once.
+        devices.iter().for_each(|device| device.file.release());
         drop((devices, pool));
         drop(busy);
         self.changed();
