@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use csi_proto::v1 as csi;
 use goldleaf_tests::host::Host;
 use goldleaf_tests::host::csi::block;
-use goldleaf_tests::support::patience;
+use goldleaf_tests::support::{patience, say};
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -64,12 +64,12 @@ fn five_hundred_claims_at_once_are_all_served_and_none_is_doubled() {
     let mut controller = host.start_csi_controller();
     let (ids, times) = create_all(&host);
     let ms = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_millis();
-    println!(
+    say(&format!(
         "{COUNT} CreateVolume at once: p50 {} ms, p99 {} ms, last {} ms",
         ms(50),
         ms(99),
         ms(100)
-    );
+    ));
     assert_eq!(ids.len(), COUNT);
     // Asked again, as an orchestrator that lost the answers does, each is the same.
     let (again, _) = create_all(&host);

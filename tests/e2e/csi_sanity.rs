@@ -7,6 +7,7 @@ use std::path::Path;
 
 use goldleaf_tests::command::{command, output};
 use goldleaf_tests::host::Host;
+use goldleaf_tests::support::say;
 
 /// What of the suite is skipped; `docs/csi.md` says why. Nothing else may be.
 const SKIPPED: &[&str] = &[
@@ -83,7 +84,7 @@ fn the_suite_passes_for_block_devices_and_file_systems_blank_and_over_an_image()
             let said = sanity(&host, access, image);
             let ran = said.lines().find(|l| l.starts_with("Ran ")).unwrap();
             let counts = said.lines().find(|l| l.contains(" Failed | ")).unwrap();
-            println!("csi-sanity {access} {image:6}: {ran} {counts}");
+            say(&format!("csi-sanity {access} {image:6}: {ran} {counts}"));
             assert!(counts.contains("| 0 Failed |"), "{counts}");
             // The name of a spec is in the line after the one that says it was skipped.
             let lines: Vec<&str> = said.lines().collect();

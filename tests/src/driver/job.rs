@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::less::Less;
 use super::outcome::Outcome;
 use super::{Place, plan};
+use crate::FIGURE;
 use crate::command::command;
 
 /// Lines of a log that are shown of a failure.
@@ -193,6 +194,23 @@ impl fmt::Display for Finished {
             write!(f, ", on {kernel}")?;
         }
         self.less
-            .map_or(Ok(()), |less| write!(f, "; not whole: {less}"))
+            .map_or(Ok(()), |less| write!(f, "; not whole: {less}"))?;
+        figures(&self.output).try_for_each(|figure| write!(f, "\n       {figure}"))
+    }
+}
+
+/// What a test has measured or counted, as it said it.
+fn figures(output: &str) -> impl Iterator<Item = &str> {
+    output.lines().filter_map(|line| line.strip_prefix(FIGURE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_test_says_is_shown_and_nothing_else_of_its_output() {
+        let output = format!("running 1 test\ntest a ... \n{FIGURE}p99 3 ms\nok\n");
+        assert_eq!(figures(&output).collect::<Vec<_>>(), ["p99 3 ms"]);
     }
 }
