@@ -9,6 +9,7 @@ mod admission;
 mod adoption;
 mod blocks;
 pub mod caller;
+mod closing;
 mod decouple;
 mod deleted;
 mod deletion;

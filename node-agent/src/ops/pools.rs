@@ -1,4 +1,4 @@
-//! Pools: made, opened, closed. Deleting is in `pool_deletion`.
+//! Pools: made and opened. Closing is in `closing`, deleting in `pool_deletion`.
 //!
 //! Called by `grpc` and at start. Labels come first and say "being made" (layout generation 0);
 //! the catalogue and the cleared metadata come next; the label of data device 0 with a real
@@ -18,12 +18,12 @@ use super::admission::Policy;
 use super::devices::DeviceRules;
 use super::error::PoolError;
 use super::forming::{HALF, PoolPlan, is_half, mismatch};
-use super::open_pool::{Doubt, OpenPool};
+use super::open_pool::OpenPool;
 use super::opening::labelled;
 use super::repair::Reservations;
 use super::scan::{FoundDevice, Look, Scanner};
 use super::view::{PoolState, PoolView};
-use crate::catalogue::{NoSpace, Role, write_label};
+use crate::catalogue::{NoSpace, Role};
 use crate::failpoint::{Point, hit};
 use crate::kernel::KernelError;
 use crate::telemetry::Chain;
@@ -374,102 +374,6 @@ impl Agent {
         drop(busy);
         self.changed();
         Ok(pool)
-    }
-
-    /// Closes a pool: nothing of it stays in the kernel, and its labels say so. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// [`PoolError::Active`] while a volume of it is active.
-    pub fn close_pool(
-        &self,
-        id: PoolId,
-        caller: Option<Incarnation>,
-    ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.pools.reserved.is_free(id)?;
-        let Some(pool) = self.pools.open(id) else {
-            return self.close_unopened(id);
-        };
-        pool.admit(caller)?;
-        let busy = self.pools.begin(id);
-        self.take_down(&pool)?;
-        let rescued = match &pool.doubt {
-            Some(Doubt::Rescue { why, .. }) => Some(why.clone()),
-            Some(Doubt::RolledBack { .. } | Doubt::NotWritable { .. }) | None => None,
-        };
-        // What was opened for rescue was not opened, as far as its devices know.
-        let devices = pool.devices();
-        let written = devices.iter().filter(|_| rescued.is_none());
-        for device in written {
-            let Some(label) = &device.label else { continue };
-            let mut label = label.clone();
-            label.clean = true;
-            write_label(&device.file, &label).map_err(|source| PoolError::Label {
-                path: device.path.clone(),
-                source,
-            })?;
-        }
-        self.pools.remove(id);
-        if let Some(why) = rescued {
-            self.pools.refuse(id, why);
-        }
-        // Who is told that it is closed may use its devices at once.
-        devices.iter().for_each(|device| device.file.release());
-        drop((devices, pool));
-        drop(busy);
-        self.changed();
-        self.closed_view(id).ok_or(PoolError::NotFound(id))
-    }
-
-    /// A pool that did not open may have tables of an earlier agent: closed means that none stay.
-    fn close_unopened(&self, id: PoolId) -> Result<PoolView, PoolError> {
-        let view = self.closed_view(id).ok_or(PoolError::NotFound(id))?;
-        self.remove_tables(id)?;
-        Ok(view)
-    }
-
-    pub(super) fn remove_tables(&self, pool: PoolId) -> Result<(), PoolError> {
-        match self.kernel.ensure_no_pool(pool) {
-            Ok(_) => {
-                // If they were a rescue's: no more.
-                self.repairs.unmark_rescued(pool);
-                Ok(())
-            }
-            Err(KernelError::Busy { .. }) => Err(PoolError::Active { pool, count: 1 }),
-            Err(error) => Err(PoolError::Kernel(error)),
-        }
-    }
-
-    /// Removes the pool's tables and flushes its catalogue. Once the tables are gone it is not open any
-    /// more, whatever else fails: its labels are still those of an open pool, so it is checked when it
-    /// opens again.
-    pub(super) fn take_down(&self, pool: &Arc<OpenPool>) -> Result<(), PoolError> {
-        // First, for what is refused is not to wait for a step of long work to end.
-        self.check_inactive(pool)?;
-        let _barred = self.work.bar(pool.id);
-        self.check_inactive(pool)?;
-        // Its metadata may be another's work when it comes back.
-        for row in pool.catalogue.all() {
-            self.mapped.forget(row.owner);
-        }
-        self.sweep_images();
-        self.remove_tables(pool.id)?;
-        hit(Point::PoolTablesGone);
-        let links = self.clear_links(&pool.name(), &pool.catalogue.all());
-        let closed = pool.catalogue.close();
-        let closed = closed.map_err(|source| PoolError::Catalogue {
-            pool: pool.id,
-            source,
-        });
-        closed.and(links).inspect_err(|error| {
-            self.pools.remove(pool.id);
-            self.pools.refuse(pool.id, Chain(error).to_string());
-        })
     }
 
     /// Every pool of this node: open ones, closed ones, and ones that do not open. Blocks.
