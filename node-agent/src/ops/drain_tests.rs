@@ -19,7 +19,9 @@ const BLOCKS: u64 = 10_000;
 /// A pool with a volume that maps as much as it can.
 fn rig() -> (Rig, ThinId) {
     let rig = Rig::new();
-    rig.agent.create_pool(Some(STORE), rig.pool()).unwrap();
+    let mut roomy = rig.pool();
+    roomy.devices[0].create = Some(Bytes(1 << 30)); // the file is sparse
+    rig.agent.create_pool(Some(STORE), roomy).unwrap();
     let request = CreateThin {
         size: VolumeSize::new(BLOCKS * BLOCK).unwrap(),
         ..rig.thin(volume(11), false, true)

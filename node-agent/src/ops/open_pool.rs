@@ -19,7 +19,7 @@ use super::locks::{Held, Locks};
 use super::opening::{labelled, stretches};
 use super::rescue::Shown;
 use super::scan::Look;
-use super::space_rules::{Scarcity, metadata, working};
+use super::space_rules::{Scarcity, data_free, metadata, working};
 use super::waiting::Waiting;
 use crate::catalogue::{Catalogue, NoSpace, PoolRecord, RegionKind};
 use crate::kernel::{CHECK_IT, Kernel, PoolSpec, Stretch, Unwritable};
@@ -382,9 +382,11 @@ impl OpenPool {
                 Scarcity::Low | Scarcity::Out => return Err(ThinError::MetadataLow(self.id)),
             }
         }
-        match self.writable_mode(kernel)? {
-            PoolMode::OutOfDataSpace => Err(ThinError::PoolFull(self.id)),
-            PoolMode::ReadWrite | PoolMode::ReadOnly => Ok(()),
+        // A table that was loaded since makes the kernel forget its mode until the next write.
+        let none_left = working(&status).is_some_and(|s| data_free(s) == 0);
+        match (self.writable_mode(kernel)?, none_left) {
+            (PoolMode::OutOfDataSpace, _) | (_, true) => Err(ThinError::PoolFull(self.id)),
+            (PoolMode::ReadWrite | PoolMode::ReadOnly, false) => Ok(()),
         }
     }
 

@@ -90,6 +90,31 @@ fn nothing_new_is_admitted_on_the_last_quarter_of_the_metadata() {
     rig.agent.delete_thin(STORE, volume(11), None, 1).unwrap();
 }
 
+/// A table that is loaded again makes the kernel call a full pool read-write until the next write.
+#[test]
+fn a_pool_without_a_free_block_is_full_whatever_mode_the_kernel_says() {
+    let rig = rig();
+    let first = create(&rig, 11, false).unwrap().record.thin;
+    {
+        let mut world = rig.kernel.world();
+        let found = world.pools.get_mut(&POOL).unwrap();
+        let all = found.data_len / 128;
+        found.thins.insert(first, all);
+        assert_eq!(found.mode, None);
+    }
+    for refused in [
+        create(&rig, 12, false),
+        rig.agent
+            .create_snapshot(STORE, snap(snapshot(21), volume(11), false)),
+    ] {
+        assert!(
+            matches!(refused, Err(ThinError::PoolFull(_))),
+            "{refused:?}"
+        );
+    }
+    create(&rig, 11, false).unwrap(); // it is there already
+}
+
 #[test]
 fn the_kernel_is_asked_to_tell_us_before_the_metadata_can_be_used_up() {
     let rig = rig();
