@@ -81,6 +81,7 @@ fn targets(control: Option<&Control>) -> Vec<Check> {
     let mut checks = Vec::new();
     for (name, oldest, remedy) in [
         ("linear", [1, 0, 0], "modprobe dm-mod"),
+        ("zero", [1, 0, 0], "modprobe dm-zero"),
         (
             "thin-pool",
             THIN_POOL,
@@ -96,6 +97,7 @@ fn targets(control: Option<&Control>) -> Vec<Check> {
         checks.push(Check {
             subject: match name {
                 "linear" => "target linear",
+                "zero" => "target zero",
                 "thin" => "target thin",
                 _ => "target thin-pool",
             },

@@ -127,6 +127,11 @@ fn assert_read(host: &Host) {
         std::fs::read(&raw).unwrap() == content(Pattern(4)),
         "s differs"
     );
+    // It is longer than its image, and its pool is read-only: zeroes there, and no error.
+    host.activate_read_only("v").unwrap();
+    let v = model::device(host, "volume/v").read(0, content(Pattern(2)).len());
+    assert!(v == content(Pattern(2)), "v reads differently");
+    host.deactivate("v").unwrap();
     host.activate_read_only("w").unwrap();
     let w = model::device(host, "volume/w");
     let (mut whole, mut failed) = (0, 0);

@@ -4,11 +4,12 @@
 
 use std::path::PathBuf;
 
-use goldleaf_dm::{Control, DmName, block};
+use goldleaf_dm::{Control, DmName, Flush, Table, block, swap_table};
 use goldleaf_proto::v1 as api;
 use goldleaf_tests::command::output;
 use goldleaf_tests::host::{Host, blank, over};
 use goldleaf_tests::support::{Node, Pattern};
+use goldleaf_types::Bytes;
 
 const MIB: u64 = 1 << 20;
 const GOLDEN: Pattern = Pattern(1);
@@ -169,13 +170,18 @@ fn sizes_that_are_no_multiple_of_the_pools_block_are_right_to_the_last_byte() {
     host.end();
 }
 
+/// The golden image's, in hex.
+fn digest(host: &Host) -> String {
+    let digest = host.get_image("golden").unwrap().digest;
+    digest.trim_start_matches("sha256:").to_owned()
+}
+
 /// The image's own device, whatever stands over it, takes no write: not even by root.
 #[test]
 fn writing_to_an_origin_fails() {
     let host = rig("origin");
     host.create_thin(over("v", 8 * MIB, "golden")).unwrap();
-    let digest = host.get_image("golden").unwrap().digest;
-    let name = format!("goldleaf-image-{}", digest.trim_start_matches("sha256:"));
+    let name = format!("goldleaf-image-{}", digest(&host));
     let control = Control::open().unwrap();
     let origin = control
         .find(&DmName::new(&name).unwrap())
@@ -184,7 +190,49 @@ fn writing_to_an_origin_fails() {
     assert!(origin.read_only);
     let refused = Node::of(origin.dev).try_write(0, &[7; 512]).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(1), "EPERM, and not {refused}");
-    Node::of(origin.dev).assert_reads(untouched);
+    // The content, and the zeroes after it, of which there are more than anybody reads.
+    let len = usize::try_from(IMAGE + 4096).unwrap();
+    assert!(Node::of(origin.dev).read(0, len) == untouched(0, len));
+    assert!(Node::of(origin.dev).size() > Bytes(IMAGE));
+    host.end();
+}
+
+/// An agent of before made it without the zeroes after the content; whoever uses it goes on.
+#[test]
+fn an_image_s_device_without_zeroes_after_it_is_used_while_it_is_in_use() {
+    let mut host = rig("before");
+    host.create_thin(over("v", 8 * MIB, "golden")).unwrap();
+    let name = format!("goldleaf-image-{}", digest(&host));
+    let (control, name) = (Control::open().unwrap(), DmName::new(&name).unwrap());
+    let targets = || control.table(&name).unwrap().parsed().unwrap();
+    let mut before = targets();
+    assert_eq!(before.len(), 2, "{before:?}");
+    before.truncate(1);
+    let table = Table {
+        targets: before.clone(),
+        read_only: true,
+    };
+    swap_table(&control, &name, &table, Flush::Yes).unwrap();
+    host.agent = None;
+    host.start_agent(&[]);
+    host.await_node();
+    let second = host.create_thin(over("w", 8 * MIB, "golden")).unwrap();
+    // The kernel takes an origin's length as it is when a thin is resumed.
+    host.deactivate("v").unwrap();
+    let first = host.activate("v").unwrap();
+    for volume in [&first, &second] {
+        device(volume).assert_reads(untouched);
+    }
+    assert_eq!(targets(), before, "it was in use");
+    for name in ["v", "w"] {
+        host.deactivate(name).unwrap();
+    }
+    host.soon("the idle device goes", || {
+        control.find(&name).unwrap().is_none().then_some(())
+    });
+    let again = host.activate("v").unwrap();
+    assert_eq!(targets().len(), 2);
+    device(&again).assert_reads(untouched);
     host.end();
 }
 

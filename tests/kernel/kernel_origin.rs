@@ -318,6 +318,47 @@ fn an_origin_that_shrank_reads_as_zeroes_after_the_next_resume() {
     thin.assert_reads(beneath(MIB));
 }
 
+/// Why there are zeroes after an image: a pool that is read-only passes reads on without a look at
+/// where the origin ends.
+#[test]
+fn in_a_read_only_pool_an_origin_answers_past_its_end_only_with_zeroes_after_it() {
+    let (pool, bare) = pool_with(MIB + 512);
+    let padded = Table {
+        targets: vec![
+            Target::Linear(LinearSegment {
+                len: bare.size().exact_sectors().unwrap(),
+                dev: bare.dev(),
+                offset: Sectors(0),
+            }),
+            Target::Zero(Sectors(1 << 47)),
+        ],
+        read_only: true,
+    };
+    let padded = pool.scratch().device("padded", &padded);
+    let size = Bytes(4 * MIB);
+    let thins = [(1, &bare), (2, &padded)];
+    let [first, second] = thins.map(|(id, origin)| pool.thin_over(id, size, Some(origin)));
+    // As much before the end, over it and after it, in a pool that writes: no difference.
+    let places = [
+        (4096, 512),
+        (MIB + 1024, 512),
+        (2 * MIB, BLOCK),
+        (3 * MIB, 512),
+    ];
+    for thin in [&first, &second] {
+        thin.assert_reads(beneath(MIB + 512));
+        write_own(thin, &places);
+        thin.assert_reads(written(beneath(MIB + 512), &places));
+    }
+    let mut plan = pool.plan();
+    plan.features.read_only = true;
+    let (control, table) = (pool.scratch().control(), pool.table(plan));
+    swap_table(control, &pool.name(), &table, Flush::Yes).unwrap();
+    let refused = first.try_read(MIB + BLOCK, 4096).unwrap_err();
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::IO), "{refused}");
+    second.assert_reads(written(beneath(MIB + 512), &places));
+}
+
 /// A verity device over an image and its hash tree.
 fn verity(scratch: &Scratch, data: &Node, bytes: &[u8]) -> Result<Node, DmError> {
     let tree = HashTree::over(bytes);

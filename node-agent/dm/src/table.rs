@@ -99,6 +99,8 @@ pub enum Target {
     Verity(Verity),
     /// Every I/O fails.
     Error(Sectors),
+    /// Reads as zeroes.
+    Zero(Sectors),
 }
 
 /// A whole table: targets one after the other from sector 0.
@@ -119,7 +121,7 @@ impl Target {
             Self::ThinPool(t) => t.len,
             Self::Thin(t) => t.len,
             Self::Verity(t) => t.len,
-            Self::Error(len) => *len,
+            Self::Error(len) | Self::Zero(len) => *len,
         }
     }
 
@@ -138,6 +140,7 @@ impl Target {
             Self::Thin(_) => "thin",
             Self::Verity(_) => "verity",
             Self::Error(_) => "error",
+            Self::Zero(_) => "zero",
         }
     }
 
@@ -147,6 +150,7 @@ impl Target {
         let words: Vec<&str> = parameters.split_whitespace().collect();
         match (kind, words.as_slice()) {
             ("error", _) => Some(Self::Error(len)),
+            ("zero", []) => Some(Self::Zero(len)),
             ("linear", [dev, offset]) => Some(Self::Linear(LinearSegment {
                 len,
                 dev: dev.parse().ok()?,
@@ -269,7 +273,7 @@ impl fmt::Display for Target {
                     t.data, t.hash, t.data_block, t.hash_block, t.data_blocks, t.hash_start, t.root
                 )
             }
-            Self::Error(_) => Ok(()),
+            Self::Error(_) | Self::Zero(_) => Ok(()),
         }
     }
 }
@@ -363,6 +367,7 @@ mod tests {
                     low_water_blocks: low, features,
                 }),
                 Target::Error(len),
+                Target::Zero(len),
                 Target::Verity(Verity {
                     len, data: a, hash: b, data_block: 4096, hash_block: 512, data_blocks: low,
                     hash_start: 1, root, salt,
@@ -375,14 +380,14 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_reader_panic(kind in "thin|thin-pool|linear|verity|error|x", text in "\\PC{0,60}") {
+        fn no_text_makes_the_reader_panic(kind in "thin|thin-pool|linear|verity|error|zero|x", text in "\\PC{0,60}") {
             let _ = Target::parse(Sectors(1), &kind, &text);
         }
 
         /// Words that belong there in any order, cut and doubled: nearer to a table than noise is.
         #[test]
         fn what_is_read_of_a_damaged_table_is_printed_as_it_was_read(
-            kind in "thin|thin-pool|linear|verity",
+            kind in "thin|thin-pool|linear|verity|zero",
             words in prop::collection::vec(
                 prop_oneof![
                     "[0-9]{1,20}", "[0-9]{1,5}:[0-9]{1,8}", "[0-9a-f]{64}", Just("sha256".to_owned()),

@@ -1,8 +1,13 @@
 //! Image devices: the read-only origins of thins.
 //!
-//! Used by `dm`. A dm-linear of exactly the image's length, marked read-only by the kernel, over a
-//! read-only loop device or over the block device itself. The loop goes with the linear device that
-//! holds it. A live device counts only when it lies over the very content that was just compared.
+//! Used by `dm`. A dm-linear of exactly the image's length, over a read-only loop device or over the
+//! block device itself, then a dm-zero as long as the largest volume; the whole is marked read-only
+//! by the kernel. The loop goes with the dm device that holds it. A live device counts only when it
+//! lies over the very content that was just compared.
+//!
+//! The zeroes after the image are for pools that are read-only: a writable one never reads an origin
+//! past its end, but a read-only one passes every read of an unmapped block on, and a volume longer
+//! than its image would answer EIO there (Linux `dm-thin.c`, `process_bio_read_only`).
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -11,10 +16,13 @@ use goldleaf_dm::{
     Access, Autoclear, Control, DevNumber, DirectIo, LinearSegment, Owned, Table, Target, block,
     loopdev,
 };
-use goldleaf_types::{Bytes, Sectors};
+use goldleaf_types::{Bytes, SECTOR, Sectors, VolumeSize};
 
 use super::dm::{self, ensure_table, settle};
 use super::{ImageSpec, KernelError};
+
+/// Zeroes after an image: no volume over it is longer than these alone.
+const AFTER: Sectors = Sectors(VolumeSize::MAX / SECTOR);
 
 /// The image's device when it is live and right.
 ///
@@ -33,16 +41,18 @@ pub(super) fn find(
     if !found.device.has_active_table {
         return Ok(None);
     }
-    let below = match found.targets.as_deref() {
-        Some(
-            [
-                Target::Linear(LinearSegment {
-                    len,
-                    dev,
-                    offset: Sectors(0),
-                }),
-            ],
-        ) if *len == length(image.size) && found.device.read_only => Some(*dev),
+    let first = match found.targets.as_deref() {
+        Some([first, Target::Zero(AFTER)]) => Some(first),
+        // As it was made before there were zeroes after it: right until the host reboots.
+        Some([first]) => Some(first),
+        Some(_) | None => None,
+    };
+    let below = match first {
+        Some(Target::Linear(LinearSegment {
+            len,
+            dev,
+            offset: Sectors(0),
+        })) if *len == length(image.size) && found.device.read_only => Some(*dev),
         Some(_) | None => None,
     };
     let Some(below) = below else {
@@ -98,19 +108,22 @@ pub(super) fn ensure(control: &Control, image: &ImageSpec<'_>) -> Result<DevNumb
             recorded: image.size,
         });
     }
-    let table = Table::linear([LinearSegment {
+    let content = Target::Linear(LinearSegment {
         len: length(image.size),
         dev,
         offset: Sectors(0),
-    }])
-    .read_only();
+    });
+    let table = Table {
+        targets: vec![content, Target::Zero(AFTER)],
+        read_only: true,
+    };
     let owned = Owned::Image(image.digest);
     ensure_table(control, owned, "make an image's device", &table).map(|(dev, _)| dev)
 }
 
 /// Images are multiples of 512 bytes: the record's gate.
 const fn length(size: Bytes) -> Sectors {
-    Sectors(size.0 / goldleaf_types::SECTOR)
+    Sectors(size.0 / SECTOR)
 }
 
 /// Whether a device is the image's block device, or a loop over its file.

@@ -261,7 +261,11 @@ fn segments(stretches: &[Stretch]) -> Vec<LinearSegment> {
 fn linear_segments(targets: &[Target]) -> Option<Vec<LinearSegment>> {
     let segment = |target: &Target| match target {
         Target::Linear(segment) => Some(*segment),
-        Target::ThinPool(_) | Target::Thin(_) | Target::Verity(_) | Target::Error(_) => None,
+        Target::ThinPool(_)
+        | Target::Thin(_)
+        | Target::Verity(_)
+        | Target::Error(_)
+        | Target::Zero(_) => None,
     };
     targets.iter().map(segment).collect()
 }

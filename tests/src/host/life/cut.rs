@@ -38,7 +38,7 @@ impl Victim {
     pub fn points(self) -> Vec<String> {
         let program = program(self.program()).display().to_string();
         let said = crate::command::output(&program, &["failpoints"]).expect("its failpoints");
-        // No pool of so short a life runs out of room: `e2e_space` dies there.
+        // No pool of so short a life runs out of room: `e2e_brake` and `e2e_space` die there.
         let elsewhere = [
             "agent/brake-pool/",
             "agent/release-pool/",
