@@ -1,11 +1,24 @@
 //! What a test left in the kernel: each line is a failure.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use goldleaf_dm::Control;
 
-/// Every device, loop, mount and file whose name has `prefix` in it.
-pub(super) fn of(control: &Control, prefix: &str) -> Vec<String> {
+/// Every device, loop, mount and file whose name has `prefix` in it and that is there after a while.
+/// The kernel gives a loop device up after its last user is gone, not before that returns.
+pub(super) fn after(limit: Duration, control: &Control, prefix: &str) -> Vec<String> {
+    let began = Instant::now();
+    loop {
+        let left = of(control, prefix);
+        if left.is_empty() || began.elapsed() > limit {
+            return left;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+fn of(control: &Control, prefix: &str) -> Vec<String> {
     let mut left = Vec::new();
     match control.list() {
         Ok(devices) => {

@@ -300,7 +300,11 @@ impl Owned {
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             trouble.push(format!("{}: {error}", self.folder.display()));
         }
-        trouble.extend(leftovers::of(&self.control, &self.prefix));
+        trouble.extend(leftovers::after(
+            patience(PATIENCE),
+            &self.control,
+            &self.prefix,
+        ));
         trouble
     }
 }

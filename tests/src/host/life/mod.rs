@@ -86,6 +86,9 @@ const LOGGED: &[&str] = &[
     // A look at the rows while it is so.
     "changed on this node",
     "takes no change",
+    // The life changes the table of a live pool at the same time as its agent: one of two resumptions
+    // that meet is refused by the kernel (EINVAL), where there is more than one processor.
+    "its room is not minded; tried again later",
     "is a file outside the pool folder",
     "mending",
     "nobody owns",
