@@ -86,11 +86,10 @@ pub(super) fn drain(h: &Host) -> Result<String, Status> {
 /// Once the node is heard again, it has no thin of what was deleted while it was lost.
 pub(super) fn gone_meanwhile(h: &Host) -> Result<String, Status> {
     let gone = || {
-        if !h.is_heard(NODE)? {
-            return Ok(false);
-        }
+        // First, since one that died is soon not heard either.
         let thins = h.thins()?;
-        Ok::<_, Status>(thins.iter().all(|thin| thin.name != "s2"))
+        let heard = h.is_heard(NODE)?;
+        Ok::<_, Status>(heard && thins.iter().all(|thin| thin.name != "s2"))
     };
     h.soon("the snapshot's thin is gone", || match gone() {
         Ok(gone) => gone.then_some(Ok("gone".into())),
