@@ -7,14 +7,19 @@ mod support;
 
 use std::sync::Mutex;
 
+use futures::StreamExt;
+use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::pool_service_server::PoolService;
 use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{
     Phase, Pool, PoolMode, PoolRepair, RepairAsked, RepairOutcome, RepairStep, ThinFate, Volume,
 };
+use goldleaf_server::grpc::Api;
 use goldleaf_server::service::ServiceError;
 use goldleaf_types::Bytes;
 use support::*;
-use tonic::Code;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request};
 
 fn asked(confirm: &str, accept_loss: bool) -> RepairAsked {
     RepairAsked {
@@ -176,4 +181,52 @@ async fn a_pool_that_does_not_open_is_opened_for_rescue_and_takes_no_volume() {
     assert_eq!(fast(&rig).await.mode, PoolMode::ReadOnly);
     assert!(service.create_thin(thin("vm2", "")).await.is_err());
     service.close_pool(&named("fast")).await.unwrap();
+}
+
+/// Begins as a caller would, over the API.
+async fn begin(api: &Api, confirm: &str) -> <Api as PoolService>::RepairStream {
+    let request = api::RepairPoolRequest {
+        pool: "fast".into(),
+        confirm: confirm.into(),
+        ..Default::default()
+    };
+    api.repair(Request::new(request))
+        .await
+        .unwrap()
+        .into_inner()
+}
+
+async fn next_step(events: &mut <Api as PoolService>::RepairStream) -> api::RepairStep {
+    let next = tokio::time::timeout(std::time::Duration::from_secs(4), events.next());
+    next.await.expect("nothing comes").unwrap().unwrap().step()
+}
+
+#[tokio::test]
+async fn a_look_ends_with_its_caller_and_a_repair_that_waited_for_it_goes_on_without() {
+    let rig = damaged(false).await;
+    let (service, stop) = (rig.service(), CancellationToken::new());
+    let api = Api::new(std::sync::Arc::clone(service), stop.clone());
+    rig.node().hold_imports(true);
+    let mut look = begin(&api, "").await;
+    assert_eq!(next_step(&mut look).await, api::RepairStep::Copying);
+    let mut repairing = begin(&api, "fast").await;
+    assert_eq!(next_step(&mut repairing).await, api::RepairStep::Waiting);
+    drop(look);
+    assert_eq!(next_step(&mut repairing).await, api::RepairStep::Copying);
+    drop(repairing);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let refused = service.close_pool(&named("fast")).await.unwrap_err();
+    assert!(refused.to_string().contains("being repaired"), "{refused}");
+    rig.node().hold_imports(false);
+    eventually("it is repaired", async || {
+        rig.node().effects(Verb::RepairPool) == 1 && fast(&rig).await.phase == Phase::Ready
+    })
+    .await;
+    // A stop does not wait for a look either.
+    rig.node().hold_imports(true);
+    let mut look = begin(&api, "").await;
+    assert_eq!(next_step(&mut look).await, api::RepairStep::Copying);
+    stop.cancel();
+    let stopped = look.next().await.unwrap().unwrap_err();
+    assert_eq!(stopped.code(), Code::Unavailable);
 }

@@ -1,5 +1,5 @@
 //! What a repair needs and what it leaves alone: the node's other pools while it runs, everything when
-//! there is no room for its files, and metadata that lies in several places.
+//! there is no room for its files, a caller that goes away, and metadata that lies in several places.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
@@ -55,16 +55,17 @@ fn close(pool: &str) -> api::ClosePoolRequest {
     }
 }
 
-/// A folder with a thin_repair that waits until it may go on; the first file says that it waits, the
-/// second lets it.
+/// A folder with a thin_repair that waits until it may go on; the first file says which process waits,
+/// the second lets it.
 fn slow_repair(host: &Host) -> (String, PathBuf, PathBuf) {
     let folder = host.dir().join("slow");
     std::fs::create_dir(&folder).unwrap();
     let (waits, goes) = (folder.join("waits"), folder.join("goes"));
     let script = format!(
-        "#!/bin/sh\n: >{}\nwhile [ ! -e {} ]; do sleep 0.05; done\nPATH=${{PATH#*:}} exec thin_repair \"$@\"\n",
-        waits.display(),
-        goes.display()
+        "#!/bin/sh\necho $$ >{waits}.new\nmv {waits}.new {waits}\n\
+         while [ ! -e {goes} ]; do sleep 0.05; done\nPATH=${{PATH#*:}} exec thin_repair \"$@\"\n",
+        waits = waits.display(),
+        goes = goes.display()
     );
     let tool = folder.join("thin_repair");
     std::fs::write(&tool, script).unwrap();
@@ -112,6 +113,71 @@ fn other_pools_of_the_node_go_on_while_thin_repair_runs() {
     });
     let (_, done) = repaired.unwrap();
     assert_eq!(done.outcome(), api::RepairOutcome::Done, "{done:?}");
+    assert_v(&host);
+    host.delete_everything();
+    host.end_after(LOGGED);
+}
+
+/// The process of the tool that waits now, which no call sees twice.
+fn tool(host: &Host, waits: &Path) -> PathBuf {
+    let pid = host.soon("thin_repair runs", || std::fs::read_to_string(waits).ok());
+    std::fs::remove_file(waits).unwrap();
+    let process = Path::new("/proc").join(pid.trim());
+    assert!(process.exists(), "it ended by itself");
+    process
+}
+
+fn ended_with_its_caller(host: &Host, tool: &Path) {
+    host.soon("the tool ends", || (!tool.exists()).then_some(()));
+    host.soon("its files go", || {
+        let left = [host.repair_files("copy"), host.repair_files("repaired")].concat();
+        left.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_dry_run_ends_with_its_caller_and_the_repair_that_waits_for_it_goes_on_without() {
+    let mut host = Host::start("repair-caller");
+    let device = furnish(&host);
+    let (path, waits, goes) = slow_repair(&host);
+    let environment = [("PATH", path.as_str())];
+    let _ = host.damage_metadata(&device, Metadata::spoil_space_map, &environment);
+    // The control plane goes, and whoever asked it.
+    let look = host.begin_repair(dry_repair()).unwrap();
+    let process = tool(&host, &waits);
+    host.server.take().unwrap().kill();
+    ended_with_its_caller(&host, &process);
+    drop(look);
+    host.start_server(&[]);
+    host.await_node();
+    // The caller goes, and another one waits.
+    let look = host.begin_repair(dry_repair()).unwrap();
+    let process = tool(&host, &waits);
+    let mut repair = host.begin_repair(confirmed_repair(false)).unwrap();
+    let first = host.next_of_repair(&mut repair).unwrap();
+    assert_eq!(first.step(), api::RepairStep::Waiting, "{first:?}");
+    assert!(process.exists());
+    drop(look);
+    host.soon("the tool ends", || (!process.exists()).then_some(()));
+    let process = tool(&host, &waits);
+    // What was confirmed is done though nobody waits for it.
+    drop(repair);
+    let mut look = host.begin_repair(dry_repair()).unwrap();
+    let first = host.next_of_repair(&mut look).unwrap();
+    assert_eq!(first.step(), api::RepairStep::Waiting, "{first:?}");
+    drop(look);
+    host.pause(std::time::Duration::from_secs(1));
+    assert!(process.exists(), "it ended with its caller");
+    assert_eq!(
+        host.complaint("PoolOpen").unwrap().reason,
+        "RepairingMetadata"
+    );
+    std::fs::write(&goes, "").unwrap();
+    host.soon("it is open", || {
+        host.complaint("PoolOpen").is_none().then_some(())
+    });
+    ended_with_its_caller(&host, &process);
+    assert_eq!(host.repair_files("before").len(), 1);
     assert_v(&host);
     host.delete_everything();
     host.end_after(LOGGED);

@@ -48,6 +48,7 @@ async fn follow(
 const fn doing(step: api::RepairStep) -> &'static str {
     match step {
         api::RepairStep::Unspecified => "",
+        api::RepairStep::Waiting => "waiting for another repair of its node",
         api::RepairStep::Copying => "copying the metadata",
         api::RepairStep::Checking => "checking it",
         api::RepairStep::Repairing => "repairing it into a file",

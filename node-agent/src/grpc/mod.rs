@@ -2,7 +2,8 @@
 //!
 //! Called by the control plane over TCP on loopback and by local callers over the unix socket.
 //! Holds no rule: those are in `ops`. Operations block, so each runs on a blocking thread; a caller
-//! that goes away does not stop one that has its locks, and one that waits for them gives up.
+//! that goes away does not stop one that has its locks, and one that waits for them gives up; so does
+//! one that takes long and changes nothing.
 
 mod block_stream;
 pub mod convert;
@@ -68,11 +69,7 @@ impl AgentApi {
         E: Into<Status> + Send + 'static,
     {
         let agent = Arc::clone(&self.agent);
-        let span = tracing::Span::current();
-        crate::ops::caller::blocking(move || span.in_scope(|| operation(&agent)))
-            .await
-            .map_err(|e| status::panicked(&e))?
-            .map_err(Into::into)
+        progress::blocking_for(move || operation(&agent)).await
     }
 }
 
@@ -222,7 +219,8 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
         let (store, body) = caller(r)?;
         let wanted = repair_stream::wanted(&body)?;
         let agent = Arc::clone(&self.agent);
-        Ok(Response::new(repair_stream::begin(agent, store, wanted)))
+        let events = repair_stream::begin(agent, store, wanted, self.stop.clone());
+        Ok(Response::new(events))
     }
 
     async fn list_pools(

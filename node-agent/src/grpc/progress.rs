@@ -8,6 +8,7 @@ use tracing::Instrument;
 
 use super::{Events, status};
 use crate::images::{ImportProgress, Meter};
+use crate::ops::caller;
 
 /// Begins work and answers its events; `so_far` makes one of its progress. Dropping the events
 /// stops the work, which then leaves nothing.
@@ -40,7 +41,7 @@ where
     Box::pin(ReceiverStream::new(stream))
 }
 
-/// Runs work where it may block.
+/// Runs work where it may block; it does not learn of its caller's going away.
 pub(super) async fn blocking<T, X>(
     work: impl FnOnce() -> Result<T, X> + Send + 'static,
 ) -> Result<T, Status>
@@ -50,6 +51,21 @@ where
 {
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(work))
+        .await
+        .map_err(|e| status::panicked(&e))?
+        .map_err(Into::into)
+}
+
+/// As [`blocking`], for a caller: dropping this is its going away.
+pub(super) async fn blocking_for<T, X>(
+    work: impl FnOnce() -> Result<T, X> + Send + 'static,
+) -> Result<T, Status>
+where
+    T: Send + 'static,
+    X: Into<Status> + Send + 'static,
+{
+    let span = tracing::Span::current();
+    caller::blocking(move || span.in_scope(work))
         .await
         .map_err(|e| status::panicked(&e))?
         .map_err(Into::into)

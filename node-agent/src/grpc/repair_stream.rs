@@ -1,7 +1,8 @@
 //! A repair of a pool's metadata as a stream: what it is at, then its result.
 //!
-//! Called by the handler. It goes on to its end without its caller: half a repair helps nobody, and
-//! asking again says what came of it.
+//! Called by the handler. A repair goes on to its end without its caller: half a repair helps nobody, and
+//! asking again says what came of it. A look at what one would do helps nobody but its caller: it ends
+//! with that, or with the agent.
 
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use goldleaf_rpc::field::{BadField, field};
 use goldleaf_types::{Bytes, Incarnation};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Events, convert, progress};
+use super::{Events, convert, progress, status};
 use crate::ops::{
     Agent, Fate, PoolError, RepairOutcome, RepairPool, RepairReport, RepairStep, RepairedThin,
 };
@@ -23,6 +25,7 @@ pub(super) fn begin(
     agent: Arc<Agent>,
     caller: Option<Incarnation>,
     wanted: RepairPool,
+    stop: CancellationToken,
 ) -> Events<pb::AgentRepairPoolEvent> {
     let (events, stream) = mpsc::channel(16);
     let told = events.clone();
@@ -41,7 +44,14 @@ pub(super) fn begin(
         })
     };
     let task = async move {
-        let last = progress::blocking(work).await;
+        let last = match wanted.apply {
+            true => progress::blocking(work).await,
+            false => tokio::select! {
+                () = events.closed() => return,
+                () = stop.cancelled() => Err(status::stopping()),
+                last = progress::blocking_for(work) => last,
+            },
+        };
         let _ = events.send(last).await; // the caller may have gone
     };
     tokio::spawn(task.in_current_span());
@@ -59,6 +69,7 @@ pub(super) fn wanted(r: &pb::AgentRepairPoolRequest) -> Result<RepairPool, BadFi
 
 fn so_far(at: RepairStep, done: Bytes, total: Bytes) -> pb::AgentRepairPoolEvent {
     let step = match at {
+        RepairStep::Waiting => api::RepairStep::Waiting,
         RepairStep::Copying => api::RepairStep::Copying,
         RepairStep::Checking => api::RepairStep::Checking,
         RepairStep::Repairing => api::RepairStep::Repairing,

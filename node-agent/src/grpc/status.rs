@@ -129,6 +129,7 @@ impl From<PoolError> for Status {
             PoolError::InUse { .. } => (Code::FailedPrecondition, "ACTIVE"),
             PoolError::WouldLose { .. } => (Code::FailedPrecondition, "WOULD_LOSE"),
             PoolError::BeingRepaired(_) => (Code::Aborted, "BEING_REPAIRED"),
+            PoolError::Abandoned(_) => (Code::Aborted, "CALLER_GONE"),
             PoolError::NotRepairable { .. } => (Code::FailedPrecondition, "NOT_REPAIRABLE"),
             PoolError::NoRoomForFiles { .. } => (Code::ResourceExhausted, "DISK_FULL"),
             PoolError::RepairFile { .. } => (Code::FailedPrecondition, "REPAIR_CUT_SHORT"),
@@ -156,6 +157,7 @@ impl From<PoolError> for Status {
             | PoolError::NotEmpty { .. }
             | PoolError::InUse { .. }
             | PoolError::BeingRepaired(_)
+            | PoolError::Abandoned(_)
             | PoolError::NotRepairable { .. }
             | PoolError::NoRoomForFiles { .. }
             | PoolError::RepairFile { .. }
@@ -230,6 +232,7 @@ fn kernel_code(e: &KernelError) -> (Code, &'static str) {
         KernelError::PartsLeft { .. } => (Code::Unavailable, "GROUP_UNFINISHED"),
         KernelError::Io { .. } => (Code::Unavailable, "HOST_IO"),
         KernelError::Metadata { .. } => (Code::FailedPrecondition, "METADATA_UNREADABLE"),
+        KernelError::Abandoned(_) => (Code::Aborted, "CALLER_GONE"),
         KernelError::NotRepaired { .. } => (Code::FailedPrecondition, "NOT_REPAIRED"),
     }
 }

@@ -16,7 +16,8 @@ use super::blocks::{Collected, Delta};
 use super::pool::{Refused, message};
 use super::{BlockQuery, BlockRuns, KernelError, ThinUse};
 use crate::failpoint::{Point, hit};
-use crate::sys::run::run_streamed;
+use crate::sys::caller::Caller;
+use crate::sys::run::{RunError, run_streamed};
 
 /// How long a tool may read that walks all of it, or lists what is in it.
 pub(super) const LIST_LIMIT: std::time::Duration = LIMIT;
@@ -60,6 +61,7 @@ pub(super) enum Read {
 /// Gives each line that a tool writes to `line`.
 fn lines_of(
     pool: PoolId,
+    caller: Option<&Caller>,
     program: &str,
     args: &[&str],
     line: &mut dyn FnMut(&str) -> Read,
@@ -74,8 +76,14 @@ fn lines_of(
             Read::Enough | Read::Strange => ControlFlow::Break(()),
         }
     };
-    let ended = run_streamed(LIMIT, program, args, &mut sink);
-    let ended = ended.map_err(|error| failed(error.to_string()))?;
+    let ended = run_streamed(caller, LIMIT, program, args, &mut sink);
+    let ended = ended.map_err(|error| match error {
+        RunError::Abandoned { .. } => KernelError::Abandoned(pool),
+        error @ (RunError::Missing { .. }
+        | RunError::Io { .. }
+        | RunError::Timeout { .. }
+        | RunError::TooMuchOutput { .. }) => failed(error.to_string()),
+    })?;
     let strange = || Err(failed(format!("{program} wrote what it is not known to")));
     match ended {
         None if last == Read::Enough => Ok(()),
@@ -125,17 +133,24 @@ impl Lines {
 /// A list that a tool writes, each line one thing.
 fn listed<T>(
     pool: PoolId,
+    caller: Option<&Caller>,
     args: &[&str],
     parse: fn(&str) -> Option<T>,
 ) -> Result<Vec<T>, KernelError> {
     let mut all = Vec::new();
-    lines_of(pool, "thin_ls", args, &mut |line| match parse(line) {
-        Some(found) => {
-            all.push(found);
-            Read::On
-        }
-        None => Read::Strange,
-    })?;
+    lines_of(
+        pool,
+        caller,
+        "thin_ls",
+        args,
+        &mut |line| match parse(line) {
+            Some(found) => {
+                all.push(found);
+                Read::On
+            }
+            None => Read::Strange,
+        },
+    )?;
     Ok(all)
 }
 
@@ -145,18 +160,24 @@ pub(super) fn known_thins(control: &Control, pool: PoolId) -> Result<Vec<ThinId>
         let path = metadata.to_string_lossy();
         // The number alone: its mappings are not walked for it.
         let args = ["-m", "--no-headers", "-o", "DEV", path.as_ref()];
-        listed(pool, &args, |line| ThinId::new(line.parse().ok()?).ok())
+        listed(pool, None, &args, |line| {
+            ThinId::new(line.parse().ok()?).ok()
+        })
     })?;
     known.sort_unstable();
     Ok(known)
 }
 
 /// Every thin in metadata that nothing uses, and how many blocks each is recorded to map.
-pub(super) fn listed_in(pool: PoolId, metadata: &Path) -> Result<Vec<(ThinId, u64)>, KernelError> {
+pub(super) fn listed_in(
+    pool: PoolId,
+    metadata: &Path,
+    caller: Option<&Caller>,
+) -> Result<Vec<(ThinId, u64)>, KernelError> {
     let path = metadata.to_string_lossy();
     // Neither number is counted: the mappings are not walked, so that they may be damaged.
     let args = ["--no-headers", "-o", "DEV,MAPPED_BLOCKS", path.as_ref()];
-    listed(pool, &args, |line| {
+    listed(pool, caller, &args, |line| {
         let (thin, blocks) = line.split_once(char::is_whitespace)?;
         let thin = ThinId::new(thin.parse().ok()?).ok()?;
         Some((thin, blocks.trim().parse().ok()?))
@@ -169,7 +190,7 @@ pub(super) fn usage(control: &Control, pool: PoolId) -> Result<Vec<ThinUse>, Ker
         let path = metadata.to_string_lossy();
         let columns = "DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS";
         let args = ["-m", "--no-headers", "-o", columns, path.as_ref()];
-        listed(pool, &args, parse_use)
+        listed(pool, None, &args, parse_use)
     })?;
     all.sort_by_key(|found| found.thin);
     Ok(all)
@@ -209,7 +230,7 @@ pub(super) fn blocks(
             thin.as_str(),
             path.as_ref(),
         ];
-        lines_of(pool, "thin_delta", &args, &mut |line| {
+        lines_of(pool, None, "thin_delta", &args, &mut |line| {
             Delta::parse(line).map_or(Read::Strange, |delta| collected.take(delta))
         })
     })?;
@@ -264,7 +285,7 @@ mod tests {
         let pool = PoolId::from_bytes([1; 16]);
         let run = |script: &str| {
             let mut seen = 0;
-            let ended = lines_of(pool, "sh", &["-c", script], &mut |line| match line {
+            let ended = lines_of(pool, None, "sh", &["-c", script], &mut |line| match line {
                 "strange" => Read::Strange,
                 "enough" => Read::Enough,
                 _ => {

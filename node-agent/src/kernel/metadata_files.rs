@@ -4,7 +4,8 @@
 //! gets a loop device as long as one runs. What is on a pool's device is read past the page cache,
 //! for the kernel writes there past it too. Nothing here changes a pool's device but
 //! [`MetadataFiles::put_metadata`], and a crash in the middle of that leaves metadata that is none:
-//! who calls it has written down first where the rest of it is.
+//! who calls it has written down first where the rest of it is. What takes long and changes nothing is
+//! broken off as soon as the caller that it is done for, if there is one, goes away.
 
 use std::fs::File;
 use std::io;
@@ -24,6 +25,7 @@ use super::pool_tables::metadata_device;
 use super::superblock::{BLOCK, Superblock};
 use super::{KernelError, PoolSpec};
 use crate::failpoint::{Point, hit};
+use crate::sys::caller::Caller;
 use crate::sys::run::{RunError, run_streamed};
 
 /// Most that is read or written at once; what a device takes without the page cache, it takes at
@@ -58,8 +60,14 @@ pub trait MetadataFiles {
     ///
     /// # Errors
     ///
-    /// When the device cannot be read, or the file not written.
-    fn copy_metadata(&self, spec: &PoolSpec, to: &File, told: Told<'_>) -> Result<(), KernelError>;
+    /// When the device cannot be read, or the file not written; [`KernelError::Abandoned`].
+    fn copy_metadata(
+        &self,
+        spec: &PoolSpec,
+        to: &File,
+        caller: Option<&Caller>,
+        told: Told<'_>,
+    ) -> Result<(), KernelError>;
 
     /// Whether a pool's metadata is what a file has.
     ///
@@ -73,8 +81,13 @@ pub trait MetadataFiles {
     ///
     /// # Errors
     ///
-    /// When that cannot be asked.
-    fn check_metadata(&self, pool: PoolId, file: &File) -> Result<Option<String>, KernelError>;
+    /// When that cannot be asked; [`KernelError::Abandoned`].
+    fn check_metadata(
+        &self,
+        pool: PoolId,
+        file: &File,
+        caller: Option<&Caller>,
+    ) -> Result<Option<String>, KernelError>;
 
     /// What the superblock in a file says; `None` when it is damaged.
     ///
@@ -87,8 +100,13 @@ pub trait MetadataFiles {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Metadata`] when the list of them is damaged.
-    fn thins_in(&self, pool: PoolId, file: &File) -> Result<Vec<(ThinId, u64)>, KernelError>;
+    /// [`KernelError::Metadata`] when the list of them is damaged; [`KernelError::Abandoned`].
+    fn thins_in(
+        &self,
+        pool: PoolId,
+        file: &File,
+        caller: Option<&Caller>,
+    ) -> Result<Vec<(ThinId, u64)>, KernelError>;
 
     /// Has `thin_repair` write into the second file what it can make of the metadata in the first;
     /// `given` is for metadata whose superblock is damaged. The file to write is as long as the
@@ -96,12 +114,13 @@ pub trait MetadataFiles {
     ///
     /// # Errors
     ///
-    /// [`KernelError::NotRepaired`] in the tool's words.
+    /// [`KernelError::NotRepaired`] in the tool's words; [`KernelError::Abandoned`].
     fn repair_metadata(
         &self,
         pool: PoolId,
         files: (&File, &File),
         given: Option<Given>,
+        caller: Option<&Caller>,
     ) -> Result<(), KernelError>;
 
     /// Puts what a file has in the place of a pool's metadata, durably, and compares. The pool is
@@ -115,12 +134,21 @@ pub trait MetadataFiles {
 }
 
 impl MetadataFiles for DmKernel {
-    fn copy_metadata(&self, spec: &PoolSpec, to: &File, told: Told<'_>) -> Result<(), KernelError> {
+    fn copy_metadata(
+        &self,
+        spec: &PoolSpec,
+        to: &File,
+        caller: Option<&Caller>,
+        told: Told<'_>,
+    ) -> Result<(), KernelError> {
         self.with_device(spec, |node| {
             let device = open_direct(node).map_err(reading)?;
             let len = length(spec);
             to.set_len(len.0).map_err(writing)?;
             each_piece(&device, len, |at, piece| {
+                if caller.is_some_and(Caller::is_gone) {
+                    return Err(KernelError::Abandoned(spec.id));
+                }
                 // Holes read as zeroes: most of a pool's metadata was never written.
                 if piece.iter().any(|byte| *byte != 0) {
                     to.write_all_at(piece, at).map_err(writing)?;
@@ -136,11 +164,17 @@ impl MetadataFiles for DmKernel {
         self.with_device(spec, |node| same(node, length(spec), file))
     }
 
-    fn check_metadata(&self, pool: PoolId, file: &File) -> Result<Option<String>, KernelError> {
+    fn check_metadata(
+        &self,
+        pool: PoolId,
+        file: &File,
+        caller: Option<&Caller>,
+    ) -> Result<Option<String>, KernelError> {
         over_loop(file, Access::ReadOnly, |node| {
             let path = node.to_string_lossy();
-            match ended(LIST_LIMIT, "thin_check", &[path.as_ref()]) {
+            match ended(caller, LIST_LIMIT, "thin_check", &[path.as_ref()]) {
                 Ok(words) => Ok(words),
+                Err(RunError::Abandoned { .. }) => Err(KernelError::Abandoned(pool)),
                 // So many errors that nobody reads them.
                 Err(RunError::TooMuchOutput { .. }) => Ok(Some("it has errors without end".into())),
                 Err(error) => Err(KernelError::Metadata {
@@ -157,8 +191,13 @@ impl MetadataFiles for DmKernel {
         Ok(Superblock::of(&block))
     }
 
-    fn thins_in(&self, pool: PoolId, file: &File) -> Result<Vec<(ThinId, u64)>, KernelError> {
-        let mut thins = over_loop(file, Access::ReadOnly, |node| listed_in(pool, node))?;
+    fn thins_in(
+        &self,
+        pool: PoolId,
+        file: &File,
+        caller: Option<&Caller>,
+    ) -> Result<Vec<(ThinId, u64)>, KernelError> {
+        let mut thins = over_loop(file, Access::ReadOnly, |node| listed_in(pool, node, caller))?;
         thins.sort_unstable();
         Ok(thins)
     }
@@ -168,9 +207,18 @@ impl MetadataFiles for DmKernel {
         pool: PoolId,
         files: (&File, &File),
         given: Option<Given>,
+        caller: Option<&Caller>,
     ) -> Result<(), KernelError> {
         let (from, to) = files;
-        let not_repaired = |why: String| KernelError::NotRepaired { pool, why };
+        let repaired = |ended: Result<Option<String>, RunError>| {
+            let why = match ended {
+                Ok(None) => return Ok(()),
+                Ok(Some(words)) => words,
+                Err(RunError::Abandoned { .. }) => return Err(KernelError::Abandoned(pool)),
+                Err(error) => error.to_string(),
+            };
+            Err(KernelError::NotRepaired { pool, why })
+        };
         over_loop(from, Access::ReadOnly, |from| {
             over_loop(to, Access::ReadWrite, |to| {
                 let mut args = vec![
@@ -186,11 +234,7 @@ impl MetadataFiles for DmKernel {
                         format!("--nr-data-blocks={}", given.data_blocks),
                     ]);
                 }
-                match ended(REPAIR_LIMIT, "thin_repair", &args) {
-                    Ok(None) => Ok(()),
-                    Ok(Some(words)) => Err(not_repaired(words)),
-                    Err(error) => Err(not_repaired(error.to_string())),
-                }
+                repaired(ended(caller, REPAIR_LIMIT, "thin_repair", &args))
             })
         })?;
         if self.superblock(to)?.is_some_and(|s| s.needs_check) {
@@ -198,11 +242,7 @@ impl MetadataFiles for DmKernel {
             over_loop(to, Access::ReadWrite, |node| {
                 let path = node.display().to_string();
                 let args = ["--clear-needs-check-flag", path.as_str()];
-                match ended(LIST_LIMIT, "thin_check", &args) {
-                    Ok(None) => Ok(()),
-                    Ok(Some(words)) => Err(not_repaired(words)),
-                    Err(error) => Err(not_repaired(error.to_string())),
-                }
+                repaired(ended(caller, LIST_LIMIT, "thin_check", &args))
             })?;
         }
         to.sync_all().map_err(writing)
@@ -332,8 +372,9 @@ fn over_loop<T>(
     run(&node)
 }
 
-/// Runs a tool to its end: nothing when it succeeds, else its words.
+/// Runs a tool to its end, or until its caller is gone: nothing when it succeeds, else its words.
 fn ended<A: AsRef<std::ffi::OsStr>>(
+    caller: Option<&Caller>,
     limit: Duration,
     program: &str,
     args: &[A],
@@ -343,7 +384,7 @@ fn ended<A: AsRef<std::ffi::OsStr>>(
         said.extend_from_slice(&chunk[..chunk.len().min(WORDS.saturating_sub(said.len()))]);
         ControlFlow::Continue(())
     };
-    match run_streamed(limit, program, args, &mut keep)? {
+    match run_streamed(caller, limit, program, args, &mut keep)? {
         Some((status, _)) if status.success() => Ok(None),
         Some((status, stderr)) => Ok(Some(words(program, &stderr, &said, status))),
         None => Ok(Some(format!("{program} was broken off"))),
@@ -398,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_tools_words_are_what_it_found_on_one_line() {
-        let said = |script: &str| ended(LIST_LIMIT, "sh", &["-c", script]).unwrap();
+        let said = |script: &str| ended(None, LIST_LIMIT, "sh", &["-c", script]).unwrap();
         assert_eq!(said("echo fine"), None);
         let found = "echo examining it >&2; echo TRANSACTION_ID=9; echo '  bad block' >&2; \
                      echo ' 7 ' >&2; exit 1";

@@ -313,6 +313,9 @@ pub enum KernelError {
         /// In the tool's words.
         why: String,
     },
+    /// Nobody waits any more for what was being looked at; nothing was changed.
+    #[error("a look at pool {0} was broken off: its caller does not wait for it any more")]
+    Abandoned(PoolId),
     /// The tool that repairs metadata made nothing of it.
     #[error(
         "thin_repair can make nothing of the metadata of pool {pool}: {why}; a newer version of \

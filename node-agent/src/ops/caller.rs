@@ -3,22 +3,24 @@
 //! Operations block, so each runs on a thread of its own, where nothing can stop it. One that waits
 //! for a lock while its caller goes away must not act later: the caller may have asked for the
 //! opposite since. So it looks once it has its lock, before anything is changed. One that has begun
-//! goes on to its end. `grpc` begins operations here; the sweep has no caller, and goes on always.
+//! goes on to its end, unless it takes long and changes nothing: that one takes [`current`] with it,
+//! and ends. `grpc` begins operations here; the sweep has no caller, and goes on always.
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinError;
 
-thread_local!(static GONE: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) });
+use crate::sys::caller::Caller;
+
+thread_local!(static CALLER: RefCell<Option<Arc<Caller>>> = const { RefCell::new(None) });
 
 /// Says that the caller is gone when it is dropped, as a cancelled call drops all it has.
-struct Waits(Arc<AtomicBool>);
+struct Waits(Arc<Caller>);
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.0.goes();
     }
 }
 
@@ -26,15 +28,15 @@ impl Drop for Waits {
 struct Works;
 
 impl Works {
-    fn for_caller(gone: Arc<AtomicBool>) -> Self {
-        GONE.set(Some(gone));
+    fn for_caller(caller: Arc<Caller>) -> Self {
+        CALLER.set(Some(caller));
         Self
     }
 }
 
 impl Drop for Works {
     fn drop(&mut self) {
-        GONE.set(None);
+        CALLER.set(None);
     }
 }
 
@@ -46,10 +48,10 @@ impl Drop for Works {
 pub async fn blocking<T: Send + 'static>(
     operation: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
-    let gone = Arc::new(AtomicBool::new(false));
-    let _waits = Waits(Arc::clone(&gone));
+    let caller = Arc::new(Caller::default());
+    let _waits = Waits(Arc::clone(&caller));
     let works = move || {
-        let _works = Works::for_caller(gone);
+        let _works = Works::for_caller(caller);
         operation()
     };
     tokio::task::spawn_blocking(works).await
@@ -57,7 +59,12 @@ pub async fn blocking<T: Send + 'static>(
 
 /// Whether the caller that this thread works for has gone away.
 pub(super) fn is_gone() -> bool {
-    GONE.with_borrow(|gone| gone.as_ref().is_some_and(|g| g.load(Ordering::Acquire)))
+    CALLER.with_borrow(|caller| caller.as_ref().is_some_and(|c| c.is_gone()))
+}
+
+/// The caller that this thread works for, if it works for one.
+pub(super) fn current() -> Option<Arc<Caller>> {
+    CALLER.with_borrow(Option::clone)
 }
 
 #[cfg(test)]

@@ -355,6 +355,9 @@ pub enum PoolError {
          again when that is done (goldleaf pool get)"
     )]
     BeingRepaired(PoolId),
+    /// The caller of a look went away while that waited for its turn.
+    #[error("a look at pool {0} came too late: its caller does not wait for it any more")]
+    Abandoned(PoolId),
     /// It cannot be repaired now.
     #[error("the metadata of pool {pool} is not repaired now: {why}")]
     NotRepairable {

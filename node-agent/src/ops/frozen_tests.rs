@@ -21,6 +21,7 @@ use crate::kernel::{
     LoadedPool, MetadataFiles, Outcome, PoolSpec, PrivateSpec, PrivateThin, Superblock, ThinSpec,
     ThinUse, Told,
 };
+use crate::sys::caller::Caller;
 
 /// The fake kernel, with some devices suspended.
 struct Freezing {
@@ -38,12 +39,12 @@ macro_rules! as_the_kernel {
 
 impl MetadataFiles for Freezing {
     as_the_kernel! {
-        copy_metadata(spec: &PoolSpec, to: &File, told: Told<'_>) -> ();
+        copy_metadata(spec: &PoolSpec, to: &File, caller: Option<&Caller>, told: Told<'_>) -> ();
         is_metadata(spec: &PoolSpec, file: &File) -> bool;
-        check_metadata(pool: PoolId, file: &File) -> Option<String>;
+        check_metadata(pool: PoolId, file: &File, caller: Option<&Caller>) -> Option<String>;
         superblock(file: &File) -> Option<Superblock>;
-        thins_in(pool: PoolId, file: &File) -> Vec<(ThinId, u64)>;
-        repair_metadata(pool: PoolId, files: (&File, &File), given: Option<Given>) -> ();
+        thins_in(pool: PoolId, file: &File, caller: Option<&Caller>) -> Vec<(ThinId, u64)>;
+        repair_metadata(pool: PoolId, files: (&File, &File), given: Option<Given>, caller: Option<&Caller>) -> ();
         put_metadata(spec: &PoolSpec, from: &File, told: Told<'_>) -> ();
     }
 }

@@ -76,6 +76,8 @@ mod reading_tests;
 #[cfg(test)]
 mod repair_beside_tests;
 #[cfg(test)]
+mod repair_caller_tests;
+#[cfg(test)]
 mod repair_tests;
 #[cfg(test)]
 mod rescue_tests;

@@ -69,7 +69,7 @@ pub(super) fn ask(rig: &Rig, apply: bool, accept_loss: bool) -> Result<RepairRep
 }
 
 /// Files of repairs, by what they are.
-fn files(rig: &Rig, ending: &str) -> Vec<PathBuf> {
+pub(super) fn files(rig: &Rig, ending: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(rig.dir.path().join("repair"));
     let paths = entries.into_iter().flatten().flatten().map(|e| e.path());
     paths

@@ -182,8 +182,8 @@ impl Agent {
         self.repairs.has_room(spec.id, Bytes(len))?;
         let copy = self.repairs.scratch(spec.id, "copy")?;
         self.kernel
-            .copy_metadata(spec, &copy.file, &mut |_| ())
-            .and_then(|()| self.kernel.thins_in(spec.id, &copy.file))
+            .copy_metadata(spec, &copy.file, None, &mut |_| ())
+            .and_then(|()| self.kernel.thins_in(spec.id, &copy.file, None))
             .map_err(PoolError::Kernel)
     }
 

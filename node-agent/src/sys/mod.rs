@@ -1,3 +1,4 @@
 //! What the agent asks of the host beside the kernel's device-mapper.
 
+pub mod caller;
 pub mod run;

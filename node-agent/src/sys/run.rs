@@ -2,8 +2,8 @@
 //!
 //! Called for what the field's own tools do better than we could (`blkid`). A program gets no
 //! input, a C locale, a time limit and room for a bounded answer; it is killed and reaped when it
-//! takes more of either, and no process outlives a call. What its exit status means is for the
-//! caller to say.
+//! takes more of either, or when the caller that it runs for goes away, and no process outlives a
+//! call. What its exit status means is for who asks to say.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::caller::Caller;
 
 /// How long a program may take unless the caller says otherwise.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -55,6 +57,12 @@ pub enum RunError {
         /// Which.
         program: String,
     },
+    /// Nobody waits for it any more: it was not started, or killed.
+    #[error("{program} was broken off, for its caller went away")]
+    Abandoned {
+        /// Which.
+        program: String,
+    },
 }
 
 /// Runs a program to its end, for at most [`LIMIT`]. Blocks.
@@ -84,7 +92,7 @@ pub fn run_within<A: AsRef<OsStr>>(
             false => ControlFlow::Continue(()),
         }
     };
-    let ended = run_streamed(limit, program, args, &mut keep)?;
+    let ended = run_streamed(None, limit, program, args, &mut keep)?;
     let (status, stderr) = ended.ok_or_else(|| too_much(program))?;
     Ok(Output {
         status,
@@ -95,21 +103,27 @@ pub fn run_within<A: AsRef<OsStr>>(
 
 /// As [`run_within`], for an output of any length: `sink` gets the standard output piece by piece
 /// as it is written, and keeps of it what it needs. It ends the program by breaking off; the answer
-/// is then `None`, else how the program ended and what its errors were.
+/// is then `None`, else how the program ended and what its errors were. It ends too as soon as
+/// `caller`, if there is one, goes away.
 ///
 /// # Errors
 ///
-/// As [`run`].
+/// As [`run`], and [`RunError::Abandoned`].
 pub fn run_streamed<A: AsRef<OsStr>>(
+    caller: Option<&Caller>,
     limit: Duration,
     program: &str,
     args: &[A],
     sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<Option<(ExitStatus, Vec<u8>)>, RunError> {
+    if caller.is_some_and(Caller::is_gone) {
+        return Err(abandoned(program));
+    }
     let mut child = start(program, args)?;
-    let followed = follow(&mut child, limit, sink).and_then(|ended| match ended {
+    let followed = follow(&mut child, caller, limit, sink).and_then(|ended| match ended {
         Ended::Itself { stderr } => Ok(Ok(Some((child.wait()?, stderr)))),
         Ended::BrokenOff => Ok(Ok(None)),
+        Ended::Abandoned => Ok(Err(abandoned(program))),
         Ended::TimedOut => Ok(Err(RunError::Timeout {
             program: program.to_owned(),
             limit,
@@ -132,6 +146,12 @@ pub fn run_streamed<A: AsRef<OsStr>>(
 
 fn too_much(program: &str) -> RunError {
     RunError::TooMuchOutput {
+        program: program.to_owned(),
+    }
+}
+
+fn abandoned(program: &str) -> RunError {
+    RunError::Abandoned {
         program: program.to_owned(),
     }
 }
@@ -168,12 +188,14 @@ enum Ended {
     TimedOut,
     TooMuchOutput,
     BrokenOff,
+    Abandoned,
 }
 
 /// Reads both outputs until the process has ended and they are empty. What a grandchild that
 /// keeps them open writes later is not waited for.
 fn follow(
     child: &mut Child,
+    caller: Option<&Caller>,
     limit: Duration,
     sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<Ended> {
@@ -181,6 +203,7 @@ fn follow(
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::other("a process without a number"))?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
+    let gone = caller.map(Caller::event).transpose()?;
     let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
     let mut stderr = Vec::new();
     let mut chunk = vec![0; 64 << 10];
@@ -190,6 +213,7 @@ fn follow(
             return Ok(Ended::TimedOut);
         }
         let mut fds = vec![PollFd::new(&process, PollFlags::IN)];
+        fds.extend(gone.as_ref().map(|event| PollFd::new(event, PollFlags::IN)));
         fds.extend(out.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let wait = Timespec::try_from(left).map_err(io::Error::other)?;
@@ -200,9 +224,13 @@ fn follow(
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         let ended = ready.next().unwrap_or(false);
+        let abandoned = gone.is_some() && ready.next().unwrap_or(false);
         let out_ready = out.is_some() && ready.next().unwrap_or(false);
         let err_ready = err.is_some() && ready.next().unwrap_or(false);
         drop(ready);
+        if abandoned {
+            return Ok(Ended::Abandoned);
+        }
         if out_ready && sink(take(&mut out, &mut chunk)?).is_break() {
             return Ok(Ended::BrokenOff);
         }
@@ -286,17 +314,62 @@ mod tests {
             length += chunk.len();
             ControlFlow::Continue(())
         };
-        let ended = run_streamed(limit, "sh", &script, &mut count).unwrap();
+        let ended = run_streamed(None, limit, "sh", &script, &mut count).unwrap();
         let (status, stderr) = ended.unwrap();
         assert_eq!((length, status.code()), (5_000_000, Some(4)));
         assert_eq!(stderr, b"why\n");
         let mut enough = |_: &[u8]| ControlFlow::Break(());
-        let ended = run_streamed(limit, "cat", &["/dev/zero"], &mut enough).unwrap();
+        let ended = run_streamed(None, limit, "cat", &["/dev/zero"], &mut enough).unwrap();
         assert!(ended.is_none());
         // Errors without end are no use to anybody.
         let script = ["-c", "cat /dev/zero >&2"];
-        let endless = run_streamed(limit, "sh", &script, &mut enough);
+        let endless = run_streamed(None, limit, "sh", &script, &mut enough);
         assert!(matches!(endless, Err(RunError::TooMuchOutput { .. })));
+    }
+
+    /// One that is silent is not looked at again and again: its caller's going away wakes who waits.
+    #[test]
+    fn a_program_is_killed_and_reaped_when_its_caller_goes_away() {
+        let caller = Caller::default();
+        let (tell, told) = std::sync::mpsc::channel();
+        let began = Instant::now();
+        let mut pid = |chunk: &[u8]| {
+            tell.send(String::from_utf8_lossy(chunk).trim().to_owned())
+                .unwrap();
+            ControlFlow::Continue(())
+        };
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                let script = ["-c", "echo $$; exec sleep 60"];
+                run_streamed(Some(&caller), LIMIT, "sh", &script, &mut pid)
+            });
+            let process = told.recv_timeout(LIMIT).unwrap();
+            let process = std::path::Path::new("/proc").join(process);
+            assert!(process.exists() && !run.is_finished());
+            caller.goes();
+            let broken_off = run.join().unwrap();
+            assert!(
+                matches!(broken_off, Err(RunError::Abandoned { .. })),
+                "{broken_off:?}"
+            );
+            // Not even as one that nobody has reaped.
+            assert!(!process.exists(), "it outlived the call");
+        });
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn nothing_is_started_for_a_caller_that_is_gone() {
+        let caller = Caller::default();
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("made");
+        let mut all = |_: &[u8]| ControlFlow::Continue(());
+        let mut touch = || run_streamed(Some(&caller), LIMIT, "touch", &[&made], &mut all);
+        assert!(touch().unwrap().unwrap().0.success());
+        std::fs::remove_file(&made).unwrap();
+        caller.goes();
+        assert!(matches!(touch(), Err(RunError::Abandoned { .. })));
+        assert!(!made.exists());
     }
 
     #[test]

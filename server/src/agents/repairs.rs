@@ -38,6 +38,7 @@ fn stage(node: &str, event: pb::AgentRepairPoolEvent) -> Result<RepairStage, Age
         ))));
     }
     let step = match api::RepairStep::try_from(event.step) {
+        Ok(api::RepairStep::Waiting) => RepairStep::Waiting,
         Ok(api::RepairStep::Copying) => RepairStep::Copying,
         Ok(api::RepairStep::Checking) => RepairStep::Checking,
         Ok(api::RepairStep::Repairing) => RepairStep::Repairing,

@@ -13,9 +13,19 @@ pub struct RepairAsked {
     pub revision: u64,
 }
 
+impl RepairAsked {
+    /// Whether it is only asked what a repair would do.
+    #[must_use]
+    pub const fn is_look(&self) -> bool {
+        self.confirm.is_empty()
+    }
+}
+
 /// What a repair is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepairStep {
+    /// Another repair of its node, or a look at one, is at work.
+    Waiting,
     /// The metadata is copied to a file.
     Copying,
     /// The copy is checked.

@@ -1,6 +1,7 @@
 //! Repairs of pools on the wire.
 //!
-//! Called by `pools`. A repair goes on to its end, whether its caller waits for that or not.
+//! Called by `pools`. A repair goes on to its end, whether its caller waits for that or not. A look at
+//! what one would do ends with its caller, or with the control plane, and its node's with it.
 
 use goldleaf_proto::v1 as api;
 use goldleaf_rpc::call;
@@ -10,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument;
 
-use super::{Api, EventStream};
+use super::{Api, EventStream, status};
 use crate::domain::{
     PoolRepair, Progress, Ref, RepairAsked, RepairOutcome, RepairStep, RepairedThin, ThinFate,
 };
@@ -28,11 +29,22 @@ pub(super) fn begin(
         let _ = told.try_send(Ok(so_far(step, progress)));
     };
     let task = async move {
-        let done = api.to_the_end(|service| async move {
-            let repaired = service.repair_pool(&what, &asked, tell).await;
-            repaired.map(done)
-        });
-        let last = done.await.map_err(Status::from);
+        let last = match asked.is_look() {
+            true => tokio::select! {
+                () = events.closed() => return,
+                () = api.stop.cancelled() => Err(status::stopping()),
+                looked = api.service.repair_pool(&what, &asked, tell) => {
+                    looked.map(done).map_err(Status::from)
+                }
+            },
+            false => {
+                let done = api.to_the_end(|service| async move {
+                    let repaired = service.repair_pool(&what, &asked, tell).await;
+                    repaired.map(done)
+                });
+                done.await.map_err(Status::from)
+            }
+        };
         let _ = events.send(last).await; // the caller may have gone
     };
     let task = task.in_current_span();
@@ -54,6 +66,7 @@ pub(super) fn asked(r: api::RepairPoolRequest) -> RepairAsked {
 
 fn so_far(step: RepairStep, progress: Progress) -> api::RepairPoolEvent {
     let step = match step {
+        RepairStep::Waiting => api::RepairStep::Waiting,
         RepairStep::Copying => api::RepairStep::Copying,
         RepairStep::Checking => api::RepairStep::Checking,
         RepairStep::Repairing => api::RepairStep::Repairing,

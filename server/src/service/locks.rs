@@ -126,17 +126,34 @@ impl Locks {
     }
 
     /// Refuses every other operation on a thing from now on, after everybody who announced the same;
-    /// our own short changes of it go on. Who announced it takes it for the change at its end.
+    /// our own short changes of it go on. Who announced it takes it for the change at its end. Calls
+    /// `waits` first if there is somebody to wait for.
     ///
     /// # Errors
     ///
     /// What goes on, if that is something else.
-    pub async fn announce(&self, key: impl Into<String>, op: Op) -> Result<Announced, Op> {
+    pub async fn announce(
+        &self,
+        key: impl Into<String>,
+        op: Op,
+        waits: impl FnOnce(),
+    ) -> Result<Announced, Op> {
         let key = key.into();
         let turn = format!("{key}/announced");
         let (place, _) = self.place(key, op)?;
+        let (turn, lock) = self.place(turn, op)?;
+        let lock = match Arc::clone(&lock).try_lock_owned() {
+            Ok(lock) => lock,
+            Err(_) => {
+                waits();
+                lock.lock_owned().await
+            }
+        };
         Ok(Announced {
-            _turn: self.take(turn, op).await?,
+            _turn: Held {
+                _lock: lock,
+                _place: turn,
+            },
             _place: place,
         })
     }
@@ -224,15 +241,29 @@ mod tests {
     #[tokio::test]
     async fn what_is_announced_keeps_others_off_and_lets_our_own_short_changes_go_on() {
         let locks = Locks::default();
-        let first = locks.announce("a", Op::Repair).await.unwrap();
+        let first = locks
+            .announce("a", Op::Repair, || panic!("it waits"))
+            .await
+            .unwrap();
         assert_eq!(locks.take("a", Op::Delete).await.unwrap_err(), Op::Repair);
-        assert_eq!(locks.announce("a", Op::Open).await.unwrap_err(), Op::Repair);
+        assert_eq!(
+            locks.announce("a", Op::Open, || ()).await.unwrap_err(),
+            Op::Repair
+        );
         drop(locks.take_inner("a").await);
         drop(locks.take("a", Op::Repair).await.unwrap());
+        let waits = Arc::new(tokio::sync::Notify::new());
         let waiting = tokio::spawn({
             let locks = locks.clone();
-            async move { locks.announce("a", Op::Repair).await.map(drop) }
+            let wait = Arc::clone(&waits);
+            async move {
+                locks
+                    .announce("a", Op::Repair, || wait.notify_one())
+                    .await
+                    .map(drop)
+            }
         });
+        waits.notified().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!waiting.is_finished(), "two at once");
         drop(first);

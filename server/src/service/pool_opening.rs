@@ -32,7 +32,7 @@ impl Service {
     }
 
     async fn open(&self, what: &Ref<PoolId>, rescue: bool) -> Result<PoolView, ServiceError> {
-        let (_announced, pool) = self.announce_pool(what, Op::Open).await?;
+        let (_announced, pool) = self.announce_pool(what, Op::Open, || ()).await?;
         let agent = self.agent_of(pool.node).await?;
         let report = agent.open_pool(pool.id, rescue).await?;
         hit(Point::PoolOpened);
@@ -41,14 +41,17 @@ impl Service {
         Ok(view)
     }
 
-    /// A pool of which others are told what is done to it, as long as the first answer is kept.
+    /// A pool of which others are told what is done to it, as long as the first answer is kept. Calls
+    /// `waits` first if the same is done to it already.
     pub(super) async fn announce_pool(
         &self,
         what: &Ref<PoolId>,
         op: Op,
+        waits: impl FnOnce(),
     ) -> Result<(Announced, Pool), ServiceError> {
         let found = self.records.get::<Pool>(what, "pool").await?;
-        let announced = self.locks.announce(rows::key::<Pool>(found.id), op).await;
+        let key = rows::key::<Pool>(found.id);
+        let announced = self.locks.announce(key, op, waits).await;
         let announced = announced.map_err(|op| busy::<Pool>(found.name.as_str(), op.doing()))?;
         let now = self.records.by_id::<Pool>(found.id).await?;
         Ok((announced, there(&found, now)?))

@@ -3,7 +3,8 @@
 //! Called by `grpc`. It is said first what would be done; who then says the pool's name once more has
 //! it done. Nothing is recorded here: the wish is in the pool's own catalogue, and its node goes on
 //! with it after a crash. What the node says of the pool then is copied into its record. Meanwhile it
-//! is announced: no other verb begins on that pool, and all others go on.
+//! is announced: no other verb begins on that pool, and all others go on. A look writes nothing, here
+//! neither: it may be dropped at any moment, and its node's ends with it.
 
 use futures::StreamExt;
 use goldleaf_types::PoolId;
@@ -25,8 +26,9 @@ impl Service {
         asked: &RepairAsked,
         told: impl Fn(RepairStep, Progress) + Send + Sync,
     ) -> Result<PoolRepair, ServiceError> {
-        let (_announced, pool) = self.announce_pool(what, Op::Repair).await?;
-        let apply = !asked.confirm.is_empty();
+        let waits = || told(RepairStep::Waiting, Progress::default());
+        let (_announced, pool) = self.announce_pool(what, Op::Repair, waits).await?;
+        let apply = !asked.is_look();
         if apply && asked.confirm != pool.name.as_str() {
             return Err(ServiceError::BadField {
                 field: "confirm",
@@ -45,7 +47,9 @@ impl Service {
                 RepairStage::At(step, progress) => told(step, progress),
                 RepairStage::Done(done) => {
                     let (repair, report) = *done;
-                    self.take_over_at_end(&pool, Op::Repair, report).await?;
+                    if apply {
+                        self.take_over_at_end(&pool, Op::Repair, report).await?;
+                    }
                     return Ok(repair);
                 }
             }

@@ -113,6 +113,29 @@ impl Host {
         })
     }
 
+    /// Begins a repair; dropping what this answers is its caller's going away.
+    pub fn begin_repair(
+        &self,
+        request: api::RepairPoolRequest,
+    ) -> Result<tonic::Streaming<api::RepairPoolEvent>, Status> {
+        let mut client = PoolServiceClient::new(self.channel.clone());
+        let events = self.runtime.block_on(client.repair(request))?;
+        Ok(events.into_inner())
+    }
+
+    /// The next that a repair tells.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    pub fn next_of_repair(
+        &self,
+        events: &mut tonic::Streaming<api::RepairPoolEvent>,
+    ) -> Result<api::RepairPoolEvent, Status> {
+        let next = self.runtime.block_on(events.message())?;
+        Ok(next.expect("a repair ended without a result"))
+    }
+
     /// Makes a volume's device appear for reading alone.
     pub fn activate_read_only(&self, volume: &str) -> Result<api::Volume, Status> {
         let request = api::ActivateRequest {

@@ -12,6 +12,7 @@ use goldleaf_types::{Bytes, PoolId, ThinId};
 use super::{FakeKernel, FakePool, ambush};
 use crate::failpoint::{Point, hit};
 use crate::kernel::{Given, KernelError, MetadataFiles, PoolSpec, Superblock, Told};
+use crate::sys::caller::Caller;
 
 /// What is wrong with a pool's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,12 +113,26 @@ fn put(file: &File, pool: &FakePool, len: u64) -> Result<(), KernelError> {
     written.map_err(KernelError::io("write a pool's metadata"))
 }
 
+/// Whether anybody waits for it, as between the steps of the real one.
+fn waits(pool: PoolId, caller: Option<&Caller>) -> Result<(), KernelError> {
+    match caller.is_some_and(Caller::is_gone) {
+        false => Ok(()),
+        true => Err(KernelError::Abandoned(pool)),
+    }
+}
+
 fn length(spec: &PoolSpec) -> u64 {
     spec.metadata.iter().map(|s| s.len.bytes().0).sum()
 }
 
 impl MetadataFiles for FakeKernel {
-    fn copy_metadata(&self, spec: &PoolSpec, to: &File, told: Told<'_>) -> Result<(), KernelError> {
+    fn copy_metadata(
+        &self,
+        spec: &PoolSpec,
+        to: &File,
+        caller: Option<&Caller>,
+        told: Told<'_>,
+    ) -> Result<(), KernelError> {
         let pool = self
             .world()
             .pools
@@ -128,6 +143,8 @@ impl MetadataFiles for FakeKernel {
             !pool.live || pool.damage.needs_check || pool.given_up || pool.read_only,
             "metadata was copied that changes meanwhile"
         );
+        told(Bytes(length(spec) / 2));
+        waits(spec.id, caller)?;
         put(to, &pool, length(spec))?;
         told(Bytes(length(spec)));
         Ok(())
@@ -138,7 +155,13 @@ impl MetadataFiles for FakeKernel {
         Ok(world.pools.get(&spec.id).map(text) == Some(text(&parse(file))))
     }
 
-    fn check_metadata(&self, _: PoolId, file: &File) -> Result<Option<String>, KernelError> {
+    fn check_metadata(
+        &self,
+        pool: PoolId,
+        file: &File,
+        caller: Option<&Caller>,
+    ) -> Result<Option<String>, KernelError> {
+        waits(pool, caller)?;
         let opens = parse(file).damage.opens();
         Ok((!opens).then(|| "bad checksum in btree node".into()))
     }
@@ -154,7 +177,13 @@ impl MetadataFiles for FakeKernel {
         }))
     }
 
-    fn thins_in(&self, pool: PoolId, file: &File) -> Result<Vec<(ThinId, u64)>, KernelError> {
+    fn thins_in(
+        &self,
+        pool: PoolId,
+        file: &File,
+        caller: Option<&Caller>,
+    ) -> Result<Vec<(ThinId, u64)>, KernelError> {
+        waits(pool, caller)?;
         let found = parse(file);
         match found.damage.superblock {
             false => Ok(found.thins.into_iter().collect()),
@@ -170,9 +199,11 @@ impl MetadataFiles for FakeKernel {
         pool: PoolId,
         files: (&File, &File),
         given: Option<Given>,
+        caller: Option<&Caller>,
     ) -> Result<(), KernelError> {
         let ambush = ambush(&self.while_repairing).0.take();
         ambush.into_iter().for_each(|what| what());
+        waits(pool, caller)?;
         let (from, to) = files;
         let mut found = parse(from);
         assert_eq!(

@@ -10,7 +10,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use goldleaf_types::{Bytes, Digest, PoolId};
 use sha2::{Digest as _, Sha256};
@@ -66,9 +66,17 @@ impl RepairFolder {
         }
     }
 
-    /// One repair of this host at a time: each takes room for its files, and memory.
-    pub(super) fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    /// One repair of this host at a time: each takes room for its files, and memory. Calls `waits`
+    /// first if there is another one.
+    pub(super) fn one_at_a_time(&self, waits: impl FnOnce()) -> MutexGuard<'_, ()> {
+        match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                waits();
+                self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        }
     }
 
     fn make(&self) -> Result<(), PoolError> {

@@ -6,7 +6,9 @@
 //! digest; from then on no opening loads what is on the device before that file is on it. `finish`
 //! does that, at once or after a crash. What the repair did not bring back to a thin is in its row by
 //! the same commit; a thin that it lost altogether is a row without a thin, as any lost data is.
-//! All of that takes minutes and is beside the turn of the node's other pools: `reserved`.
+//! All of that takes minutes and is beside the turn of the node's other pools: `reserved`. A look, which
+//! changes nothing, ends with its caller, its files and the tool that runs for it: another repair may be
+//! waiting for its turn. A repair goes on to its end without its caller.
 
 mod files;
 mod finish;
@@ -27,6 +29,7 @@ use self::report::compare;
 use self::reserved::Reserved;
 use self::subject::{Stillness, Subject};
 use super::Agent;
+use super::caller;
 use super::devices::HeldDevice;
 use super::error::PoolError;
 use super::opening::{AsFound, catalogue_error};
@@ -37,6 +40,7 @@ use crate::failpoint::{Point, hit};
 use crate::kernel::{Given, KernelError, PoolSpec, Superblock};
 use crate::ops::forming::catalogue_regions;
 use crate::ops::opening::labelled;
+use crate::sys::caller::Caller;
 use crate::telemetry::Chain;
 
 /// A pool whose metadata is to be repaired.
@@ -53,6 +57,8 @@ pub struct RepairPool {
 /// What a repair is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepairStep {
+    /// Another repair of this host, or a look at one, is at work.
+    Waiting,
     /// The metadata is copied to a file.
     Copying,
     /// The copy is checked.
@@ -68,6 +74,23 @@ pub enum RepairStep {
 /// Told what a repair is at, how many bytes of that are done, and how many there are.
 pub type RepairTold<'a> = &'a dyn Fn(RepairStep, Bytes, Bytes);
 
+/// Who is told what a repair is at.
+struct Asker<'a> {
+    told: RepairTold<'a>,
+    /// With whom it ends; a repair that is carried out ends with nobody.
+    caller: Option<Arc<Caller>>,
+}
+
+impl Asker<'_> {
+    fn caller(&self) -> Option<&Caller> {
+        self.caller.as_deref()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.caller().is_some_and(Caller::is_gone)
+    }
+}
+
 /// The old metadata, what a repair made of it, and what that means.
 struct Analysis {
     copy: Scratch,
@@ -78,7 +101,8 @@ struct Analysis {
 
 impl Agent {
     /// Says what a repair of a pool's metadata would do, or does it: the pool is open afterwards.
-    /// Asking again changes nothing. Blocks.
+    /// Asking again changes nothing. Blocks; only what changes nothing ends early, once the caller that
+    /// this thread works for is gone.
     ///
     /// # Errors
     ///
@@ -90,7 +114,18 @@ impl Agent {
         wanted: RepairPool,
         told: RepairTold<'_>,
     ) -> Result<RepairReport, PoolError> {
-        let _one = self.repairs.one_at_a_time();
+        let asker = Asker {
+            told,
+            caller: match wanted.apply {
+                true => None,
+                false => caller::current(),
+            },
+        };
+        let waits = || told(RepairStep::Waiting, Bytes(0), Bytes(0));
+        let _one = self.repairs.one_at_a_time(waits);
+        if asker.is_gone() {
+            return Err(PoolError::Abandoned(wanted.id));
+        }
         let (subject, reserved) = {
             let turn = self.pools.turn.lock();
             let _turn = turn.unwrap_or_else(PoisonError::into_inner);
@@ -102,9 +137,12 @@ impl Agent {
         if wanted.apply {
             self.changed();
         }
-        let report = self.repair_reserved((reserved, subject), wanted, told);
+        let report = self.repair_reserved((reserved, subject), wanted, &asker);
         if wanted.apply {
             self.changed();
+        }
+        if report.is_err() && asker.is_gone() {
+            tracing::info!(pool = %wanted.id, "a look at what a repair would do ended with its caller");
         }
         report
     }
@@ -115,7 +153,7 @@ impl Agent {
         // In this order: the devices go first at the end.
         (reserved, mut subject): (Reserved<'_>, Subject),
         wanted: RepairPool,
-        told: RepairTold<'_>,
+        asker: &Asker<'_>,
     ) -> Result<RepairReport, PoolError> {
         if subject.stillness == Stillness::Writable {
             return match subject.pool {
@@ -141,14 +179,14 @@ impl Agent {
             };
         }
         let len = subject.metadata_len();
-        let copy = self.copy_to_repair(&subject, told)?;
+        let copy = self.copy_to_repair(&subject, asker)?;
         if !wanted.apply {
             // The rest is about the copy: nobody waits for it.
             subject.let_go();
             drop(reserved);
-            return Ok(self.analyse(&subject, copy, told)?.report);
+            return Ok(self.analyse(&subject, copy, asker)?.report);
         }
-        let analysis = self.analyse(&subject, copy, told)?;
+        let analysis = self.analyse(&subject, copy, asker)?;
         if analysis.repaired.is_none() {
             return Ok(analysis.report);
         }
@@ -158,25 +196,22 @@ impl Agent {
             let pool = wanted.id;
             return Err(PoolError::WouldLose { pool, what });
         }
-        told(RepairStep::Putting, Bytes(0), len);
+        (asker.told)(RepairStep::Putting, Bytes(0), len);
         self.carry_out_repair(subject, analysis)
     }
 
     /// The pool's metadata in a file, if there is room for all that a repair takes.
-    fn copy_to_repair(
-        &self,
-        subject: &Subject,
-        told: RepairTold<'_>,
-    ) -> Result<Scratch, PoolError> {
+    fn copy_to_repair(&self, subject: &Subject, asker: &Asker<'_>) -> Result<Scratch, PoolError> {
+        let told = asker.told;
         let (id, len) = (subject.record.id, subject.metadata_len());
         self.repairs.clean_copies(id);
         self.repairs.has_room(id, Bytes(2 * len.0))?;
         told(RepairStep::Copying, Bytes(0), len);
         let copy = self.repairs.scratch(id, "copy")?;
         let mut so_far = |done| told(RepairStep::Copying, done, len);
-        let copied = self
-            .kernel
-            .copy_metadata(&subject.spec, &copy.file, &mut so_far);
+        let copied =
+            self.kernel
+                .copy_metadata(&subject.spec, &copy.file, asker.caller(), &mut so_far);
         copied.map_err(PoolError::Kernel)?;
         Ok(copy)
     }
@@ -198,14 +233,15 @@ impl Agent {
         &self,
         subject: &Subject,
         copy: Scratch,
-        told: RepairTold<'_>,
+        asker: &Asker<'_>,
     ) -> Result<Analysis, PoolError> {
+        let (told, caller) = (asker.told, asker.caller());
         let (id, len) = (subject.record.id, subject.metadata_len());
         let kernel = &*self.kernel;
         told(RepairStep::Checking, Bytes(0), len);
         let superblock = kernel.superblock(&copy.file).map_err(PoolError::Kernel)?;
         let damage = kernel
-            .check_metadata(id, &copy.file)
+            .check_metadata(id, &copy.file, caller)
             .map_err(PoolError::Kernel)?;
         let needs_check = superblock.is_some_and(|s| s.needs_check);
         let mut report = RepairReport::of(&subject.record, damage, needs_check);
@@ -225,13 +261,13 @@ impl Agent {
         told(RepairStep::Repairing, Bytes(0), len);
         let given = superblock.is_none().then(|| given(subject));
         kernel
-            .repair_metadata(id, (&copy.file, &repaired.file), given)
+            .repair_metadata(id, (&copy.file, &repaired.file), given, caller)
             .map_err(PoolError::Kernel)?;
         told(RepairStep::CheckingResult, Bytes(0), len);
-        let result = self.sound_result(subject, &repaired)?;
-        let before = kernel.thins_in(id, &copy.file).ok();
+        let result = self.sound_result(subject, &repaired, caller)?;
+        let before = kernel.thins_in(id, &copy.file, caller).ok();
         let after = kernel
-            .thins_in(id, &repaired.file)
+            .thins_in(id, &repaired.file, caller)
             .map_err(PoolError::Kernel)?;
         report.found_transaction = Some(result.transaction_id);
         compare(&mut report, subject, before.as_deref(), &after);
@@ -243,10 +279,15 @@ impl Agent {
     }
 
     /// What a repair made, if it is metadata of this pool and sound.
-    fn sound_result(&self, subject: &Subject, made: &Scratch) -> Result<Superblock, PoolError> {
+    fn sound_result(
+        &self,
+        subject: &Subject,
+        made: &Scratch,
+        caller: Option<&Caller>,
+    ) -> Result<Superblock, PoolError> {
         let pool = subject.record.id;
         let unfit = |why: String| PoolError::Kernel(KernelError::NotRepaired { pool, why });
-        let checked = self.kernel.check_metadata(pool, &made.file);
+        let checked = self.kernel.check_metadata(pool, &made.file, caller);
         if let Some(why) = checked.map_err(PoolError::Kernel)? {
             return Err(unfit(format!(
                 "thin_check finds errors in what it wrote: {why}"
