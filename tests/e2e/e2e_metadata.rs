@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use goldleaf_dm::{Control, DmName, PoolMessage};
 use goldleaf_proto::v1 as api;
 use goldleaf_tests::host::{Host, over};
 use goldleaf_tests::model::{self, GOLDEN, IMAGE, golden_bytes};
@@ -73,6 +74,62 @@ fn a_metadata_snapshot_that_a_power_cut_left_half_made_is_undone_and_frees_nothi
     }
     host.open_pool(open).unwrap();
     host.end_after(&["a power cut left a metadata snapshot half made"]);
+}
+
+/// The mirror of it: the superblock names the root no more, and the counts still have its blocks.
+#[test]
+fn a_metadata_snapshot_that_a_power_cut_left_half_released_is_released_by_the_opening() {
+    let mut host = Host::start("released-root");
+    host.image("golden", &golden_bytes());
+    let id = host.pool("p", 256 * MIB).id;
+    host.create_thin(over("v", 2 * MIB, "golden")).unwrap();
+    let written = Pattern(9).bytes(0, 65_536);
+    model::device(&host, "volume/v").write(MIB, &written);
+    host.deactivate("v").unwrap();
+    host.agent.take().unwrap().kill();
+    let name = DmName::new(&format!("goldleaf-{id}-pool")).unwrap();
+    Control::open()
+        .unwrap()
+        .pool_message(&name, &PoolMessage::ReserveMetadataSnap)
+        .unwrap();
+    host.lose_devices();
+    let device = host.dir().join("agent/pools/p.pool");
+    let root = held_root(&device).unwrap();
+    assert_ne!(root, 0);
+    assert_eq!(check_metadata(&device).unwrap(), None);
+    name_root(&device, 0);
+    let found = check_metadata(&device).unwrap().unwrap();
+    assert!(
+        found.contains(&format!("block {root}, expected 0, but got 1")),
+        "{found}"
+    );
+    host.start_agent(&[]);
+    host.await_node();
+    let pool = host.get_pool("p").unwrap();
+    assert!(pool.conditions.iter().all(|c| c.status), "{pool:?}");
+    host.activate("v").unwrap();
+    assert_eq!(
+        model::device(&host, "volume/v").read(MIB, written.len()),
+        written
+    );
+    host.deactivate("v").unwrap();
+    host.close_pool(api::ClosePoolRequest {
+        pool: "p".into(),
+        wait: true,
+    })
+    .unwrap();
+    assert_eq!(check_metadata(&device).unwrap(), None);
+    assert_eq!(held_root(&device).unwrap(), 0);
+    host.open_pool(api::OpenPoolRequest {
+        pool: "p".into(),
+        wait: true,
+        ..Default::default()
+    })
+    .unwrap();
+    host.end_after(&[
+        "a power cut left a metadata snapshot half released",
+        "a metadata snapshot was left held; released",
+    ]);
 }
 
 /// Metadata that is damaged where no superblock shows it: all after the first block.

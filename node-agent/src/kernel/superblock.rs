@@ -13,8 +13,10 @@ pub(super) const MAGIC: u64 = 27_022_010;
 pub(super) const BLOCK: usize = 4096;
 
 const FLAGS_AT: usize = 4;
+pub(super) const LOCATION_AT: usize = 8;
 pub(super) const MAGIC_AT: usize = 32;
-const TRANSACTION_AT: usize = 48;
+const TIME_AT: usize = 44;
+pub(super) const TRANSACTION_AT: usize = 48;
 pub(super) const HELD_ROOT_AT: usize = 56;
 const DATA_BLOCKS_AT: usize = 64;
 const BLOCK_SECTORS_AT: usize = 336;
@@ -39,12 +41,8 @@ impl Superblock {
     /// What a block says; `None` when it is no superblock, or a damaged one.
     #[must_use]
     pub fn of(block: &[u8; BLOCK]) -> Option<Self> {
-        let long = |at: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&block[at..at + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let short = |at: usize| u32::try_from(long(at) & u64::from(u32::MAX)).unwrap_or_default();
+        let long = |at: usize| long(block, at);
+        let short = |at: usize| short(block, at);
         is_whole(block).then(|| Self {
             transaction_id: long(TRANSACTION_AT),
             needs_check: short(FLAGS_AT) & NEEDS_CHECK != 0,
@@ -53,6 +51,28 @@ impl Superblock {
             data_blocks: long(DATA_BLOCKS_AT),
         })
     }
+}
+
+fn long(block: &[u8; BLOCK], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&block[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn short(block: &[u8; BLOCK], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&block[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+/// Where a whole superblock, or a copy of it, says that it lies.
+pub(super) fn location(block: &[u8; BLOCK]) -> u64 {
+    long(block, LOCATION_AT)
+}
+
+/// Which of two copies is the later one: the transaction, and the count of snapshots.
+pub(super) fn age(block: &[u8; BLOCK]) -> (u64, u32) {
+    (long(block, TRANSACTION_AT), short(block, TIME_AT))
 }
 
 /// Whether a block is a superblock whose sum is right.
