@@ -3,7 +3,7 @@
 //! Operations block, so each runs on a thread of its own, where nothing can stop it. One that waits
 //! for a lock while its caller goes away must not act later: the caller may have asked for the
 //! opposite since. So it looks once it has its lock, before anything is changed. One that has begun
-//! goes on to its end, unless it takes long and changes nothing: that one takes [`current`] with it,
+//! goes on to its end, unless it takes long and changes nothing: that one takes `current` with it,
 //! and ends. `grpc` begins operations here; the sweep has no caller, and goes on always.
 
 use std::cell::RefCell;

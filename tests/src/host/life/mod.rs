@@ -2,8 +2,8 @@
 //!
 //! Used by the crash tests. Each step is a call of the public API; its answer is put down without
 //! what may differ between two runs (times, revisions, minted ids). A run that was cut short and
-//! repeated must give the very answers of one that was not; [`cut_short`] says what each death came
-//! to as a [`Row`] of the crash matrix, which is kept in `docs/crash-matrix.md`.
+//! repeated must give the very answers of one that was not; `cut_short` says what each death came
+//! to as a `Row` of the crash matrix, which is kept in `docs/crash-matrix.md`.
 
 mod cut;
 mod images;
