@@ -47,9 +47,10 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber, check: bool) -> Result<(
     if released.is_none() && !(check && block != [0; BLOCK]) {
         return Ok(());
     }
-    let is_sound = || -> Result<bool, KernelError> {
+    let passes = |arguments: &[&str]| -> Result<bool, KernelError> {
         let path = node.to_string_lossy();
-        let checked = run_within(LIMIT, "thin_check", &["-q", path.as_ref()]);
+        let arguments = [arguments, &["-q", path.as_ref()]].concat();
+        let checked = run_within(LIMIT, "thin_check", &arguments);
         let checked = checked.map_err(|e| KernelError::Metadata {
             pool,
             why: e.to_string(),
@@ -57,7 +58,7 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber, check: bool) -> Result<(
         Ok(checked.status.success())
     };
     let began = std::time::Instant::now();
-    let sound = is_sound()?;
+    let sound = passes(&[])?;
     tracing::info!(%pool, sound, took = ?began.elapsed(), "metadata checked");
     if sound {
         return Ok(());
@@ -67,30 +68,37 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber, check: bool) -> Result<(
         let written = written.and_then(|()| file.sync_all());
         written.map_err(KernelError::io("write a pool's superblock"))
     };
+    let mut changed = false;
     if let Some(released) = released {
+        changed = true;
         put(&released)?;
-        if is_sound()? {
+        if passes(&[])? {
             tracing::warn!(%pool, "a power cut left a metadata snapshot half made; undone");
             return Ok(());
         }
     }
-    for root in unnamed_roots(&file, &block).map_err(KernelError::io("read a pool's metadata"))? {
-        put(&with_root(&block, root))?;
-        if is_sound()? {
-            tracing::warn!(%pool, root, "a power cut left a metadata snapshot half released; it is released anew");
-            return Ok(());
+    // Blocks that are counted too often and nothing else: damage gets no further look, and no write.
+    if is_whole(&block) && passes(&["--ignore-non-fatal-errors"])? {
+        let roots = unnamed_roots(&file);
+        for root in roots.map_err(KernelError::io("read a pool's metadata"))? {
+            changed = true;
+            put(&with_root(&block, root))?;
+            if passes(&[])? {
+                tracing::warn!(%pool, root,
+                    "a power cut left a metadata snapshot half released; it is released anew");
+                return Ok(());
+            }
         }
     }
-    put(&block)?;
+    if changed {
+        put(&block)?;
+    }
     Err(damaged(pool))
 }
 
 /// Blocks that are copies of the superblock, as the root of a metadata snapshot is: the newest first,
 /// and no more than are worth a check each. Those of snapshots long gone may be among them.
-fn unnamed_roots(file: &File, superblock: &[u8; BLOCK]) -> io::Result<Vec<u64>> {
-    if !is_whole(superblock) {
-        return Ok(Vec::new());
-    }
+fn unnamed_roots(file: &File) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     let mut piece = vec![0; PIECE];
     let mut number = 0;
@@ -182,8 +190,7 @@ mod tests {
         put(300, &copy(299, 9)); // moved there: nobody's root
         put(301, &copy(301, 9)[..BLOCK - 1]); // cut short by the end of what was written
         put(302, &[7; BLOCK]);
-        assert_eq!(unnamed_roots(&file, &first).unwrap(), [2, 700]);
-        assert!(unnamed_roots(&file, &[0; BLOCK]).unwrap().is_empty());
+        assert_eq!(unnamed_roots(&file).unwrap(), [2, 700]);
         let released = with_root(&first, 2);
         assert_eq!(without_root(&released), Some(first));
     }
