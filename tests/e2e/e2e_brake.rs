@@ -34,23 +34,6 @@ fn unwritten(offset: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The agent died where it was told to; another begins.
-fn begin_again(host: &mut Host, environment: &[(&str, &str)]) {
-    let dead = host.agent.as_mut().is_some_and(|agent| agent.died());
-    assert!(dead, "it did not die: {}", host.logs());
-    host.agent = None;
-    host.start_agent(environment);
-    host.await_node();
-}
-
-fn file(host: &Host, name: &str, mib: u64) -> api::PoolDevice {
-    let path = host.dir().join("agent/pools").join(name);
-    api::PoolDevice {
-        path: path.display().to_string(),
-        create_file_bytes: mib * MIB,
-    }
-}
-
 /// A disk whose first part keeps what is written and whose rest forgets it: as much data as one
 /// likes, at no cost of memory.
 struct Forgetful {
@@ -219,18 +202,18 @@ fn law_metadata_brake() {
     let stopped = use_up_metadata(&clones, blocks);
     assert_eq!(stopped.raw_os_error(), Some(5), "{stopped:?}");
     let release = ("GOLDLEAF_FAILPOINT", "agent/release-pool/after-effect");
-    begin_again(&mut host, &[release]);
+    host.begin_again(&[release]);
     see_the_brake(&host, &clones[0], &long);
 
     // And again when it is off and nobody was told.
     let extension = api::ExtendPoolRequest {
         pool: "p".into(),
-        devices: vec![file(&host, "more.pool", 128)],
+        devices: vec![host.pool_file("more.pool", 128)],
         metadata_bytes: 32 * MIB,
         ..Default::default()
     };
     host.extend_pool(extension.clone()).unwrap_err();
-    begin_again(&mut host, &[]);
+    host.begin_again(&[]);
     let pool = host.extend_pool(extension).unwrap();
     assert!(pool.conditions.is_empty(), "{:?}", pool.conditions);
     assert_eq!(pool.devices.len(), 2, "{:?}", pool.devices);
@@ -258,7 +241,7 @@ fn law_metadata_brake() {
         ..Default::default()
     })
     .unwrap();
-    check_metadata(&table, &file(&host, "more.pool", 0).path);
+    check_metadata(&table, &host.pool_file("more.pool", 0).path);
     host.open_pool(api::OpenPoolRequest {
         pool: "p".into(),
         ..Default::default()

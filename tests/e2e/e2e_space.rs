@@ -37,26 +37,9 @@ fn condition<'a>(pool: &'a api::Pool, kind: &str) -> Option<&'a api::Condition> 
     pool.conditions.iter().find(|c| c.r#type == kind)
 }
 
-/// The agent died where it was told to; another begins.
-fn begin_again(host: &mut Host, environment: &[(&str, &str)]) {
-    let dead = host.agent.as_mut().is_some_and(|agent| agent.died());
-    assert!(dead, "it did not die: {}", host.logs());
-    host.agent = None;
-    host.start_agent(environment);
-    host.await_node();
-}
-
-fn file(host: &Host, name: &str, mib: u64) -> api::PoolDevice {
-    let path = host.dir().join("agent/pools").join(name);
-    api::PoolDevice {
-        path: path.display().to_string(),
-        create_file_bytes: mib * MIB,
-    }
-}
-
 /// A pool of one file of 256 MiB.
 fn small_pool(host: &Host, when_full: api::WhenFull) -> String {
-    let device = file(host, "p.pool", 256);
+    let device = host.pool_file("p.pool", 256);
     let path = device.path.clone();
     host.create_pool(api::CreatePoolRequest {
         name: "p".into(),
@@ -192,7 +175,7 @@ fn write_all(volumes: &[api::Volume], blocks: u64) -> Vec<std::thread::JoinHandl
 fn a_pool_takes_its_spare_by_itself_and_no_writer_notices() {
     let mut host = Host::start("spare");
     small_pool(&host, api::WhenFull::Queue);
-    let spare = file(&host, "spare.pool", 256);
+    let spare = host.pool_file("spare.pool", 256);
     let extended = host.extend_pool(api::ExtendPoolRequest {
         pool: "p".into(),
         spares: vec![spare.clone()],
@@ -226,7 +209,7 @@ fn a_pool_takes_its_spare_by_itself_and_no_writer_notices() {
         }
     }
     // Another one, unused, goes with the pool.
-    let second = file(&host, "second.pool", 64);
+    let second = host.pool_file("second.pool", 64);
     host.extend_pool(api::ExtendPoolRequest {
         pool: "p".into(),
         spares: vec![second.clone()],
@@ -313,7 +296,7 @@ fn writers_wait_as_long_as_their_pool_says_whatever_the_kernel_says() {
             node.write_until_refused(all, &block_of(7)).1
         })
     };
-    begin_again(&mut host, &[]);
+    host.begin_again(&[]);
     condition_says(&host, "wait until there is room");
     std::thread::park_timeout(Duration::from_secs(8));
     assert!(!rest.is_finished(), "the kernel's time held");

@@ -73,11 +73,7 @@ impl Agent {
         caller: Option<Incarnation>,
         wanted: SetPolicy,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         let pool = self.pool_to_change(wanted.id, caller)?;
         let before = pool.record();
         if wanted.onto(before.clone()) != before {

@@ -4,7 +4,7 @@
 //! catalogue is flushed, and the labels' clean flags are the fact. A crash or a failure after the first
 //! leaves a pool that is closed and not clean: its metadata is checked when it opens again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use goldleaf_types::{Incarnation, PoolId};
 
@@ -29,11 +29,7 @@ impl Agent {
         id: PoolId,
         caller: Option<Incarnation>,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         self.pools.reserved.is_free(id)?;
         let Some(pool) = self.pools.open(id) else {
             return self.close_unopened(id);

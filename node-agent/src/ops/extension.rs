@@ -76,11 +76,7 @@ impl Agent {
         caller: Option<Incarnation>,
         request: &ExtendPool,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         let pool = self.pool_to_change(request.id, caller)?;
         if let Some(doubt) = &pool.doubt {
             return Err(mismatch(request.id, &doubt.to_string()));

@@ -35,11 +35,7 @@ impl Agent {
     /// [`PoolError::ForeignHost`] for a pool that its host did not release, unless that very host
     /// is named; [`PoolError::MissingDevice`] and its like before any table is built.
     pub fn import_pool(&self, request: &ImportPool) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         let found = carried(&request.devices)?;
         let id = one_pool(&found)?;
         if is_half(found.iter().map(|device| &device.label)) {

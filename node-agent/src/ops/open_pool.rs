@@ -410,12 +410,16 @@ impl OpenPool {
 
     /// What the pool can do, if it takes changes.
     fn writable_mode(&self, kernel: &dyn Kernel) -> Result<PoolMode, ThinError> {
+        self.mode_of(&kernel.pool_status(self.id).map_err(ThinError::Kernel)?)
+    }
+
+    /// As [`Self::writable_mode`], of a status that was just read.
+    fn mode_of(&self, status: &PoolStatus) -> Result<PoolMode, ThinError> {
         let no = |why: String| Err(ThinError::PoolReadOnly { pool: self.id, why });
         if let Some(doubt) = &self.doubt {
             return no(doubt.to_string());
         }
-        let status = kernel.pool_status(self.id).map_err(ThinError::Kernel)?;
-        match (Unwritable::of(&status), &status) {
+        match (Unwritable::of(status), status) {
             (Some(Unwritable::ReadOnly), _) if self.is_braked() => no(BRAKED.into()),
             (Some(why), _) => no(format!("{why}: {CHECK_IT}")),
             (None, PoolStatus::Working(status)) => Ok(status.mode),

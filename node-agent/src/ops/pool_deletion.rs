@@ -4,7 +4,7 @@
 //! first to say "no pool" (layout generation 0); the others follow, then all are wiped, device 0
 //! last. A crash in between leaves what a repeated call accepts and no start opens.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use goldleaf_types::{Incarnation, PoolId};
 
@@ -32,11 +32,7 @@ impl Agent {
         caller: Option<Incarnation>,
         which: Which,
     ) -> Result<(), PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         self.pools.reserved.is_free(id)?;
         let busy = self.pools.begin(id);
         let devices = match self.pools.open(id) {

@@ -133,6 +133,11 @@ impl Pools {
         }
     }
 
+    /// The turn to make, open, close or delete a pool. Blocks.
+    pub(super) fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hides a pool while it is changed. The caller has the turn, or has reserved the pool.
     pub(super) fn begin(&self, id: PoolId) -> Busy<'_> {
         self.busy_pools().insert(id, Turn::default());
@@ -273,11 +278,7 @@ impl Agent {
         caller: Option<Incarnation>,
         request: CreatePool,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         self.pools.reserved.is_free(request.id)?;
         if let Some(pool) = self.pools.open(request.id) {
             pool.admit(caller)?;
@@ -313,11 +314,7 @@ impl Agent {
         id: PoolId,
         caller: Option<Incarnation>,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         self.open_found(id, caller)
     }
 

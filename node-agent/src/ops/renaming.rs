@@ -28,8 +28,7 @@ impl Agent {
         caller: Option<Incarnation>,
         name: &Name,
     ) -> Result<PoolView, PoolError> {
-        let turn = self.pools.turn.lock();
-        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         let pool = self.pool_to_change(id, caller)?;
         let old = pool.name();
         if old != *name {

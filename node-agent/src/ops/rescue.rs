@@ -8,7 +8,7 @@
 //! when the pool is closed. An agent that starts and finds it opens the pool in the same way again, so
 //! that no ordinary opening ever takes unchecked metadata for its own.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use goldleaf_types::{
     Bytes, Incarnation, PoolId, Sectors, ThinId, ThinOwner, VolumeId, VolumeSize,
@@ -58,11 +58,7 @@ impl Agent {
         id: PoolId,
         caller: Option<Incarnation>,
     ) -> Result<PoolView, PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         self.pools.reserved.is_free(id)?;
         if let Some(pool) = self.pools.open(id) {
             pool.admit(caller)?;

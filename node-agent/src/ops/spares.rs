@@ -80,11 +80,7 @@ impl Agent {
 
     /// Takes one spare after the other until there is enough, or none is left.
     fn use_spare(&self, id: PoolId) -> Result<(), PoolError> {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         // Closed or deleted meanwhile, or being repaired: nothing is to be done.
         let usable = |pool: &Arc<OpenPool>| pool.doubt.is_none() && !self.pools.reserved.has(id);
         let Some(pool) = self.pools.open(id).filter(usable) else {

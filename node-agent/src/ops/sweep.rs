@@ -3,7 +3,7 @@
 //! Called when a pool is opened and by the loop. What a row wishes is finished; what it does not
 //! wish is taken away, unless somebody uses it. A row that fails is logged and tried again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use goldleaf_types::{PoolId, ThinOwner};
@@ -181,11 +181,7 @@ impl Agent {
     }
 
     fn open_ours(&self, look: Look) {
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         let mut due = Vec::new();
         for (id, found) in self.pools.scanner.scan(look) {
             let was_open = found

@@ -164,6 +164,29 @@ impl Host {
         let _ = std::fs::remove_dir_all(self.dir.join("dev"));
     }
 
+    /// The agent died where it was told to; another begins.
+    ///
+    /// # Panics
+    ///
+    /// When it lives.
+    pub fn begin_again(&mut self, environment: &[(&str, &str)]) {
+        let dead = self.agent.as_mut().is_some_and(|agent| agent.died());
+        assert!(dead, "it did not die: {}", self.logs());
+        self.agent = None;
+        self.start_agent(environment);
+        self.await_node();
+    }
+
+    /// A file for a pool, where the agent may make it.
+    #[must_use]
+    pub fn pool_file(&self, name: &str, mib: u64) -> api::PoolDevice {
+        let path = self.dir().join("agent/pools").join(name);
+        api::PoolDevice {
+            path: path.display().to_string(),
+            create_file_bytes: mib << 20,
+        }
+    }
+
     /// How the control plane is started.
     #[must_use]
     pub fn server_arguments(&self) -> Vec<String> {

@@ -88,11 +88,7 @@ impl Agent {
         }
         // One that was just attached has no user yet. Nobody makes one while these are held, which
         // is why only what seems unused is looked at under them: activations wait meanwhile.
-        let _turn = self
-            .pools
-            .turn
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.pools.take_turn();
         let _alone = self.image_use.write();
         // But a repair, which is beside the turn and has its pool alone. Asked first: it may end.
         let repaired = self.pools.reserved.all();

@@ -20,7 +20,7 @@ pub use files::RepairFolder;
 pub use report::{Fate, RepairOutcome, RepairReport, RepairedThin};
 pub(super) use reserved::Reservations;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use goldleaf_types::{Bytes, Incarnation, PoolId};
 
@@ -127,8 +127,7 @@ impl Agent {
             return Err(PoolError::Abandoned(wanted.id));
         }
         let (subject, reserved) = {
-            let turn = self.pools.turn.lock();
-            let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+            let _turn = self.pools.take_turn();
             let subject = self.subject(wanted.id, caller)?;
             let name = subject.record.name.to_string();
             let reserved = self.pools.reserved.reserve(wanted.id, name, wanted.apply);
