@@ -14,6 +14,9 @@ use crate::command::command;
 
 /// Lines of a log that are shown of a failure.
 const SHOWN: usize = 200;
+/// Lines of a panic, and of all panics of a binary, that are shown where its result is.
+const CAUSE: usize = 10;
+const CAUSES: usize = 40;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -195,8 +198,27 @@ impl fmt::Display for Finished {
         }
         self.less
             .map_or(Ok(()), |less| write!(f, "; not whole: {less}"))?;
+        if outcome.failed > 0 {
+            causes(&self.output).try_for_each(|line| write!(f, "\n     ! {line}"))?;
+        }
         figures(&self.output).try_for_each(|figure| write!(f, "\n       {figure}"))
     }
+}
+
+/// What the tests of a binary panicked with, shortened. It goes with the line that says `FAILED`,
+/// because the end of the log is printed far below, where a shortened report may lack it.
+fn causes(output: &str) -> impl Iterator<Item = &str> {
+    let mut shown = 0;
+    let lines = output.lines().filter(|line| !line.trim().is_empty());
+    let lines = lines.filter(move |line| {
+        if line.contains(" panicked at ") {
+            shown = CAUSE;
+        }
+        let show = shown > 0;
+        shown = shown.saturating_sub(1);
+        show
+    });
+    lines.take(CAUSES)
 }
 
 /// What a test has measured or counted, as it said it.
@@ -212,5 +234,14 @@ mod tests {
     fn what_a_test_says_is_shown_and_nothing_else_of_its_output() {
         let output = format!("running 1 test\ntest a ... \n{FIGURE}p99 3 ms\nok\n");
         assert_eq!(figures(&output).collect::<Vec<_>>(), ["p99 3 ms"]);
+    }
+
+    #[test]
+    fn a_panic_is_shown_with_what_it_says_and_no_more() {
+        let after = "x\n".repeat(CAUSE);
+        let output = format!("test a ...\nthread 'a' panicked at b.rs:1:\n\nno pool\n{after}end\n");
+        let shown: Vec<_> = causes(&output).collect();
+        assert_eq!(shown[..2], ["thread 'a' panicked at b.rs:1:", "no pool"]);
+        assert_eq!(shown.len(), CAUSE);
     }
 }

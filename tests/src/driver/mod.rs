@@ -66,10 +66,10 @@ impl Place {
         std::fs::create_dir_all(&logs)?;
         let kernel = std::env::var("KERNEL").ok().filter(|k| !k.is_empty());
         let kernel = kernel.unwrap_or_else(|| "uml".to_owned());
-        let programs = if kernel == "qemu" {
-            own.with_file_name("release")
-        } else {
-            own.to_owned()
+        // `tests/run` has built them.
+        let programs = match std::env::var("GOLDLEAF_PROFILE").as_deref() {
+            Ok("release") => own.with_file_name("release"),
+            _ => own.to_owned(),
         };
         Ok(Self {
             repo: repo.to_owned(),
