@@ -16,17 +16,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 use goldleaf_dm::{DevNumber, nodes};
 use goldleaf_types::PoolId;
 
 use super::KernelError;
+use super::metadata_files::WHOLE_LIMIT;
 use super::superblock::{BLOCK, HELD_ROOT_AT, age, checksum, is_whole, location};
 use crate::sys::run::run_within;
-
-/// About a second for a million blocks; the largest metadata has some hundred millions.
-const LIMIT: Duration = Duration::from_secs(600);
 
 /// Roots that are tried: the kernel holds one at a time, and makes the next one where the last one was.
 const MOST_ROOTS: usize = 8;
@@ -50,7 +47,7 @@ pub(super) fn settle(pool: PoolId, metadata: DevNumber, check: bool) -> Result<(
     let passes = |arguments: &[&str]| -> Result<bool, KernelError> {
         let path = node.to_string_lossy();
         let arguments = [arguments, &["-q", path.as_ref()]].concat();
-        let checked = run_within(LIMIT, "thin_check", &arguments);
+        let checked = run_within(WHOLE_LIMIT, "thin_check", &arguments);
         let checked = checked.map_err(|e| KernelError::Metadata {
             pool,
             why: e.to_string(),

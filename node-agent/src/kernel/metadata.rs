@@ -19,9 +19,6 @@ use crate::failpoint::{Point, hit};
 use crate::sys::caller::Caller;
 use crate::sys::run::{RunError, run_streamed};
 
-/// How long a tool may read that walks all of it, or lists what is in it.
-pub(super) const LIST_LIMIT: std::time::Duration = LIMIT;
-
 /// How long a tool may read. It takes about a second for a million mappings, and the largest
 /// metadata has some hundred millions.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(600);

@@ -19,7 +19,7 @@ use goldleaf_types::{Bytes, PoolId, ThinId};
 use rustix::fs::OFlags;
 
 use super::dm::{DmKernel, ensure_none, find, total};
-use super::metadata::{LIST_LIMIT, listed_in};
+use super::metadata::listed_in;
 use super::pool::attach_whole;
 use super::pool_tables::metadata_device;
 use super::superblock::{BLOCK, Superblock};
@@ -32,9 +32,10 @@ use crate::sys::run::{RunError, run_streamed};
 /// multiples of a metadata block.
 const PIECE: usize = 1 << 20;
 
-/// How long a repair may take: it writes every mapping anew, some seconds for a million of them, and
-/// the largest metadata has some hundred millions.
-const REPAIR_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// How long a check or a repair may take. A check takes about a second for a million mappings where
+/// the metadata is on flash, a repair some seconds; the largest metadata has some hundred millions,
+/// and on a spinning disk each of their blocks is a seek. A pool that is checked too briefly never opens.
+pub(super) const WHOLE_LIMIT: Duration = Duration::from_secs(4 * 3600);
 
 /// Most of a tool's words that are told.
 const WORDS: usize = 600;
@@ -172,7 +173,7 @@ impl MetadataFiles for DmKernel {
     ) -> Result<Option<String>, KernelError> {
         over_loop(file, Access::ReadOnly, |node| {
             let path = node.to_string_lossy();
-            match ended(caller, LIST_LIMIT, "thin_check", &[path.as_ref()]) {
+            match ended(caller, WHOLE_LIMIT, "thin_check", &[path.as_ref()]) {
                 Ok(words) => Ok(words),
                 Err(RunError::Abandoned { .. }) => Err(KernelError::Abandoned(pool)),
                 // So many errors that nobody reads them.
@@ -234,7 +235,7 @@ impl MetadataFiles for DmKernel {
                         format!("--nr-data-blocks={}", given.data_blocks),
                     ]);
                 }
-                repaired(ended(caller, REPAIR_LIMIT, "thin_repair", &args))
+                repaired(ended(caller, WHOLE_LIMIT, "thin_repair", &args))
             })
         })?;
         if self.superblock(to)?.is_some_and(|s| s.needs_check) {
@@ -242,7 +243,7 @@ impl MetadataFiles for DmKernel {
             over_loop(to, Access::ReadWrite, |node| {
                 let path = node.display().to_string();
                 let args = ["--clear-needs-check-flag", path.as_str()];
-                repaired(ended(caller, LIST_LIMIT, "thin_check", &args))
+                repaired(ended(caller, WHOLE_LIMIT, "thin_check", &args))
             })?;
         }
         to.sync_all().map_err(writing)
@@ -439,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_tools_words_are_what_it_found_on_one_line() {
-        let said = |script: &str| ended(None, LIST_LIMIT, "sh", &["-c", script]).unwrap();
+        let said = |script: &str| ended(None, WHOLE_LIMIT, "sh", &["-c", script]).unwrap();
         assert_eq!(said("echo fine"), None);
         let found = "echo examining it >&2; echo TRANSACTION_ID=9; echo '  bad block' >&2; \
                      echo ' 7 ' >&2; exit 1";
