@@ -1,7 +1,7 @@
 # Goldleaf. Rust and Go must be there; each target gets the Debian packages that it needs when run
 # as root, and otherwise says which to install.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-k8s check image bench fuzz clean
+.PHONY: help demo test test-long test-k8s check install image bench fuzz clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,13 @@ check: ## format, lints, documentation, licences
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
 	else echo "not checked: licences and bans (get cargo-deny by: cargo install cargo-deny)"; fi
+
+install: ## what `cargo build --release` made, with systemd's units; below DESTDIR if that is set
+	@test -x target/release/goldleaf || { echo "build it first, as any user: cargo build --release"; exit 1; }
+	install -D -t $(DESTDIR)/usr/local/bin target/release/goldleaf target/release/goldleaf-server \
+	  target/release/goldleaf-node-agent target/release/goldleaf-csi
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system docs/systemd/*.service
+	install -D -m 644 -t $(DESTDIR)/usr/local/share/doc/goldleaf docs/*.md
 
 image: ## the container image, as an archive for ctr, docker or podman
 	tests/prerequisites image
