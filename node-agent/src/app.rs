@@ -187,6 +187,8 @@ async fn serve(
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
+            // Of the details of errors, which a client without them shows as bytes.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let api = NodeAgentServer::new(AgentApi::new(Arc::clone(agent), stop.clone()));
     let router = || -> Result<_> {

@@ -162,6 +162,8 @@ pub async fn serve_as(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(goldleaf_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // Of the details of errors, which a client without them shows as bytes.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let serving = Server::builder()
         .layer(Calls)

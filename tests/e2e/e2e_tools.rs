@@ -67,6 +67,13 @@ fn grpcurl_creates_a_thin_and_the_same_again_and_is_refused_another_size() {
         stderr.contains("AlreadyExists") && stderr.contains("size_bytes"),
         "{stderr}"
     );
+    // Its details are read by reflection too: the field is not in a string of base64.
+    let (code, _, stderr) = create_thin(&host, 513);
+    assert_eq!(code, Some(64 + 3), "{stderr}");
+    assert!(
+        stderr.contains("google.rpc.BadRequest") && stderr.contains("\"field\": \"size_bytes\""),
+        "{stderr}"
+    );
     host.end();
 }
 
