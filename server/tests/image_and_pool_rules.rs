@@ -41,7 +41,7 @@ fn from(token: &str) -> Watch {
 }
 
 async fn next<V>(events: &mut Events<V>) -> Event<V> {
-    let next = tokio::time::timeout(Duration::from_secs(4), events.next()).await;
+    let next = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
     next.expect("no event came")
         .expect("the watch ended")
         .unwrap()
@@ -260,7 +260,7 @@ async fn a_deleted_image_stops_its_import() {
     })
     .await;
     let deleted = service.delete_image(target("golden"));
-    let deleted = tokio::time::timeout(Duration::from_secs(4), deleted).await;
+    let deleted = tokio::time::timeout(Duration::from_secs(30), deleted).await;
     deleted.expect("it waits for the import").unwrap();
     rig.node().hold_imports(false);
     assert!(service.records.all::<Image>().await.unwrap().is_empty());

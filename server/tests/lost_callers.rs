@@ -119,7 +119,7 @@ impl Rig {
         self.store.open.send_replace(false);
         let _ = tokio::time::timeout(Duration::ZERO, self.store.arrived.notified()).await; // an older one's
         let call = tokio::spawn(call(<Api as Clone>::clone(&self.api)));
-        let arrived = tokio::time::timeout(Duration::from_secs(4), self.store.arrived.notified());
+        let arrived = tokio::time::timeout(Duration::from_secs(30), self.store.arrived.notified());
         arrived.await.expect("the call was refused before its wish");
         call.abort();
         assert!(call.await.err().unwrap().is_cancelled());

@@ -161,7 +161,7 @@ async fn a_repair_keeps_neither_other_pools_nor_the_nodes_reports_waiting() {
         let pool = service.get_pool(&named("slow")).await.unwrap().pool;
         assert_eq!(pool.mode, PoolMode::OutOfDataSpace);
     };
-    let in_time = tokio::time::timeout(std::time::Duration::from_secs(4), others);
+    let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), others);
     in_time.await.expect("others wait for the repair");
     assert!(!repairing.is_finished());
     rig.node().hold_imports(false);
@@ -197,7 +197,7 @@ async fn begin(api: &Api, confirm: &str) -> <Api as PoolService>::RepairStream {
 }
 
 async fn next_step(events: &mut <Api as PoolService>::RepairStream) -> api::RepairStep {
-    let next = tokio::time::timeout(std::time::Duration::from_secs(4), events.next());
+    let next = tokio::time::timeout(std::time::Duration::from_secs(30), events.next());
     next.await.expect("nothing comes").unwrap().unwrap().step()
 }
 

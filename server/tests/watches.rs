@@ -46,7 +46,7 @@ async fn until<V>(events: &mut Events<V>, what: &str, holds: impl Fn(&V) -> bool
             }
         }
     };
-    let found = tokio::time::timeout(Duration::from_secs(5), search).await;
+    let found = tokio::time::timeout(Duration::from_secs(30), search).await;
     found.unwrap_or_else(|_| panic!("no event: {what}"))
 }
 

@@ -94,10 +94,10 @@ fn an_active_volume_is_not_decoupled_and_one_that_is_cannot_be_activated_meanwhi
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     device(&volume).write(WRITTEN, &[0x33; 4096]);
     host.deactivate("v").unwrap();
-    // 40 MiB at 8 MiB a second.
+    // 40 MiB at 4 MiB a second: the refusals below come within those ten.
     let slow = api::DecoupleRequest {
         volume: "v".into(),
-        rate_bytes_per_second: 8 * MIB,
+        rate_bytes_per_second: 4 * MIB,
         wait: false,
     };
     let began = std::time::Instant::now();
@@ -119,7 +119,7 @@ fn an_active_volume_is_not_decoupled_and_one_that_is_cannot_be_activated_meanwhi
         .unwrap();
     assert_eq!(done.image_digest, "");
     assert!(
-        began.elapsed().as_secs() >= 4,
+        began.elapsed().as_secs() >= 8,
         "faster than the cap: {:?}",
         began.elapsed()
     );

@@ -239,31 +239,56 @@ fn an_image_s_device_without_zeroes_after_it_is_used_while_it_is_in_use() {
 /// As in the kernel's documentation of external origins: the image is a device of its own.
 #[test]
 fn a_volume_over_an_image_on_another_device_reads_through_to_it_in_place() {
-    let host = rig("device");
+    // Without a copy of the same content, which would be used and not the device.
+    let host = Host::start("device");
+    host.pool("p", 1024 * MIB);
     let path = host.import("disk.raw", &golden());
     let (reserved, content) = (host.dir().join("elsewhere.raw"), path);
     std::fs::copy(&content, &reserved).unwrap();
     let disk = output("losetup", &["-f", "--show", reserved.to_str().unwrap()]).unwrap();
     let disk = disk.trim().to_owned();
-    let image = host
-        .create_image(api::CreateImageRequest {
+    let import = || {
+        host.create_image(api::CreateImageRequest {
             name: "in-place".into(),
             source: Some(api::create_image_request::Source::Device(disk.clone())),
             wait: true,
             ..Default::default()
         })
-        .unwrap();
+    };
+    let copies = || {
+        let kept = std::fs::read_dir(host.dir().join("agent/images")).unwrap();
+        let paths = kept.map(|entry| entry.unwrap().path());
+        paths
+            .filter(|p| p.extension().is_some_and(|e| e == "raw"))
+            .count()
+    };
+    let image = import().unwrap();
     assert_eq!(image.size_bytes, IMAGE);
+    assert_eq!(copies(), 0, "the device was copied");
     let volume = host.create_thin(over("v", 8 * MIB, "in-place")).unwrap();
     device(&volume).assert_reads(untouched);
     device(&volume).write(0, &Pattern(6).bytes(0, 4096));
     node(&disk).assert_reads(|offset, len| GOLDEN.bytes(offset, len));
     host.deactivate("v").unwrap();
+
+    // Somebody writes to the device: it is no image until it is what it was, and is imported again.
+    node(&disk).write(MIB, &[0; 512]);
+    let refused = host.activate("v").unwrap_err();
+    assert_eq!(
+        refused.code(),
+        tonic::Code::FailedPrecondition,
+        "{refused:?}"
+    );
+    node(&disk).write(MIB, &GOLDEN.bytes(MIB, 512));
+    assert_eq!(import().unwrap().digest, image.digest);
+    let active = host.activate("v").unwrap();
+    assert_eq!(device(&active).read(MIB, 512), GOLDEN.bytes(MIB, 512));
+    host.deactivate("v").unwrap();
     host.delete_volume("v").unwrap();
     host.delete_image("in-place").unwrap();
     output("losetup", &["-d", &disk]).unwrap();
     std::fs::remove_file(reserved).unwrap();
-    host.end();
+    host.end_after(&["an image's content changed"]);
 }
 
 #[test]

@@ -339,55 +339,6 @@ pub(super) async fn until_empty(rig: &Rig) {
     panic!("{:?} stay", rig.names());
 }
 
-/// Needs root and a free loop device.
-#[tokio::test]
-#[ignore = "needs root and a loop device: cargo test -p goldleaf-node-agent -- --ignored"]
-async fn kernel_a_device_is_used_in_place_and_hashed_again_after_a_write() {
-    use goldleaf_dm::loopdev::{self, Access, Autoclear, DirectIo};
-    use std::os::unix::fs::FileExt;
-    let rig = Rig::new();
-    let bytes = full(1 << 20);
-    let backing = rig.source("backing", &bytes);
-    let file = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(&backing)
-        .unwrap();
-    let device = loopdev::attach(&file, Access::ReadWrite, Autoclear::Yes, DirectIo::No).unwrap();
-    let wanted = ImportRequest {
-        source: Source::Device(device.path().into()),
-        ..request(Path::new("/"))
-    };
-    let record = rig.images.import(wanted.clone(), |_| {}).await.unwrap();
-    assert_eq!(record.digest, sha(&bytes));
-    assert_eq!(
-        (record.size, record.owned_bytes),
-        (Bytes(1 << 20), Bytes(0))
-    );
-    assert_eq!(record.place, Place::Device(device.path().into()));
-    assert_eq!(rig.names().len(), 1, "a device was copied");
-    assert!(rig.content(&record.digest) == bytes);
-
-    let rig = rig.reopened();
-    assert_eq!(rig.images.check(&record.digest).unwrap().record, record);
-    let write = |sector: &[u8]| {
-        let disk = fs::File::options().write(true).open(device.path()).unwrap();
-        disk.write_all_at(sector, 4096).unwrap();
-        disk.sync_all().unwrap();
-    };
-    write(&[0; 512]);
-    let error = rig.images.check(&record.digest).unwrap_err();
-    assert!(matches!(error, ImageError::Changed { .. }), "{error}");
-    write(&bytes[4096..4096 + 512]);
-    let checked = rig.images.check(&record.digest).unwrap();
-    assert_ne!(checked.record.identity, record.identity);
-
-    // A file of the same content is the same image, and the device stays.
-    assert_eq!(rig.import(&backing).await.unwrap(), checked.record);
-    rig.images.remove(&record.digest).unwrap();
-    assert!(rig.names().is_empty());
-}
-
 #[test]
 fn a_source_is_shown_without_its_secrets() {
     let url = "https://me:secret@host.example/disk.img?signature=secret#secret";

@@ -181,7 +181,10 @@ impl Things {
             }
             Err(error) => {
                 let error_text = Chain(&error);
-                if error.is_under_way() {
+                if error.is_conflict() {
+                    // A call changed it in between, which is no trouble: the next try sees that.
+                    tracing::info!(%id, wait = ?thing.wait, error = %error_text, "changed meanwhile");
+                } else if error.is_under_way() {
                     tracing::info!(%id, wait = ?thing.wait, error = %error_text, "under way");
                 } else {
                     tracing::warn!(%id, wait = ?thing.wait, error = %error_text, "not finished yet");

@@ -188,13 +188,13 @@ where
     F: FnMut() -> W,
     W: Future<Output = bool>,
 {
-    for _ in 0..400 {
+    for _ in 0..3000 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("not within four seconds: {what}");
+    panic!("not within half a minute: {what}");
 }
 
 pub fn registration(id: NodeId, name: &str) -> NodeAsked {
