@@ -86,6 +86,46 @@ fn a_decoupled_volume_reads_the_same_without_its_image_and_its_snapshot_still_ne
     host.end();
 }
 
+/// Steps of the copy end where blocks do, whatever the size of a block: of neighbours that are written
+/// in, each one between them still reads through, and is copied.
+#[test]
+fn a_volume_is_decoupled_block_by_block_also_where_a_block_is_no_power_of_two() {
+    let host = Host::start("odd-blocks");
+    let block = 192 << 10;
+    host.create_pool(api::CreatePoolRequest {
+        name: "p".into(),
+        devices: vec![host.pool_file("p.pool", 256)],
+        block_size_bytes: block,
+        ..Default::default()
+    })
+    .unwrap();
+    host.image("golden", &untouched(0, usize::try_from(IMAGE).unwrap()));
+    let volume = host.create_thin(over("v", 48 * MIB, "golden")).unwrap();
+    let node = device(&volume);
+    // Every other block, at both of its ends.
+    let written = |at: u64| (at / block) % 2 == 1 && !(4096..block - 4096).contains(&(at % block));
+    for start in (block..48 * MIB - block).step_by(usize::try_from(2 * block).unwrap()) {
+        node.write(start, &[0x33; 4096]);
+        node.write(start + block - 4096, &[0x33; 4096]);
+    }
+    drop(node);
+    let end = 48 * MIB - block;
+    let expected = |offset: u64, len: usize| {
+        let mut bytes = untouched(offset, len);
+        for (byte, at) in bytes.iter_mut().zip(offset..) {
+            if written(at) && at < end {
+                *byte = 0x33;
+            }
+        }
+        bytes
+    };
+    device(&volume).assert_reads(expected);
+    host.deactivate("v").unwrap();
+    assert_eq!(host.decouple("v").unwrap().image_digest, "");
+    device(&host.activate("v").unwrap()).assert_reads(expected);
+    host.end();
+}
+
 #[test]
 fn an_active_volume_is_not_decoupled_and_one_that_is_cannot_be_activated_meanwhile() {
     let host = rig("meanwhile");

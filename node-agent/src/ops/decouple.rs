@@ -27,8 +27,8 @@ use crate::catalogue::{Decouple, Phase, ThinRecord};
 use crate::failpoint::{Point, hit};
 use crate::kernel::{KernelError, PrivateSpec, PrivateThin};
 
-/// Bytes that one step goes through, or one block when that is more; each step is made durable, so
-/// that no neighbour waits for much that was written before.
+/// Bytes that one step goes through at most, or one block when that is more; each step is made
+/// durable, so that no neighbour waits for much that was written before.
 const STEP: u64 = 4 << 20;
 /// Bytes that are compared at a time.
 const PIECE: u64 = 1 << 20;
@@ -199,7 +199,7 @@ impl Agent {
             .map_err(ThinError::Kernel)?;
         let content = used.release().file; // its device is held by ours from now on
         let total = Bytes(image.size.0.min(row.size.bytes().0));
-        let step = STEP.max(pool.block().bytes().0);
+        let step = step(pool.block().bytes().0);
         let copy = Copy {
             device: &*device,
             content: &content,
@@ -207,8 +207,8 @@ impl Agent {
             block: pool.block().bytes().0,
             size: row.size.bytes().0,
         };
-        let mut marked = wish.done.0;
-        let mut at = wish.done.0;
+        let mut at = begin(wish.done.0, step);
+        let mut marked = at;
         while at < total.0 {
             let began = Instant::now();
             let end = total.0.min(at.saturating_add(step));
@@ -275,6 +275,22 @@ fn mark(pool: &OpenPool, owner: ThinOwner, done: Bytes) -> Result<bool, ThinErro
         rows.replace(ThinRecord { decouple, ..row });
         Ok(true)
     })
+}
+
+/// Bytes that one step goes through: whole blocks. What is compared is written back whole, so it must
+/// be a block of the pool's: of two neighbours one may be its user's and the other the image's.
+fn step(block: u64) -> u64 {
+    (STEP / block).max(1) * block
+}
+
+/// Where the copying goes on. Before a mark that no step of ours ends at, blocks that still read
+/// through may have been passed over: steps were once of [`STEP`], whatever the block was.
+fn begin(done: u64, step: u64) -> u64 {
+    let foreign = step < STEP && done.is_multiple_of(STEP);
+    match done.is_multiple_of(step) && !foreign {
+        true => done,
+        false => 0,
+    }
 }
 
 /// How long to rest after a step: as long as it took, or longer to keep to the rate.
@@ -399,6 +415,69 @@ mod tests {
         copy_block(&read_only, image, (0, size), Bytes(size)).unwrap();
         device.write_all_at(&[7], size - 1).unwrap();
         copy_block(&read_only, image, (0, size), Bytes(size)).expect_err("it is written");
+    }
+
+    /// Two blocks that were written in, the first near its end and the other near its beginning, and
+    /// one between them that still reads through: it is written, wherever a step ends.
+    #[test]
+    fn a_block_between_two_written_ones_is_copied_whatever_the_size_of_a_block() {
+        for block in [192 << 10, 64 << 10, 1 << 20, 3 << 20, 5 << 20] {
+            let total = 3 * STEP.max(block) / block * block + 512;
+            let first = (STEP / block).max(1);
+            for middle in [1, 2, first, first + 1] {
+                let files = [(); 2].map(|()| tempfile::tempfile().unwrap());
+                for file in &files {
+                    file.set_len(total).unwrap();
+                    file.write_all_at(&[7], middle * block).unwrap();
+                }
+                let [device, image] = &files;
+                device.write_all_at(&[8], middle * block - 1).unwrap();
+                device.write_all_at(&[8], (middle + 1) * block).unwrap();
+                let path = format!("/proc/self/fd/{}", device.as_raw_fd());
+                let device = Device(std::fs::File::open(path).unwrap());
+                let copy = Copy {
+                    device: &device,
+                    content: image,
+                    image: Bytes(total),
+                    block,
+                    size: total,
+                };
+                let step = step(block);
+                let mut ends = (0..total).step_by(usize::try_from(step).unwrap());
+                let written = |at: u64| copy.stretch(at, total.min(at + step)).is_err();
+                assert!(ends.any(written), "{block} {middle}");
+            }
+        }
+    }
+
+    /// A thin's device that takes no write: one that is tried fails.
+    struct Device(File);
+
+    impl PrivateThin for Device {
+        fn mapping(&self) -> Result<crate::kernel::Mapping, KernelError> {
+            unreachable!("a copy is of what reads through")
+        }
+
+        fn discard(&self, _: Bytes, _: Bytes) -> Result<(), KernelError> {
+            unreachable!("a copy gives nothing up")
+        }
+
+        fn file(&self) -> &File {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_mark_of_steps_that_were_no_whole_blocks_is_not_believed() {
+        let block = 192 << 10;
+        let step = step(block);
+        assert_eq!(step, 21 * block);
+        assert_eq!(begin(17 * step, step), 17 * step);
+        for done in [MARK, 63 * MARK] {
+            assert_eq!(begin(done, step), 0, "{done}");
+        }
+        assert_eq!(begin(63 * MARK, STEP), 63 * MARK);
+        assert_eq!(begin(3 * (5 << 20), 5 << 20), 3 * (5 << 20));
     }
 
     #[test]
