@@ -7,8 +7,8 @@
 use std::time::{Duration, Instant};
 
 use goldleaf_dm::{
-    Commit, Events, Flush, LinearSegment, NoSpacePolicy, PoolFeatures, PoolMessage, PoolMode,
-    Table, Target, swap_table,
+    Commit, Events, Flush, LinearSegment, METADATA_BLOCKS_MAX, NoSpacePolicy, PoolFeatures,
+    PoolMessage, PoolMode, Table, Target, swap_table,
 };
 use goldleaf_tests::command;
 use goldleaf_tests::support::{Pool, PoolPlan, Scratch};
@@ -212,6 +212,17 @@ fn metadata_grows_while_the_pool_works() {
     .unwrap();
     assert_eq!(pool.working().total_metadata_blocks, 2048);
     thin.write(0, &[1; 512]);
+}
+
+#[test]
+fn of_a_metadata_device_that_is_longer_than_it_can_use_the_kernel_uses_what_it_can() {
+    let scratch = Scratch::new();
+    let plan = PoolPlan {
+        metadata: Bytes(16 << 30),
+        ..PoolPlan::default()
+    };
+    let pool = scratch.add_pool("pool", plan);
+    assert_eq!(pool.working().total_metadata_blocks, METADATA_BLOCKS_MAX);
 }
 
 /// Blocks of the file under a device, in units of 512 bytes.

@@ -34,6 +34,9 @@ pub use loopdev::{Access, Autoclear, DirectIo, LoopDevice, LoopStatus};
 pub use message::{MessageReply, PoolMessage};
 pub use names::{DmName, DmUuid, Owned};
 pub use number::DevNumber;
-pub use status::{DiscardPolicy, NoSpacePolicy, PoolMode, PoolStatus, ThinStatus, WorkingPool};
+pub use status::{
+    DiscardPolicy, METADATA_BLOCK, METADATA_BLOCKS_MAX, NoSpacePolicy, PoolMode, PoolStatus,
+    ThinStatus, WorkingPool,
+};
 pub use suspended::{Suspended, swap_table};
 pub use table::{LinearSegment, PoolFeatures, Table, Target, Thin, ThinPool, Verity};

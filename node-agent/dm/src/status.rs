@@ -5,6 +5,17 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Bytes of a block of metadata.
+///
+/// Source: Linux `drivers/md/dm-thin-metadata.h`, `THIN_METADATA_BLOCK_SIZE`.
+pub const METADATA_BLOCK: u64 = 4096;
+
+/// The most blocks of metadata that the kernel uses, however long the device is: 255 bitmaps, each of
+/// a block without its header.
+///
+/// Source: Linux `drivers/md/persistent-data/dm-space-map-metadata.h`, `DM_SM_METADATA_MAX_BLOCKS`.
+pub const METADATA_BLOCKS_MAX: u64 = 255 * ((1 << 14) - 64);
+
 /// A status line that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no status of a {kind}: {line:?}")]

@@ -5,12 +5,13 @@
 //! before is the same labels without those regions; data device 0 says which generation holds.
 //! What was mapped stays where it is: regions of a kind follow each other by generation first.
 
+use goldleaf_dm::METADATA_BLOCK;
 use goldleaf_types::{Bytes, SECTOR, Sectors};
 
 use super::label::{GROWN, HEADER_BYTES, Label, REGIONS_MAX, Region, RegionKind, Role, WAS_SPARE};
 use super::layout::{
-    DEVICES_MAX, LayoutError, METADATA_BLOCK, METADATA_MAX, METADATA_PER_BLOCK, metadata_bytes,
-    round_down, round_up,
+    DEVICES_MAX, LayoutError, METADATA_MAX, METADATA_PER_BLOCK, metadata_bytes, round_down,
+    round_up,
 };
 
 /// What a pool is to get.

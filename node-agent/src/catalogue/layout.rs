@@ -5,19 +5,13 @@
 //! room for the catalogue's twin, and data; the others have data alone. Data begins at a multiple
 //! of the block size and is a multiple of it, so that no block crosses from one device to the next.
 
+use goldleaf_dm::{METADATA_BLOCK, METADATA_BLOCKS_MAX};
 use goldleaf_types::{BlockSize, Bytes, Name, PoolId, Sectors};
 
 use super::label::{FEATURE_TWIN, HEADER_BYTES, Label, Region, RegionKind, Role};
 
-/// Bytes of a block of metadata.
-///
-/// Source: Linux `drivers/md/dm-thin-metadata.h`, `THIN_METADATA_BLOCK_SIZE`.
-pub(super) const METADATA_BLOCK: u64 = 4096;
-
-/// The most metadata that the kernel uses, in bytes: 255 bitmap entries' worth of blocks.
-///
-/// Source: Linux `drivers/md/dm-thin-metadata.h`, `THIN_METADATA_MAX_SECTORS`.
-pub const METADATA_MAX: u64 = 255 * (1 << 14) * METADATA_BLOCK;
+/// The most metadata that the kernel uses, in bytes. Pools that were made with more keep it.
+pub const METADATA_MAX: u64 = METADATA_BLOCKS_MAX * METADATA_BLOCK;
 
 const METADATA_MIN: u64 = 32 << 20;
 const METADATA_BASE: u64 = 16 << 20;

@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use goldleaf_dm::{
-    DevNumber, NoSpacePolicy, Owned, PoolMessage, PoolMode, PoolStatus, WorkingPool,
+    DevNumber, METADATA_BLOCKS_MAX, NoSpacePolicy, Owned, PoolMessage, PoolMode, PoolStatus,
+    WorkingPool,
 };
 use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
@@ -258,7 +259,7 @@ impl Kernel for FakeKernel {
         Ok(PoolStatus::Working(WorkingPool {
             transaction_id: found.transaction,
             used_metadata_blocks: 1 + found.metadata_used,
-            total_metadata_blocks: found.metadata_len / 8,
+            total_metadata_blocks: (found.metadata_len / 8).min(METADATA_BLOCKS_MAX),
             used_data_blocks: found.thins.values().sum(),
             total_data_blocks: found.data_len / 128,
             held_root: None,

@@ -24,7 +24,10 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus};
+use goldleaf_dm::{
+    DevNumber, DmError, LoopDevice, METADATA_BLOCK, METADATA_BLOCKS_MAX, Owned, PoolMessage,
+    PoolStatus,
+};
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 pub use blocks::{BlockQuery, BlockRun, BlockRuns};
@@ -73,6 +76,15 @@ pub struct PoolSpec {
     pub low_water_blocks: u64,
     /// Whether it was not closed when it was last used: then its metadata is checked first.
     pub unclean: bool,
+}
+
+impl PoolSpec {
+    /// Blocks of its metadata that the kernel uses: pools were made with more than it can.
+    #[must_use]
+    pub fn metadata_blocks(&self) -> u64 {
+        let bytes: u64 = self.metadata.iter().map(|s| s.len.bytes().0).sum();
+        (bytes / METADATA_BLOCK).min(METADATA_BLOCKS_MAX)
+    }
 }
 
 /// What a live pool's table asks for.

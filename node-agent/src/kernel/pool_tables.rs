@@ -22,11 +22,6 @@ const METADATA: &str = "make a pool's metadata device";
 const DATA: &str = "make a pool's data device";
 const POOL: &str = "make a pool";
 
-/// Bytes of a block of metadata.
-///
-/// Source: Linux `drivers/md/dm-thin-metadata.h`, `THIN_METADATA_BLOCK_SIZE`.
-const METADATA_BLOCK: u64 = 4096;
-
 /// Leaves the three devices live. A read-only pool stays read-only, unless it grows.
 pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, KernelError> {
     let (metadata, data, _) = linears(control, spec)?;
@@ -42,7 +37,8 @@ pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, Kern
             .map(|(_, outcome)| outcome);
     };
     // A crash may have come between a device that grew and the pool that is to see it.
-    let grows = live.len < total(spec.data.iter().map(|s| s.len)) || !sees_all(control, spec)?;
+    let longer = live.len < total(spec.data.iter().map(|s| s.len));
+    let grows = grows(&status(control, spec.id, Commit::No)?, spec, longer);
     let wanted = ThinPool {
         // Where we asked to be told is moved while it runs.
         low_water_blocks: live.low_water_blocks,
@@ -76,24 +72,28 @@ pub(super) fn reload(control: &Control, spec: &PoolSpec) -> Result<Outcome, Kern
     };
     let (metadata, data, grew) = linears(control, spec)?;
     let wanted = thin_pool(spec, (metadata, data));
-    let grows = grew || !sees_all(control, spec)?;
-    if spec.read_only && grows {
-        // Metadata grows in a writable pool alone: in a read-only one the kernel gives the pool up.
-        let writable = ThinPool {
-            features: PoolFeatures {
-                read_only: false,
-                ..wanted.features
-            },
-            ..wanted
-        };
-        load_over(control, owned, (found.as_ref(), live), &writable)?;
-        return reload(control, spec);
-    }
+    let grows = grows(&status(control, spec.id, Commit::No)?, spec, grew);
     if live == wanted && !grows && found.as_ref().is_some_and(|f| !f.device.suspended) {
         return Ok(Outcome::AlreadySo);
     }
-    load_over(control, owned, (found.as_ref(), live), &wanted)?;
+    for table in loads(wanted, grows) {
+        load_over(control, owned, (found.as_ref(), live), &table)?;
+    }
     Ok(Outcome::Done)
+}
+
+/// What is loaded to come to a table, one after the other. Metadata grows in a writable pool alone: in
+/// a read-only one the kernel gives the pool up. Once: what did not grow then does not the next time.
+fn loads(wanted: ThinPool, grows: bool) -> impl Iterator<Item = ThinPool> {
+    let writable = ThinPool {
+        features: PoolFeatures {
+            read_only: false,
+            ..wanted.features
+        },
+        ..wanted
+    };
+    let first = (wanted.features.read_only && grows).then_some(writable);
+    first.into_iter().chain([wanted])
 }
 
 /// What the live pool's table asks for.
@@ -183,13 +183,14 @@ fn table(spec: &PoolSpec, devices: (DevNumber, DevNumber)) -> Target {
     Target::ThinPool(thin_pool(spec, devices))
 }
 
-/// Whether the live pool knows all of its metadata device.
-fn sees_all(control: &Control, spec: &PoolSpec) -> Result<bool, KernelError> {
-    match status(control, spec.id, Commit::No)? {
-        PoolStatus::Fail => Ok(true), // no load helps it
+/// Whether a load makes the live pool larger: a device of it is `longer`, or the kernel does not know
+/// all of its metadata. One that it gave up, or that needs a check, grows by no load.
+fn grows(status: &PoolStatus, spec: &PoolSpec, longer: bool) -> bool {
+    match status {
+        PoolStatus::Fail => false,
+        PoolStatus::Working(status) if status.needs_check => false,
         PoolStatus::Working(status) => {
-            let there = total(spec.metadata.iter().map(|s| s.len)).bytes().0 / METADATA_BLOCK;
-            Ok(status.total_metadata_blocks >= there)
+            longer || status.total_metadata_blocks < spec.metadata_blocks()
         }
     }
 }
@@ -300,9 +301,73 @@ fn begins_with(wanted: &[LinearSegment], now: &[LinearSegment]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use goldleaf_types::Sectors;
+    use goldleaf_dm::{DiscardPolicy, METADATA_BLOCKS_MAX, NoSpacePolicy, PoolMode, WorkingPool};
+    use goldleaf_types::{BlockSize, Sectors};
 
     use super::*;
+
+    fn spec(metadata: Sectors) -> PoolSpec {
+        let stretch = |len| Stretch {
+            dev: DevNumber { major: 7, minor: 0 },
+            start: Sectors(0),
+            len,
+        };
+        PoolSpec {
+            id: PoolId::from_bytes([1; 16]),
+            metadata: vec![stretch(metadata)],
+            data: vec![stretch(Sectors(1 << 20))],
+            block: BlockSize::DEFAULT,
+            queue_when_full: false,
+            read_only: true,
+            low_water_blocks: 0,
+            unclean: false,
+        }
+    }
+
+    fn working(total_metadata_blocks: u64, needs_check: bool) -> PoolStatus {
+        PoolStatus::Working(WorkingPool {
+            transaction_id: 1,
+            used_metadata_blocks: 1,
+            total_metadata_blocks,
+            used_data_blocks: 0,
+            total_data_blocks: 1 << 13,
+            held_root: None,
+            mode: PoolMode::ReadOnly,
+            discard: DiscardPolicy::Passdown,
+            no_space: NoSpacePolicy::Error,
+            needs_check,
+            metadata_low_water: None,
+        })
+    }
+
+    #[test]
+    fn a_pool_grows_by_a_load_while_the_kernel_lets_it_and_uses_no_more_metadata_than_it_can() {
+        let eight = spec(Sectors(8 << 11));
+        assert!(!grows(&working(2048, false), &eight, false));
+        assert!(grows(&working(2048, false), &eight, true));
+        assert!(grows(&working(1024, false), &eight, false));
+        for given_up in [working(1024, true), PoolStatus::Fail] {
+            assert!(!grows(&given_up, &eight, true), "{given_up:?}");
+        }
+        for sectors in [255 << 17, 16 << 21, 17 << 21] {
+            let all = working(METADATA_BLOCKS_MAX, false);
+            assert!(!grows(&all, &spec(Sectors(sectors)), false), "{sectors}");
+        }
+        let less = working(METADATA_BLOCKS_MAX - 1, false);
+        assert!(grows(&less, &spec(Sectors(16 << 21)), false));
+    }
+
+    #[test]
+    fn a_read_only_pool_is_writable_for_one_load_to_grow() {
+        let devices = (segment(0, 0, 1).dev, segment(1, 0, 1).dev);
+        let wanted = thin_pool(&spec(Sectors(8 << 11)), devices);
+        let read_only = |grows| -> Vec<bool> {
+            let tables = loads(wanted, grows);
+            tables.map(|table| table.features.read_only).collect()
+        };
+        assert_eq!(read_only(true), [false, true]);
+        assert_eq!(read_only(false), [true]);
+    }
 
     fn segment(minor: u32, offset: u64, len: u64) -> LinearSegment {
         LinearSegment {

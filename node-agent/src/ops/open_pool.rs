@@ -22,7 +22,7 @@ use super::scan::Look;
 use super::space_rules::{Scarcity, data_free, metadata, working};
 use super::waiting::Waiting;
 use crate::catalogue::{Catalogue, NoSpace, PoolRecord, RegionKind};
-use crate::kernel::{CHECK_IT, Kernel, PoolSpec, Stretch, Unwritable};
+use crate::kernel::{CHECK_IT, Kernel, PoolSpec, Unwritable};
 
 /// Why a pool is open for reading and rescue only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,10 +211,9 @@ impl OpenPool {
     /// Whether its labels give it more than the kernel knows of.
     pub(super) fn is_longer_than(&self, status: &WorkingPool) -> bool {
         let spec = self.spec(false, 0);
-        let bytes =
-            |stretches: &[Stretch]| -> u64 { stretches.iter().map(|s| s.len.bytes().0).sum() };
-        bytes(&spec.data) / spec.block.bytes().0 > status.total_data_blocks
-            || bytes(&spec.metadata) / 4096 > status.total_metadata_blocks
+        let data: u64 = spec.data.iter().map(|s| s.len.bytes().0).sum();
+        data / spec.block.bytes().0 > status.total_data_blocks
+            || spec.metadata_blocks() > status.total_metadata_blocks
     }
 
     /// Its devices, held: data devices in order, then metadata devices, then spares.

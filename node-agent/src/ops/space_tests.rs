@@ -1,9 +1,11 @@
 //! A pool's room on the fake kernel: the brake, its release, what is admitted meanwhile.
 
-use goldleaf_types::{Incarnation, PoolId};
+use goldleaf_dm::METADATA_BLOCKS_MAX;
+use goldleaf_types::{Bytes, Incarnation, PoolId, Sectors};
 
 use super::rig::{HOST, Rig, snap, snapshot, volume};
 use super::*;
+use crate::catalogue::{read_label, write_label};
 
 const POOL: PoolId = PoolId::from_bytes([1; 16]);
 const STORE: Option<Incarnation> = Some(Incarnation::from_bytes([2; 16]));
@@ -68,6 +70,34 @@ fn the_brake_comes_before_the_metadata_is_used_up_and_goes_when_there_is_room() 
         mind(&rig);
         assert_eq!(braked(&rig), (false, false));
         create(&rig, 12, true).unwrap();
+    }
+}
+
+/// Labels of an earlier version give more metadata than the kernel uses.
+#[test]
+fn the_brake_comes_also_to_a_pool_whose_metadata_is_longer_than_the_kernel_can_use() {
+    let mut rig = Rig::new();
+    let path = rig.dir.path().join("pools/fast.meta");
+    let request = CreatePool {
+        metadata: Some(DeviceRequest {
+            path: path.clone(),
+            create: Some(Bytes(17 << 30)),
+        }),
+        ..rig.pool()
+    };
+    rig.agent.create_pool(STORE, request).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(path);
+    let file = file.unwrap();
+    let mut label = read_label(&file).unwrap().unwrap();
+    assert_eq!(label.regions[0].len.bytes().0, METADATA_BLOCKS_MAX * 4096);
+    label.regions[0].len = Sectors(255 * (1 << 14) * 8);
+    write_label(&file, &label).unwrap();
+    rig.kernel.reboot();
+    rig.restart();
+    for (used, expected) in [(0, false), (METADATA_BLOCKS_MAX - 4096, true), (0, false)] {
+        use_metadata(&rig, used);
+        mind(&rig);
+        assert_eq!(braked(&rig), (expected, expected), "{used} used");
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use goldleaf_dm::METADATA_BLOCK;
 use goldleaf_types::{Bytes, PoolId};
 
 use super::Agent;
@@ -16,11 +17,6 @@ use super::open_pool::OpenPool;
 use super::space_rules::{Scarcity, data, metadata, working};
 use crate::catalogue::{Role, WAS_SPARE};
 use crate::telemetry::Chain;
-
-/// Bytes of a block of metadata.
-///
-/// Source: Linux `drivers/md/dm-thin-metadata.h`, `THIN_METADATA_BLOCK_SIZE`.
-const METADATA_BLOCK: u64 = 4096;
 
 impl OpenPool {
     /// Its devices of a role, or its data devices that were spares.
