@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use goldleaf_proto::v1::doctor_service_server::DoctorServiceServer;
 use goldleaf_proto::v1::image_service_server::ImageServiceServer;
 use goldleaf_proto::v1::node_service_server::NodeServiceServer;
@@ -34,19 +34,23 @@ use crate::store::embedded::EmbeddedStore;
 ///
 /// # Errors
 ///
-/// When it cannot begin to serve: an address in use, a store that another server has.
+/// When it cannot begin to serve: an address in use, a store that another server has; when the
+/// store failed, which only a start can put right.
 pub async fn run(args: Args) -> Result<()> {
     let store = open_store(&args.state_dir)?;
-    let incarnation = store.incarnation();
-    let agents = GrpcAgents::new(incarnation, Timeouts::default());
-    let service = Arc::new(Service::new(Arc::new(store), Arc::new(agents)));
     let tcp = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot serve on {}", args.listen))?;
-    tracing::info!(listen = %tcp.local_addr()?, state = %args.state_dir.display(), %incarnation,
-        "control plane");
+    tracing::info!(listen = %tcp.local_addr()?, state = %args.state_dir.display(),
+        incarnation = %store.incarnation(), "control plane");
+    run_over(store, tcp, CancellationToken::new()).await
+}
 
-    let stop = CancellationToken::new();
+/// As [`run`], over a store that is open, until `stop` is cancelled too.
+async fn run_over(store: EmbeddedStore, tcp: TcpListener, stop: CancellationToken) -> Result<()> {
+    let broken = store.broken();
+    let agents = GrpcAgents::new(store.incarnation(), Timeouts::default());
+    let service = Arc::new(Service::new(Arc::new(store), Arc::new(agents)));
     let tasks = TaskTracker::new();
     tasks.spawn(reconcile::recovery(Arc::clone(&service), stop.clone()));
     tasks.spawn(reconcile::run(
@@ -65,12 +69,28 @@ pub async fn run(args: Args) -> Result<()> {
         stop.clone(),
     ));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd: nobody to tell
+    // Nothing can be asked of a server without its store: whoever started it starts it again.
+    let failed = tasks.spawn(stop_when(broken, stop.clone()));
     let served = serve(service, tcp, stop.clone()).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
+    if failed.await? {
+        bail!("the store failed (see the log): start the server again, which reads what it holds");
+    }
     tracing::info!("stopped; volumes go on");
     served
+}
+
+/// Cancels `stop` when the store is broken; whether that, and not something else, came first.
+async fn stop_when(broken: impl Future<Output = ()>, stop: CancellationToken) -> bool {
+    tokio::select! {
+        biased;
+        () = broken => {}
+        () = stop.cancelled() => return false,
+    }
+    stop.cancel();
+    true
 }
 
 /// Makes a store from a backup in a state folder that has none, and says what is to be done next.
@@ -190,8 +210,50 @@ pub async fn serve_as(
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use super::*;
+    use crate::store::embedded::power_tests::Disk;
+    use crate::store::{StoreError, Txn, Write};
+
+    const PATIENT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_whose_store_failed_ends_with_an_error() {
+        let disk = Disk::formatted();
+        let store = disk.store();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        disk.fuse(0);
+        let lost = Txn {
+            expect: Vec::new(),
+            writes: vec![Write::Put("a".into(), Vec::new())],
+        };
+        let mut broken = std::pin::pin!(store.broken());
+        assert!(futures::poll!(broken.as_mut()).is_pending());
+        let refused = store.txn(lost).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+        let told = tokio::time::timeout(PATIENT, broken).await;
+        told.expect("nobody is told");
+        let stop = CancellationToken::new();
+        let ended = tokio::time::timeout(PATIENT, run_over(store, tcp, stop)).await;
+        let error = ended.expect("it went on serving").unwrap_err();
+        assert!(
+            error.to_string().contains("start the server again"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_is_told_to_stop_ends_well() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run_over(Disk::formatted().store(), tcp, stop.clone()));
+        tokio::task::yield_now().await;
+        assert!(!running.is_finished());
+        stop.cancel();
+        let ended = tokio::time::timeout(PATIENT, running).await;
+        ended.expect("it went on serving").unwrap().unwrap();
+    }
 
     #[test]
     fn only_the_servers_user_can_read_the_store() {

@@ -13,7 +13,7 @@ mod watch;
 mod writer;
 
 #[cfg(test)]
-mod power_tests;
+pub(crate) mod power_tests;
 #[cfg(test)]
 mod tests;
 
@@ -191,6 +191,27 @@ impl EmbeddedStore {
         let mut store = Self::over(db, path, keep)?;
         store.lock = Some(lock);
         Ok(store)
+    }
+
+    /// Ends when the store is closed for good, because a commit failed. Keeps it open for nobody.
+    pub fn broken(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (shared, mut news) = (
+            Arc::downgrade(&self.shared),
+            self.shared.committed.subscribe(),
+        );
+        async move {
+            loop {
+                if shared
+                    .upgrade()
+                    .is_some_and(|shared| shared.broken.get().is_some())
+                {
+                    return;
+                }
+                if news.changed().await.is_err() {
+                    return std::future::pending().await; // it was shut, well
+                }
+            }
+        }
     }
 
     /// Makes a store at `path` from a backup, with an incarnation of its own: another life, whose

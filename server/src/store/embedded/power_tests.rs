@@ -31,14 +31,14 @@ struct Platters {
 
 /// A disk with a volatile cache.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<Platters>>);
+pub(crate) struct Disk(Arc<Mutex<Platters>>);
 
 impl Disk {
     fn platters(&self) -> MutexGuard<'_, Platters> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store(&self) -> EmbeddedStore {
+    pub(crate) fn store(&self) -> EmbeddedStore {
         let mut builder = Builder::new();
         builder
             .set_check_integrity_on_open(true)
@@ -48,7 +48,7 @@ impl Disk {
     }
 
     /// A disk with a new store on it.
-    fn formatted() -> Self {
+    pub(crate) fn formatted() -> Self {
         let disk = Self::default();
         let db = Builder::new().create_with_backend(disk.clone()).unwrap();
         format::prepare(&db, Path::new("disk")).unwrap();
@@ -56,7 +56,8 @@ impl Disk {
         disk
     }
 
-    fn fuse(&self, operations: u32) {
+    /// Lets so many operations through; the ones after fail.
+    pub(crate) fn fuse(&self, operations: u32) {
         self.platters().fuse = Some(operations);
     }
 

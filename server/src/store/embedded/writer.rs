@@ -18,6 +18,7 @@ use super::format::{
 };
 use super::{Fault, Shared, fault};
 use crate::store::{Expect, Revision, StoreError, Txn, Write};
+use crate::telemetry::Chain;
 
 /// Most transactions that share a commit.
 const BATCH: usize = 256;
@@ -60,7 +61,8 @@ fn serve(shared: &Shared, jobs: &mut Vec<Job>, keep: u64) {
         }
         Err(error) => {
             let first = Arc::clone(shared.broken.get_or_init(|| {
-                tracing::error!(%error, "a commit failed: the store is closed until a restart");
+                tracing::error!(error = %Chain(&error), "a commit failed: the store is closed until the \
+                    server is started again; make room for its file, or see to the disk under it");
                 Arc::new(error)
             }));
             shared.committed.send_modify(|_| {});
