@@ -4,8 +4,10 @@
 
 mod support;
 
-use goldleaf_server::domain::{ActivateOptions, Phase, Pool, Ref, Remark, Snapshot, Volume};
+use goldleaf_server::agents::fake::{Cut, Verb};
+use goldleaf_server::domain::{ActivateOptions, Node, Phase, Pool, Ref, Remark, Snapshot, Volume};
 use goldleaf_server::service::{ServiceError, Update};
+use goldleaf_server::store::Range;
 use support::*;
 use tonic::Code;
 
@@ -143,6 +145,50 @@ async fn nothing_is_made_used_or_protected_in_a_pool_that_is_to_go() {
             .unwrap()
             .is_empty()
     );
+    rig.check("at the end").await;
+}
+
+/// A group that is wished for keeps the names of its snapshots: those go with it.
+#[tokio::test]
+async fn names_that_an_unfinished_group_kept_are_free_once_its_pool_is_gone() {
+    for lost in [false, true] {
+        let rig = filled().await;
+        let s = rig.service();
+        s.create_group(group_of("done", ["vm1"])).await.unwrap();
+        rig.node().cut(Verb::CreateGroup, Cut::BeforeEffect);
+        let cut = s.create_group(group_of("g", ["vm1"])).await.unwrap_err();
+        assert_eq!(verdict(cut).1, "NODE_AWAY");
+        if lost {
+            // Not yet freed of what waits for it.
+            let mut node: Node = s.records.by_id(NODE).await.unwrap().unwrap();
+            node.lost = Some(jiff::Timestamp::now());
+            s.records.update(&mut node).await.unwrap();
+        }
+        destroy(&rig).await.unwrap();
+        assert!(s.list_groups(&everything()).await.unwrap().items.is_empty());
+        let names = s.records.store().range(Range {
+            prefix: "snapshot".into(),
+            after: None,
+            limit: 10,
+        });
+        assert_eq!(names.await.unwrap().entries, [], "lost: {lost}");
+    }
+}
+
+/// Volumes can be deleted while a group of them is wished for.
+#[tokio::test]
+async fn a_pool_with_an_unfinished_group_is_not_empty() {
+    let rig = Rig::furnished().await;
+    let s = rig.service();
+    s.create_thin(thin("vm1", "")).await.unwrap();
+    rig.node().cut(Verb::CreateGroup, Cut::BeforeEffect);
+    s.create_group(group_of("g", ["vm1"])).await.unwrap_err();
+    s.delete_volume(target("vm1")).await.unwrap();
+    let kept = s.delete_pool(target("fast")).await.unwrap_err();
+    assert!(kept.to_string().contains("group g"), "{kept}");
+    assert_eq!(verdict(kept).1, "IN_USE");
+    assert!(rig.settle().await.is_empty());
+    s.delete_pool(target("fast")).await.unwrap();
     rig.check("at the end").await;
 }
 

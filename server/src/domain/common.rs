@@ -25,6 +25,17 @@ pub enum Phase {
     Closed,
 }
 
+impl Phase {
+    /// Whether the thing is being made or deleted.
+    #[must_use]
+    pub const fn is_underway(self) -> bool {
+        match self {
+            Self::Creating | Self::Deleting => true,
+            Self::Ready | Self::Failed | Self::Closed => false,
+        }
+    }
+}
+
 /// One thing that is worth knowing about a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {

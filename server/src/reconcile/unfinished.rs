@@ -25,13 +25,13 @@ pub(super) async fn all(service: &Service) -> Result<Vec<Unfinished>, ServiceErr
     );
     all.extend(
         of(service, |g: &GroupSnapshot| {
-            is_underway(g.phase).then_some(Unfinished::Group(g.id))
+            g.phase.is_underway().then_some(Unfinished::Group(g.id))
         })
         .await?,
     );
     all.extend(
         of(service, |s: &Snapshot| {
-            is_underway(s.phase).then_some(Unfinished::Snapshot(s.id))
+            s.phase.is_underway().then_some(Unfinished::Snapshot(s.id))
         })
         .await?,
     );
@@ -55,22 +55,14 @@ async fn of<T: Revised>(
     Ok(all.iter().filter_map(said).collect())
 }
 
-/// Whether a thing is being made or deleted.
-const fn is_underway(phase: Phase) -> bool {
-    match phase {
-        Phase::Creating | Phase::Deleting => true,
-        Phase::Ready | Phase::Failed | Phase::Closed => false,
-    }
-}
-
 /// Pools also change their name and are adopted.
 const fn is_pool_unfinished(pool: &Pool) -> bool {
-    pool.adopting.is_some() || pool.wanted_name.is_some() || is_underway(pool.phase)
+    pool.adopting.is_some() || pool.wanted_name.is_some() || pool.phase.is_underway()
 }
 
 /// Volumes also grow and leave their image.
 fn is_volume_unfinished(volume: &Volume) -> bool {
-    is_underway(volume.phase) || (volume.phase == Phase::Ready && volume.wishes())
+    volume.phase.is_underway() || (volume.phase == Phase::Ready && volume.wishes())
 }
 
 /// Of an image each copy is fetched or taken away, or is lost with its node and counts no more.

@@ -124,22 +124,22 @@ impl Service {
     async fn free_waiting(&self, node: NodeId) -> Result<(), ServiceError> {
         let mut waiting = Vec::new();
         for group in self.records.all::<GroupSnapshot>().await? {
-            if group.node == node && unfinished(group.phase) {
+            if group.node == node && group.phase.is_underway() {
                 waiting.push(Unfinished::Group(group.id));
             }
         }
         for snapshot in self.records.all::<Snapshot>().await? {
-            if snapshot.node == node && unfinished(snapshot.phase) {
+            if snapshot.node == node && snapshot.phase.is_underway() {
                 waiting.push(Unfinished::Snapshot(snapshot.id));
             }
         }
         for volume in self.records.all::<Volume>().await? {
-            if volume.node == node && (unfinished(volume.phase) || volume.wanted_size.is_some()) {
+            if volume.node == node && (volume.phase.is_underway() || volume.wanted_size.is_some()) {
                 waiting.push(Unfinished::Volume(volume.id));
             }
         }
         for pool in self.records.all::<Pool>().await? {
-            if pool.node == node && (unfinished(pool.phase) || pool.wanted_name.is_some()) {
+            if pool.node == node && (pool.phase.is_underway() || pool.wanted_name.is_some()) {
                 waiting.push(Unfinished::Pool(pool.id));
             }
         }
@@ -236,7 +236,7 @@ impl Service {
         let groups = records.all::<GroupSnapshot>().await?;
         let here = groups
             .iter()
-            .filter(|g| g.node == node && unfinished(g.phase));
+            .filter(|g| g.node == node && g.phase.is_underway());
         all.extend(here.map(|group| forsaken(group, of_thin(group.phase))));
         for image in records.all::<Image>().await? {
             // Said again of one that was lost before, so that the same call has the same answer.
@@ -269,13 +269,6 @@ impl Service {
             }),
             Some(_) | None => Ok(()),
         }
-    }
-}
-
-fn unfinished(phase: Phase) -> bool {
-    match phase {
-        Phase::Creating | Phase::Deleting => true,
-        Phase::Ready | Phase::Failed | Phase::Closed => false,
     }
 }
 

@@ -10,7 +10,7 @@ use goldleaf_types::PoolId;
 
 use super::records::unchanged;
 use super::updates::unprotected;
-use super::{Op, Service, ServiceError, Unfinished, at_revision};
+use super::{Op, Revised, Service, ServiceError, Unfinished, at_revision};
 use crate::domain::{GroupSnapshot, Phase, Pool, Ref, Snapshot, Volume};
 use crate::failpoint::{Point, hit};
 use crate::store::Expect;
@@ -144,28 +144,39 @@ impl Service {
     pub(super) async fn forget_contents(&self, pool: PoolId) -> Result<(), ServiceError> {
         for group in self.records.all::<GroupSnapshot>().await? {
             if group.pool == pool {
-                let (_held, group) = self.hold(&group, Op::Delete).await?;
-                if let Some(group) = group {
-                    self.records.remove(&group).await?;
-                }
+                self.forget_with_snapshots(&group).await?;
             }
         }
         for snapshot in self.records.all::<Snapshot>().await? {
             if snapshot.pool == pool {
-                let (_held, snapshot) = self.hold(&snapshot, Op::Delete).await?;
-                if let Some(snapshot) = snapshot {
-                    self.records.remove(&snapshot).await?;
-                }
+                self.forget_record(&snapshot).await?;
             }
         }
         for volume in self.records.all::<Volume>().await? {
             if volume.pool == pool {
-                let (_held, volume) = self.hold(&volume, Op::Delete).await?;
-                if let Some(volume) = volume {
-                    self.records.remove(&volume).await?;
-                }
+                self.forget_record(&volume).await?;
             }
         }
         Ok(())
+    }
+
+    /// The group last: it keeps the names of those of its snapshots that have no record.
+    async fn forget_with_snapshots(&self, group: &GroupSnapshot) -> Result<(), ServiceError> {
+        let (_held, group) = self.hold(group, Op::Delete).await?;
+        let Some(group) = group else { return Ok(()) };
+        for member in &group.members {
+            if let Some(snapshot) = self.records.by_id::<Snapshot>(member.snapshot).await? {
+                self.forget_record(&snapshot).await?;
+            }
+        }
+        self.forget_group(&group, false).await
+    }
+
+    async fn forget_record<T: Revised>(&self, found: &T) -> Result<(), ServiceError> {
+        let (_held, now) = self.hold(found, Op::Delete).await?;
+        match now {
+            Some(record) => self.records.remove(&record).await,
+            None => Ok(()),
+        }
     }
 }

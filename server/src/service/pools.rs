@@ -18,7 +18,8 @@ use super::{
 };
 use crate::agents::AgentError;
 use crate::domain::{
-    Condition, Marks, Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref, Snapshot, Volume,
+    Condition, GroupSnapshot, Marks, Node, Phase, Pool, PoolAsked, PoolMode, PoolReport, Ref,
+    Snapshot, Volume,
 };
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
@@ -356,12 +357,14 @@ impl Service {
         if let Some(volume) = self.records.first::<Volume>(|v| v.pool == pool.id).await? {
             return Err(in_use(format!("volume {}", volume.name)));
         }
-        match self
-            .records
-            .first::<Snapshot>(|s| s.pool == pool.id)
-            .await?
-        {
-            Some(snapshot) => Err(in_use(format!("snapshot {}", snapshot.name))),
+        let snapshot = |s: &Snapshot| s.pool == pool.id;
+        if let Some(snapshot) = self.records.first::<Snapshot>(snapshot).await? {
+            return Err(in_use(format!("snapshot {}", snapshot.name)));
+        }
+        // Its snapshots have no records yet, or none any more, and their thins may be there.
+        let group = |g: &GroupSnapshot| g.pool == pool.id && g.phase.is_underway();
+        match self.records.first::<GroupSnapshot>(group).await? {
+            Some(group) => Err(in_use(format!("group {}", group.name))),
             None => Ok(()),
         }
     }
