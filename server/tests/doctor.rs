@@ -6,7 +6,7 @@ mod support;
 
 use goldleaf_server::domain::{MendOutcome, Severity};
 use goldleaf_server::service::ServiceError;
-use support::{OTHER_NODE, Rig, digest, named, snapshot_of, thin};
+use support::{NODE, OTHER_NODE, Rig, digest, named, snapshot_of, thin};
 
 async fn found(rig: &Rig) -> Vec<String> {
     let examination = rig.service().examine(&[]).await.unwrap();
@@ -121,4 +121,27 @@ async fn mending_goes_to_the_node_of_the_finding_and_bad_ids_are_refused() {
         "{bad:?}"
     );
     assert_eq!(rig.node().all_effects(), 2, "a pool and an image, no more");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_of_a_lost_node_and_that_it_is_lost_is_a_finding() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    service.mark_lost(&named("n1"), true).await.unwrap();
+    let examination = service.examine(&[]).await.unwrap();
+    let [finding] = &examination.findings[..] else {
+        panic!("{examination:?}")
+    };
+    assert_eq!(finding.id(), format!("n1/NodeLost/{NODE}"));
+    assert_eq!(finding.severity, Severity::Warning);
+    assert!(finding.reason.contains("lost"), "{finding:?}");
+    assert!(examination.examined.is_empty());
+    let lost = |error| support::verdict(error).1;
+    let stray = ["n1/StrayLoop//dev/loop4".to_owned()];
+    for apply in [false, true] {
+        let refused = service.mend(&stray, apply).await.unwrap_err();
+        assert_eq!(lost(refused), "NODE_LOST");
+    }
+    let refused = service.preflight(Some(&named("n1"))).await.unwrap_err();
+    assert_eq!(lost(refused), "NODE_LOST");
 }

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use goldleaf_types::{Name, NodeId, PoolId, ThinOwner};
 
 use super::{Service, ServiceError};
-use crate::agents::AgentError;
 use crate::domain::{
     Finding, Image, MendOutcome, Mended, Node, Phase, PoolReport, Ref, Severity, Snapshot,
     ThinReport, Volume,
@@ -46,7 +45,8 @@ struct Present {
 }
 
 impl Service {
-    /// Looks at the named nodes, or at all. A node that does not answer is a finding.
+    /// Looks at the named nodes, or at all. A node that does not answer is a finding, and one that
+    /// counts as lost is another: nothing is asked of it.
     ///
     /// # Errors
     ///
@@ -83,7 +83,8 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`ServiceError::BadField`] for what is no finding's id; when the store or a node is away.
+    /// [`ServiceError::BadField`] for what is no finding's id; when the store or a node is away, or
+    /// a node counts as lost.
     pub async fn mend(&self, ids: &[String], apply: bool) -> Result<Vec<Mended>, ServiceError> {
         let mut by_node: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for id in ids {
@@ -100,7 +101,8 @@ impl Service {
             let Some(node) = self.node_of_findings(name).await? else {
                 continue;
             };
-            for mended in self.agents.of(&node).mend(&keys, apply).await? {
+            let agent = self.agent_of(node.id).await?;
+            for mended in agent.mend(&keys, apply).await? {
                 let finding = format!("{name}/{}", mended.finding);
                 results.insert(finding.clone(), Mended { finding, ..mended });
             }
@@ -169,8 +171,8 @@ impl Service {
         &self,
         node: &Node,
         expected: &Expected,
-    ) -> Result<Vec<Finding>, AgentError> {
-        let agent = self.agents.of(node);
+    ) -> Result<Vec<Finding>, ServiceError> {
+        let agent = self.agent_of(node.id).await?;
         let mut findings = agent.examine().await?;
         let present = Present {
             pools: agent.pools().await?,
@@ -300,12 +302,18 @@ fn finding(
     }
 }
 
-fn away(node: &Node, error: &AgentError) -> Finding {
-    finding(
-        node,
-        ("NodeAway", Severity::Error),
-        node.id.to_string(),
-        format!("it was not examined: {error}"),
-        "start its agent, or look at the network between it and the control plane",
-    )
+fn away(node: &Node, error: &ServiceError) -> Finding {
+    let (kind, remedy) = if matches!(error, ServiceError::NodeLost { .. }) {
+        (
+            ("NodeLost", Severity::Warning),
+            "import its pools elsewhere, or take it back: goldleaf node take-back",
+        )
+    } else {
+        (
+            ("NodeAway", Severity::Error),
+            "start its agent, or look at the network between it and the control plane",
+        )
+    };
+    let reason = format!("it was not examined: {error}");
+    finding(node, kind, node.id.to_string(), reason, remedy)
 }

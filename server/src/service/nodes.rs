@@ -101,10 +101,10 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// When there is no such node, or it does not answer.
+    /// When there is no such node, it counts as lost, or it does not answer.
     pub async fn preflight(&self, what: Option<&Ref<NodeId>>) -> Result<Vec<Check>, ServiceError> {
         let node = self.node_named(what).await?;
-        Ok(self.agents.of(&node).preflight().await?)
+        Ok(self.agent_of(node.id).await?.preflight().await?)
     }
 }
 
