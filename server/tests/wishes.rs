@@ -6,10 +6,10 @@ mod support;
 
 use goldleaf_server::agents::Agents;
 use goldleaf_server::agents::fake::{Cut, Verb};
-use goldleaf_server::domain::{Image, Node, Phase, Pool, Ref, Volume};
+use goldleaf_server::domain::{Image, Node, Phase, Pool, PoolMode, Ref, Volume};
 use goldleaf_server::service::{Service, Unfinished};
 use goldleaf_types::{Bytes, Digest, Incarnation};
-use support::{NODE, Rig, digest, image, named, target, thin};
+use support::{GIB, NODE, Rig, digest, image, named, size, target, thin};
 
 /// A node that is away when a volume is made: the caller is told, the wish stays, and when the node
 /// is back the loop finishes it and the same call answers it.
@@ -342,5 +342,40 @@ async fn a_wished_for_name_stays_while_nobody_can_say_what_the_pool_is_called() 
     assert!(rig.settle().await.is_empty());
     let pool = only_pool(&rig).await;
     assert_eq!((pool.name.as_str(), pool.wanted_name), ("nvme", None));
+    rig.check("at the end").await;
+}
+
+/// A node that refuses to grow a volume, and cannot be asked how large it is: an earlier try may
+/// have come through, so the wish stays until it says.
+#[tokio::test]
+async fn a_refused_size_is_recorded_only_once_the_node_says_how_large_the_volume_is() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    service.create_thin(thin("vm1", "golden")).await.unwrap();
+    let vm1 = || async {
+        let name = "vm1".parse().unwrap();
+        let found = service.records.by_name::<Volume>(&name).await;
+        found.unwrap().unwrap()
+    };
+    let grow = || async {
+        let grown = service.resize(&named("vm1"), size(2 * GIB), 0).await;
+        support::verdict(grown.unwrap_err()).1
+    };
+    rig.node().cut(Verb::Resize, Cut::AfterEffect);
+    assert_eq!(grow().await, "NODE_AWAY");
+    let room = Bytes(100 * GIB);
+    rig.node()
+        .set_pool(vm1().await.pool, PoolMode::ReadOnly, Bytes(0), room);
+    rig.node().cut(Verb::Resize, Cut::AfterRefusal);
+    assert_eq!(grow().await, "NODE_AWAY");
+    let now = vm1().await;
+    assert_eq!(
+        (now.size, now.wanted_size),
+        (size(GIB), Some(size(2 * GIB)))
+    );
+    rig.node().set_away(false);
+    assert_eq!(grow().await, "POOL_READ_ONLY");
+    let now = vm1().await;
+    assert_eq!((now.size, now.wanted_size), (size(2 * GIB), None));
     rig.check("at the end").await;
 }

@@ -92,7 +92,7 @@ impl Service {
     }
 
     /// What a refusing node has of a volume; none if its open pool does not have it.
-    async fn left_by(
+    pub(super) async fn left_by(
         &self,
         agent: &dyn AgentPort,
         volume: &Volume,

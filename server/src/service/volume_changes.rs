@@ -69,16 +69,10 @@ impl Service {
         let report = match agent.resize(volume.id, size, volume.epoch).await {
             Ok(report) => report,
             Err(error) if for_good(&error) => {
-                if error.is_not_found() {
-                    // A closed pool hides its volumes: what was wished for stays until it is open.
-                    self.require_open(volume.pool, volume.node).await?;
-                }
-                self.note_refusal(volume.node, volume.image, &error).await;
                 // An earlier attempt may have come through: the node says how large it is.
-                let now = agent.thin(volume.id.into()).await;
-                let now = now
-                    .ok()
-                    .and_then(|report| VolumeSize::new(report.size.0).ok());
+                let left = self.left_by(&*agent, &volume, &error).await?;
+                self.note_refusal(volume.node, volume.image, &error).await;
+                let now = left.and_then(|report| VolumeSize::new(report.size.0).ok());
                 volume.size = now.map_or(volume.size, |now| now.max(volume.size));
                 volume.wanted_size = None;
                 let name = volume.name.to_string();

@@ -79,6 +79,8 @@ pub enum Cut {
     BeforeEffect,
     /// It happened, and nobody was told.
     AfterEffect,
+    /// It was refused, and the node is away from then on.
+    AfterRefusal,
 }
 
 /// Every node's agent.

@@ -64,7 +64,9 @@ impl FakeAgent {
         if cut == Some(Cut::BeforeEffect) {
             return Err(self.away("the call did not reach it"));
         }
-        let (answer, changed) = call(&mut host)?;
+        let called = call(&mut host);
+        host.away |= called.is_err() && cut == Some(Cut::AfterRefusal);
+        let (answer, changed) = called?;
         if changed {
             *host.effects.entry(verb).or_default() += 1;
         }
