@@ -48,6 +48,32 @@ fn refused(answer: Result<ImageView, ServiceError>) -> (Code, String) {
 }
 
 #[tokio::test]
+async fn a_spoilt_copy_is_recorded_though_another_node_is_away() {
+    let rig = two_nodes().await;
+    place(&rig, &["n1", "n2"]).await.unwrap();
+    let verify = || async { rig.service().verify_image(&named("golden")).await };
+    let seen = || async {
+        let view = rig.service().get_image(&named("golden")).await.unwrap();
+        copies(&view)
+    };
+    // Whichever is asked first.
+    for (away, spoilt) in [(NODE, OTHER_NODE), (OTHER_NODE, NODE)] {
+        rig.agents.node(away).set_away(true);
+        rig.agents.node(spoilt).spoil_image(digest(7), true);
+        assert_eq!(refused(verify().await).1, "NODE_AWAY");
+        let phase = |node| match node == spoilt {
+            true => Phase::Failed,
+            false => Phase::Ready,
+        };
+        let both = [(NODE, phase(NODE)), (OTHER_NODE, phase(OTHER_NODE))];
+        assert_eq!(seen().await, both);
+        rig.agents.node(away).set_away(false);
+        rig.agents.node(spoilt).spoil_image(digest(7), false);
+        verify().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn an_image_is_placed_and_evicted_and_twice_is_once() {
     let rig = two_nodes().await;
     let far = rig.agents.node(OTHER_NODE);

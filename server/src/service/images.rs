@@ -159,29 +159,33 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// When there is no such image, it has no content yet, or a node does not answer.
+    /// When there is no such image, it has no content yet, or a node does not answer: what is known
+    /// of the copies of others is recorded then too.
     pub async fn verify_image(&self, what: &Ref<ImageId>) -> Result<ImageView, ServiceError> {
         let image = self.records.get::<Image>(what, "image").await?;
         let Some(digest) = image.digest else {
             return Err(failure(&image));
         };
-        let mut verified = Vec::new();
+        let (mut verified, mut unread) = (Vec::new(), None);
         for copy in image.copies.iter().filter(|copy| is_settled(copy)) {
-            let agent = self.agent_of(copy.node).await?;
-            match agent.verify_image(digest).await {
-                Ok(_) => {
+            let read = match self.agent_of(copy.node).await {
+                Ok(agent) => agent.verify_image(digest).await.map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(_) => verified.push(ImageCopy {
+                    phase: Phase::Ready,
+                    ..ImageCopy::wanted(copy.node)
+                }),
+                Err(ServiceError::Agent(error)) if !error.is_transient() => {
                     verified.push(ImageCopy {
-                        phase: Phase::Ready,
-                        ..ImageCopy::wanted(copy.node)
+                        node: copy.node,
+                        phase: Phase::Failed,
+                        message: error.to_string(),
+                        refusal: Some(Refusal::FailedPrecondition),
                     });
                 }
-                Err(error) if error.is_transient() => return Err(error.into()),
-                Err(error) => verified.push(ImageCopy {
-                    node: copy.node,
-                    phase: Phase::Failed,
-                    message: error.to_string(),
-                    refusal: Some(Refusal::FailedPrecondition),
-                }),
+                Err(error) => unread = unread.or(Some(error)),
             }
         }
         let _held = self.locks.take_inner(rows::key::<Image>(image.id)).await;
@@ -202,7 +206,10 @@ impl Service {
         if image != before {
             self.records.update(&mut image).await?;
         }
-        Ok(self.view_image(image))
+        match unread {
+            Some(error) => Err(error),
+            None => Ok(self.view_image(image)),
+        }
     }
 
     /// An image with how far its copies have come.
