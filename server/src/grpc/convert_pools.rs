@@ -1,10 +1,10 @@
 //! What changes pools that are there, from the wire. Called by the handlers; a wrong field is named.
 
 use goldleaf_proto::v1 as api;
-use goldleaf_types::Bytes;
+use goldleaf_types::{Bytes, Name, PoolId};
 
-use super::convert::{BadField, bad, device, path};
-use crate::domain::{MoreRoom, PolicyChange, PoolDevice, WhenFull};
+use super::convert::{BadField, bad, device, field, name, path};
+use crate::domain::{MoreRoom, PolicyChange, PoolDevice, Ref, WhenFull};
 
 fn devices(name: &str, list: &[api::PoolDevice]) -> Result<Vec<PoolDevice>, BadField> {
     let numbered = list.iter().enumerate();
@@ -38,6 +38,15 @@ pub(super) fn more_room(r: &api::ExtendPoolRequest) -> Result<MoreRoom, BadField
         grow: grow.collect::<Result<_, _>>()?,
         metadata: Bytes(r.metadata_bytes),
     })
+}
+
+/// Which pool is to be called what.
+///
+/// # Errors
+///
+/// [`BadField`] that names the field.
+pub(super) fn renaming(r: &api::RenamePoolRequest) -> Result<(Ref<PoolId>, Name), BadField> {
+    Ok((field("pool", &r.pool)?, name(&r.name)?))
 }
 
 /// What a pool is to do when it fills.

@@ -261,3 +261,20 @@ fn every_wrong_field_of_the_small_requests_is_named() {
     assert_eq!(watched.unwrap_err().field, "filter.labels");
     assert_eq!(optional::<NodeId>("node", "x").unwrap_err().field, "node");
 }
+
+#[test]
+fn a_pool_is_not_renamed_to_what_looks_like_an_id() {
+    let asked = |name: &str| {
+        let pool = "fast".into();
+        let request = api::RenamePoolRequest {
+            pool,
+            name: name.into(),
+            ..Default::default()
+        };
+        super::super::convert_pools::renaming(&request)
+    };
+    assert_eq!(asked("slow").unwrap().1.as_str(), "slow");
+    for name in [PoolId::mint().to_string(), "0".repeat(64), "a/b".into()] {
+        assert_eq!(asked(&name).unwrap_err().field, "name");
+    }
+}

@@ -2,11 +2,10 @@
 
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::pool_service_server::PoolService;
-use goldleaf_types::Name;
 use tonic::{Request, Response};
 
 use super::convert::{self, field};
-use super::convert_pools::{more_room, policy_change};
+use super::convert_pools::{more_room, policy_change, renaming};
 use super::{Answer, Api, EventStream, answers, convert_import, convert_update, repairs};
 use crate::domain::Ref;
 use crate::service::{CreatePool, Event, PoolView};
@@ -139,8 +138,7 @@ impl PoolService for Api {
 
     async fn rename(&self, r: Request<api::RenamePoolRequest>) -> Answer<api::Pool> {
         let body = r.into_inner();
-        let what: Ref<_> = field("pool", &body.pool)?;
-        let name: Name = field("name", &body.name)?;
+        let (what, name) = renaming(&body)?;
         let view = self
             .change(body.wait, move |service| {
                 let (what, name) = (what.clone(), name.clone());
