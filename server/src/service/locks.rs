@@ -69,8 +69,10 @@ impl Op {
 
 #[derive(Debug)]
 struct Slot {
+    /// Of those users who were asked for something; `Inner` while there is none.
     op: Op,
     users: usize,
+    asked: usize,
     lock: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -105,6 +107,7 @@ pub struct Announced {
 struct Place {
     slots: Arc<Mutex<Slots>>,
     key: String,
+    op: Op,
 }
 
 fn open(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
@@ -164,6 +167,7 @@ impl Locks {
         let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
             op,
             users: 0,
+            asked: 0,
             lock: Arc::default(),
         });
         if slot.op == Op::Inner {
@@ -172,9 +176,11 @@ impl Locks {
             return Err(slot.op);
         }
         slot.users += 1;
+        slot.asked += usize::from(op != Op::Inner);
         let place = Place {
             slots: Arc::clone(&self.slots),
             key,
+            op,
         };
         Ok((place, Arc::clone(&slot.lock)))
     }
@@ -196,6 +202,10 @@ impl Drop for Place {
         let mut slots = open(&self.slots);
         if let Some(slot) = slots.get_mut(&self.key) {
             slot.users -= 1;
+            slot.asked -= usize::from(self.op != Op::Inner);
+            if slot.asked == 0 {
+                slot.op = Op::Inner; // who is left refuses nobody
+            }
             if slot.users == 0 {
                 slots.remove(&self.key);
             }
@@ -283,5 +293,28 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(ours);
         assert!(theirs.await.unwrap().is_ok());
+    }
+    #[tokio::test]
+    async fn our_own_short_changes_do_not_pass_for_what_went_on_before_them() {
+        let locks = Locks::default();
+        let first = locks.take("a", Op::Activate).await.unwrap();
+        let mut ours = std::pin::pin!(locks.take_inner("a"));
+        let waits = Duration::from_millis(10);
+        assert!(tokio::time::timeout(waits, &mut ours).await.is_err());
+        drop(first);
+        let ours = ours.await;
+        let theirs = tokio::spawn({
+            let locks = locks.clone();
+            async move { locks.take("a", Op::Deactivate).await }
+        });
+        tokio::time::sleep(waits).await;
+        assert_eq!(
+            locks.take("a", Op::Activate).await.unwrap_err(),
+            Op::Deactivate,
+            "two things at once"
+        );
+        drop(ours);
+        drop(theirs.await.unwrap().unwrap());
+        assert!(open(&locks.slots).is_empty(), "slots are given up");
     }
 }
