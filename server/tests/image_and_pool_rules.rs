@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goldleaf_server::agents::fake::Verb;
-use goldleaf_server::domain::{Image, ImageSource, Phase, PoolMode};
+use goldleaf_server::domain::{Image, ImageSource, MoreRoom, Phase, PolicyChange, Pool, PoolMode};
 use goldleaf_server::reconcile::{self, Waits};
 use goldleaf_server::service::{CreateImage, Event, Events, Service, Watch};
 use goldleaf_types::{Bytes, Labels};
@@ -90,6 +90,52 @@ async fn waiting_for_an_image_ends_when_it_is_ready_and_shows_progress_meanwhile
     );
     assert_eq!(view.image.size, Bytes(GIB));
     assert_eq!(rig.node().effects(Verb::ImportImage), 1);
+}
+
+/// A node may take minutes for it. What it tells meanwhile, of its other pools too, is followed.
+#[tokio::test]
+async fn a_change_of_a_pools_room_or_policy_keeps_no_report_waiting() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    let _stop = loops(service).drop_guard();
+    let slow = service.create_pool(pool("slow", "/dev/sdb")).await.unwrap();
+    let mut modes = [PoolMode::OutOfDataSpace, PoolMode::ReadWrite].into_iter();
+    for extends in [true, false] {
+        rig.node().hold_imports(true);
+        let changing = tokio::spawn({
+            let service = Arc::clone(service);
+            async move {
+                let (fast, more) = (named("fast"), MoreRoom::default());
+                match extends {
+                    true => service.extend_pool(&fast, &more).await,
+                    false => {
+                        let change = PolicyChange {
+                            overcommit_percent: Some(200),
+                            ..PolicyChange::default()
+                        };
+                        service.set_pool_policy(&fast, &change).await
+                    }
+                }
+            }
+        });
+        eventually("the others are told", async || {
+            let (fast, same) = (named("fast"), "fast".parse().unwrap());
+            let renamed = service.rename_pool(&fast, &same, 0).await;
+            renamed.is_err_and(|e| e.to_string().contains("is being"))
+        })
+        .await;
+        let (mode, total) = (modes.next().unwrap(), Bytes(GIB));
+        rig.node().set_pool(slow.pool.id, mode, total, total);
+        eventually("it is followed", async || {
+            let id = slow.pool.id;
+            let found = service.records.by_id::<Pool>(id).await.unwrap();
+            found.unwrap().mode == mode
+        })
+        .await;
+        assert!(!changing.is_finished());
+        rig.node().hold_imports(false);
+        changing.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

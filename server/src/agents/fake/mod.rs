@@ -131,7 +131,8 @@ pub struct FakeNode {
     host: Arc<Mutex<Host>>,
     /// Told at each change that a watch of pools may see.
     news: watch::Sender<u64>,
-    /// While true, neither import, export nor repair gets past its half.
+    /// While true, neither import, export nor repair gets past its half, and no pool's room or policy
+    /// changes.
     held: watch::Sender<bool>,
 }
 
@@ -195,7 +196,8 @@ impl FakeNode {
         self.host().offers.insert(place.to_owned(), (digest, size));
     }
 
-    /// Holds imports, exports and repairs at their half, or lets them go on.
+    /// Holds imports, exports and repairs at their half, and what changes a pool's room or policy before
+    /// it begins, or lets them go on.
     pub fn hold_imports(&self, held: bool) {
         self.held.send_replace(held);
     }
@@ -203,6 +205,23 @@ impl FakeNode {
     /// Spoils an image's content or mends it: verifying a spoilt one is refused.
     pub fn spoil_image(&self, digest: Digest, spoilt: bool) {
         let mut host = self.host();
+    /// Holds back every answer that lists the node's thins, or lets them go.
+    pub fn hold_lists(&self, held: bool) {
+        self.lists_held.send_replace(held);
+    }
+
+    /// How many wait for a list that is held back.
+    #[must_use]
+    pub fn lists_waited_for(&self) -> usize {
+        self.lists_held.receiver_count()
+    }
+
+    /// Waits while [`Self::hold_imports`] holds.
+    async fn not_held(&self) {
+        // The sender lives as long as we do.
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
+    }
+
         if spoilt {
             host.spoilt.insert(digest);
         } else {

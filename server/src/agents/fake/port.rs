@@ -157,6 +157,7 @@ impl AgentPort for FakeAgent {
     }
 
     async fn extend_pool(&self, pool: PoolId, more: &MoreRoom) -> Result<PoolReport, AgentError> {
+        self.node.not_held().await;
         self.change(Verb::ExtendPool, |host| host.extend_pool(pool, more))
     }
 
@@ -165,6 +166,7 @@ impl AgentPort for FakeAgent {
         pool: PoolId,
         change: &PolicyChange,
     ) -> Result<PoolReport, AgentError> {
+        self.node.not_held().await;
         self.change(Verb::SetPolicy, |host| host.set_policy(pool, change))
     }
 
@@ -235,9 +237,7 @@ impl AgentPort for FakeAgent {
         };
         let (agent, asked) = (self.clone(), asked.clone());
         let end = async move {
-            let mut held = agent.node.held.subscribe();
-            // The sender lives as long as the agent that we hold.
-            let _ = held.wait_for(|held| !held).await;
+            agent.node.not_held().await;
             agent
                 .change(Verb::ImportImage, |host| host.import(&asked, thin))
                 .map(ImportStep::Done)
@@ -258,9 +258,7 @@ impl AgentPort for FakeAgent {
         };
         let (agent, order) = (self.clone(), order.clone());
         let end = async move {
-            let mut held = agent.node.held.subscribe();
-            // The sender lives as long as the agent that we hold.
-            let _ = held.wait_for(|held| !held).await;
+            agent.node.not_held().await;
             agent.change(Verb::Export, |host| {
                 let file = host.export(owner, &order)?;
                 host.files.insert(order.file.clone());

@@ -129,9 +129,7 @@ impl FakeAgent {
         };
         let agent = self.clone();
         let end = async move {
-            let mut held = agent.node.held.subscribe();
-            // The sender lives as long as the agent that we hold.
-            let _ = held.wait_for(|held| !held).await;
+            agent.node.not_held().await;
             let done = agent.change(Verb::RepairPool, |host| host.repair(pool, how))?;
             Ok(RepairStage::Done(Box::new(done)))
         };
