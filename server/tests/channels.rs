@@ -9,7 +9,9 @@ use std::sync::Arc;
 use goldleaf_server::domain::{Channel, ImageSource};
 use goldleaf_server::service::{Event, Service, ServiceError, SetChannel, Watch};
 use goldleaf_types::{Bytes, ChannelName, Labels};
-use support::{GIB, Rig, clone_of, digest, everything, image, labels, target, thin, verdict};
+use support::{
+    GIB, Rig, clone_of, digest, everything, image, labels, named, size, target, thin, verdict,
+};
 use tokio_stream::StreamExt;
 use tonic::Code;
 
@@ -299,4 +301,13 @@ async fn an_image_is_found_by_what_points_at_it_and_shown_whole_where_that_is_as
     assert_eq!((again.id, again.image), (before.id, Some(digest(7))));
     let part = service.create_thin(thin("vm3", "debian/stable")).await;
     assert_eq!(part.unwrap().volume.image, Some(digest(8)));
+    // Nor is one that shows a part of it taken for it, before it has grown.
+    let of_part = || async { service.create_thin(whole("vm3")).await };
+    let (code, _, field) = verdict(of_part().await.unwrap_err());
+    assert_eq!(
+        (code, field.as_deref()),
+        (Code::OutOfRange, Some("size_bytes"))
+    );
+    let grown = service.resize(&named("vm3"), size(4 * GIB), 0).await;
+    assert_eq!(of_part().await.unwrap().volume.id, grown.unwrap().volume.id);
 }

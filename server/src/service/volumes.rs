@@ -65,12 +65,16 @@ pub struct Clone {
     pub activate: Option<ActivateOptions>,
 }
 
+/// Why a size less than an image's is refused.
+const ALL_OF_IT: &str = "`whole_image` asks for all of it";
+
 /// What both ways of making a volume have in common.
 struct Wanted<'a> {
     name: &'a Name,
     asked: &'a VolumeAsked,
     first: First,
     placement: &'a Placement,
+    whole_image: bool,
     activate: Option<ActivateOptions>,
 }
 
@@ -92,31 +96,48 @@ impl Service {
     ///
     /// What is refused for good changes nothing; what is cut short is finished by itself.
     pub async fn create_thin(&self, wanted: CreateThin) -> Result<VolumeView, ServiceError> {
-        let _name = self.hold_name::<Volume>(&wanted.name).await?;
         let common = Wanted {
             name: &wanted.name,
             asked: &wanted.asked,
             first: first(&wanted.labels, wanted.deletion_protection),
             placement: &wanted.placement,
+            whole_image: wanted.whole_image,
             activate: wanted.activate,
         };
+        self.make_once(&common, || self.placed_over(&wanted)).await
+    }
+
+    /// The record of a volume to be, and what it rests on.
+    async fn placed_over(
+        &self,
+        wanted: &CreateThin,
+    ) -> Result<(Volume, Vec<Expect>), ServiceError> {
+        let content = match &wanted.image {
+            Some(image) => Some(self.usable_image(image, "image").await?),
+            None => None,
+        };
+        if let Some(content) = content.as_ref().filter(|_| wanted.whole_image) {
+            shows_all(&content.image, wanted.size, ALL_OF_IT)?;
+        }
+        let place = self.place(&wanted.placement, content, wanted.size).await?;
+        Ok(placed(wanted, place))
+    }
+
+    /// Decides on a volume and makes it, unless its name is taken.
+    async fn make_once<W>(
+        &self,
+        wanted: &Wanted<'_>,
+        decide: impl Fn() -> W,
+    ) -> Result<VolumeView, ServiceError>
+    where
+        W: Future<Output = Result<(Volume, Vec<Expect>), ServiceError>>,
+    {
+        let _name = self.hold_name::<Volume>(wanted.name).await?;
         for _ in 0..DECISIONS {
-            if let Some(volume) = self.records.by_name::<Volume>(&wanted.name).await? {
-                return self.repeat(volume, &common).await;
+            if let Some(volume) = self.records.by_name::<Volume>(wanted.name).await? {
+                return self.repeat(volume, wanted).await;
             }
-            let content = match &wanted.image {
-                Some(image) => Some(self.usable_image(image, "image").await?),
-                None => None,
-            };
-            if let Some(content) = content.as_ref().filter(|_| wanted.whole_image) {
-                shows_all(
-                    &content.image,
-                    wanted.size,
-                    "`whole_image` asks for all of it",
-                )?;
-            }
-            let place = self.place(&wanted.placement, content, wanted.size).await?;
-            let (volume, expect) = placed(&wanted, place);
+            let (volume, expect) = decide().await?;
             match self.wish(volume, expect).await {
                 Err(error) if error.is_conflict() => {} // something it rests on changed
                 Err(error) => return Err(error),
@@ -139,33 +160,15 @@ impl Service {
     ///
     /// As [`Self::create_thin`].
     pub async fn clone_thin(&self, wanted: Clone) -> Result<VolumeView, ServiceError> {
-        let _name = self.hold_name::<Volume>(&wanted.name).await?;
         let common = Wanted {
             name: &wanted.name,
             asked: &wanted.asked,
             first: first(&wanted.labels, wanted.deletion_protection),
             placement: &wanted.placement,
+            whole_image: false, // a clone that shows less is never made
             activate: wanted.activate,
         };
-        for _ in 0..DECISIONS {
-            if let Some(volume) = self.records.by_name::<Volume>(&wanted.name).await? {
-                return self.repeat(volume, &common).await;
-            }
-            let (volume, expect) = self.begun_as(&wanted).await?;
-            match self.wish(volume, expect).await {
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error),
-                Ok((volume, _held, begun)) => {
-                    return self
-                        .make_volume(volume, wanted.activate, (Attempt::First, begun))
-                        .await;
-                }
-            }
-        }
-        Err(busy::<Volume>(
-            wanted.name.as_str(),
-            "being decided on by others too",
-        ))
+        self.make_once(&common, || self.begun_as(&wanted)).await
     }
 
     /// The record of a clone to be, and what it rests on.
@@ -280,6 +283,9 @@ impl Service {
         if let Some(field) = self.misplaced(wanted.placement, at).await? {
             return Err(conflict(&volume, field));
         }
+        if wanted.whole_image {
+            self.shows_all_of_its_image(&volume).await?;
+        }
         self.stays(volume.pool).await?;
         if volume.phase == Phase::Creating {
             let begun = self.pending.begin(Unfinished::Volume(volume.id));
@@ -290,6 +296,19 @@ impl Service {
         match wanted.activate {
             Some(options) => self.activate_ready(volume, options).await,
             None => self.view_volume(volume).await,
+        }
+    }
+
+    /// Refuses a volume that shows less than all of the image that it was made over.
+    async fn shows_all_of_its_image(&self, volume: &Volume) -> Result<(), ServiceError> {
+        let Begin::Image(digest) = volume.begin else {
+            return Ok(());
+        };
+        // Whatever it was asked for by: a channel may point elsewhere by now.
+        let same = |image: &Image| image.digest == Some(digest);
+        match self.records.first::<Image>(same).await? {
+            Some(image) => shows_all(&image, volume.size, ALL_OF_IT),
+            None => Ok(()), // it left its image, which is gone
         }
     }
 
