@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use goldleaf_server::agents::Agents;
-use goldleaf_server::domain::{ActivateOptions, Node, Ref, Snapshot};
+use goldleaf_server::agents::{Agents, ThinNews};
+use goldleaf_server::domain::{ActivateOptions, Node, Phase, Ref, Remark, Snapshot};
 use goldleaf_server::reconcile::{self, Waits};
-use goldleaf_server::service::{Event, Events, VolumeView, Watch};
-use goldleaf_types::Labels;
-use support::{NODE, Rig, named, snapshot_of, thin};
+use goldleaf_server::service::{Event, Events, Update, VolumeView, Watch};
+use goldleaf_types::{Labels, VolumeId};
+use support::{NODE, Rig, labels, named, snapshot_of, thin};
 use tokio_util::sync::CancellationToken;
 
 fn everything() -> Watch {
@@ -108,4 +108,55 @@ async fn lost_data_and_a_node_that_goes_away_are_events() {
     rig.node().set_away(false);
     until(&mut volumes, "back", |v| active(v) == Some(false)).await;
     stop.cancel();
+}
+
+/// A node of many volumes goes away, or its watcher is slow: whatever is missed is told again.
+#[tokio::test]
+async fn a_watcher_that_lags_is_told_of_everything_once_more() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    let made = service.create_thin(thin("vm1", "golden")).await.unwrap();
+    let mut events = service.watch_volumes(everything());
+    until(&mut events, "it is there", |v| active(v).is_none()).await;
+    let agent = service.agent_of(NODE).await.unwrap();
+    let options = ActivateOptions::default();
+    agent.activate(made.volume.id, options, 0).await.unwrap();
+    let there = agent.thins().await.unwrap();
+    let others = (0..3000).map(|_| VolumeId::mint().into()).collect();
+    let news = |there, gone| ThinNews {
+        there,
+        gone,
+        whole: false,
+    };
+    // Nothing else runs in between.
+    service.live_thins.take(NODE, news(there, Vec::new()));
+    service.live_thins.take(NODE, news(Vec::new(), others));
+    until(&mut events, "active", |v| active(v) == Some(true)).await;
+}
+
+#[tokio::test]
+async fn what_stops_carrying_the_labels_is_gone_for_who_asked_for_them() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    let mut watch = everything();
+    watch.labels = labels([("team", "db")]);
+    let mut events = service.watch_volumes(watch);
+    let mut wanted = thin("vm1", "golden");
+    wanted.labels = labels([("team", "db")]);
+    let id = service.create_thin(wanted).await.unwrap().volume.id;
+    until(&mut events, "ready", |v| v.volume.phase == Phase::Ready).await;
+    let relabel = |team| Update {
+        what: Ref::Id(id),
+        change: Remark {
+            set: labels([("team", team)]),
+            ..Remark::default()
+        },
+        revision: 0,
+    };
+    service.update_volume(relabel("web")).await.unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(5), events.next());
+    let next = next.await.expect("no event").unwrap().unwrap();
+    assert!(matches!(&next, Event::Gone { id: gone, .. } if *gone == id.to_string()));
+    service.update_volume(relabel("db")).await.unwrap();
+    until(&mut events, "back", |v| v.volume.id == id).await;
 }

@@ -3,12 +3,14 @@
 //! Called by `grpc`. One task a watcher, which ends with it. A token counts the changes of its
 //! transaction that were told, so going on neither skips nor repeats one; a watcher that was away
 //! for longer than the store remembers is told so. What changes in memory only (progress, whether
-//! a node answers, how full a pool is, what is active) comes as the record again, with the token of before.
+//! a node answers, how full a pool is, what is active) comes as the record again, with the token of before;
+//! who is too slow for each of those is told of every record once more.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use goldleaf_types::Labels;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
@@ -42,7 +44,7 @@ pub enum Event<V> {
         /// Goes on after this event.
         token: String,
     },
-    /// It is gone.
+    /// It is gone, or carries the labels no more.
     Gone {
         /// Its id.
         id: String,
@@ -55,7 +57,8 @@ pub enum Event<V> {
 pub type Events<V> = ReceiverStream<Result<Event<V>, ServiceError>>;
 
 type Out<V> = mpsc::Sender<Result<Event<V>, ServiceError>>;
-pub(super) type Bumps<Id> = BoxStream<'static, Id>;
+/// Ids of what changed in memory only; none when some of them were missed.
+pub(super) type Bumps<Id> = BoxStream<'static, Option<Id>>;
 
 /// The watcher went away.
 struct Left;
@@ -119,6 +122,8 @@ impl Service {
         let (out, events) = mpsc::channel(16);
         let feed = Feed {
             service: Arc::clone(self),
+            shown: (watch.token.is_empty() && watch.labels != Labels::default())
+                .then(Mutex::default),
             labels: watch.labels,
             out,
             view,
@@ -135,15 +140,18 @@ impl Service {
 }
 
 fn bumps<Id: Clone + Send + 'static>(bumps: broadcast::Receiver<Id>) -> Bumps<Id> {
-    // Who lags misses a step of what will be told again.
-    BroadcastStream::new(bumps)
-        .filter_map(|bump| async { bump.ok() })
-        .boxed()
+    BroadcastStream::new(bumps).map(Result::ok).boxed()
+}
+
+fn locked(shown: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Feed<T, V> {
     service: Arc<Service>,
     labels: Labels,
+    /// Ids of what was told of; none where that is everything, or nobody knows any more.
+    shown: Option<Mutex<BTreeSet<String>>>,
     out: Out<V>,
     view: fn(&Service, T) -> V,
 }
@@ -231,14 +239,47 @@ impl<T: Revised, V: Send + 'static> Feed<T, V> {
                         return Ok(());
                     }
                 }
-                Some(id) = bumps.next() => {
-                    let Some(item) = self.service.records.by_id::<T>(id).await? else { continue };
-                    if carries(&item, &self.labels)
-                        && self.present(item, self.token(&at)).await.is_err()
-                    {
+                Some(bump) = bumps.next() => {
+                    let told = match bump {
+                        Some(id) => self.tell(id, &at).await?,
+                        None => {
+                            // Those that wait are told of as well.
+                            while let Some(Some(_)) = bumps.next().now_or_never() {}
+                            self.tell_all(&at).await?
+                        }
+                    };
+                    if told.is_err() {
                         return Ok(());
                     }
                 }
+            }
+        }
+    }
+
+    /// One thing as it is now.
+    async fn tell(&self, id: T::Id, at: &Resume) -> Result<Result<(), Left>, ServiceError> {
+        match self.service.records.by_id::<T>(id).await? {
+            Some(item) if carries(&item, &self.labels) => {
+                Ok(self.present(item, self.token(at)).await)
+            }
+            Some(_) | None => Ok(Ok(())),
+        }
+    }
+
+    /// Everything as it is now, for a watcher that missed what changed.
+    async fn tell_all(&self, at: &Resume) -> Result<Result<(), Left>, ServiceError> {
+        let mut after = None;
+        loop {
+            let records = &self.service.records;
+            let page: Page<T> = records.page(after, CHUNK, &self.labels).await?;
+            for item in page.items {
+                if self.present(item, self.token(at)).await.is_err() {
+                    return Ok(Err(Left));
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(Ok(())),
             }
         }
     }
@@ -248,21 +289,28 @@ impl<T: Revised, V: Send + 'static> Feed<T, V> {
         change: &Change,
         token: String,
     ) -> Result<Result<(), Left>, ServiceError> {
-        match T::from_change(change)? {
-            Some(item) if carries(&item, &self.labels) => Ok(self.present(item, token).await),
-            Some(_) => Ok(Ok(())),
-            None => {
-                let id = rows::id_of_key::<T>(&change.key)?.to_string();
-                Ok(self
-                    .out
-                    .send(Ok(Event::Gone { id, token }))
-                    .await
-                    .map_err(|_| Left))
-            }
+        let item = T::from_change(change)?;
+        let there = item.is_some();
+        if let Some(item) = item.filter(|item| carries(item, &self.labels)) {
+            return Ok(self.present(item, token).await);
         }
+        let id = rows::id_of_key::<T>(&change.key)?.to_string();
+        // What it was before is not known here, so who went on from a token may be told too often.
+        let known = self
+            .shown
+            .as_ref()
+            .is_none_or(|all| locked(all).remove(&id));
+        if there && !known {
+            return Ok(Ok(()));
+        }
+        let gone = self.out.send(Ok(Event::Gone { id, token })).await;
+        Ok(gone.map_err(|_| Left))
     }
 
     async fn present(&self, item: T, token: String) -> Result<(), Left> {
+        if let Some(shown) = &self.shown {
+            locked(shown).insert(item.id().to_string());
+        }
         let item = (self.view)(&self.service, item);
         self.out
             .send(Ok(Event::Present { item, token }))
