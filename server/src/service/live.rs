@@ -64,8 +64,16 @@ impl Live {
         let came = {
             let mut nodes = self.open();
             let live = nodes.entry(node).or_default();
+            // What was known before the stream broke says nothing: another process may count anew.
             let newest = |report: PoolReport| match live.pools.get(&report.id) {
-                Some(known) if known.as_of > report.as_of => known.clone(),
+                Some(known)
+                    if live
+                        .newest
+                        .get(&report.id)
+                        .is_some_and(|n| *n > report.as_of) =>
+                {
+                    known.clone()
+                }
                 Some(_) | None => report,
             };
             let new: HashMap<_, _> = reports.into_iter().map(|r| (r.id, newest(r))).collect();
@@ -97,11 +105,15 @@ impl Live {
         came
     }
 
-    /// One pool's newest report, from an answer.
+    /// One pool's report, from an answer; nothing if a newer one is known.
     pub fn merge(&self, node: NodeId, report: &PoolReport) {
         {
             let mut nodes = self.open();
             let live = nodes.entry(node).or_default();
+            let newest = live.newest.get(&report.id);
+            if newest.is_some_and(|newest| *newest > report.as_of) {
+                return;
+            }
             live.newest.insert(report.id, report.as_of);
             live.pools.insert(report.id, report.clone());
         }
@@ -186,5 +198,53 @@ impl Live {
     #[must_use]
     pub fn pool_changes(&self) -> broadcast::Receiver<PoolId> {
         self.pools_changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId::from_bytes([1; 16]);
+
+    fn report(as_of: u64) -> PoolReport {
+        PoolReport {
+            id: PoolId::from_bytes([2; 16]),
+            as_of,
+            devices: Vec::new(),
+            spares: Vec::new(),
+            phase: Phase::Ready,
+            conditions: Vec::new(),
+            usage: None,
+            policy: None,
+            incarnation: None,
+        }
+    }
+
+    fn known(live: &Live) -> Option<u64> {
+        live.fresh(NODE, report(0).id).map(|report| report.as_of)
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_does_not_take_the_place_of_a_newer_report() {
+        let live = Live::default();
+        live.set(NODE, vec![report(7)]);
+        live.merge(NODE, &report(6));
+        assert_eq!(known(&live), Some(7));
+        live.merge(NODE, &report(8));
+        assert_eq!(known(&live), Some(8));
+        live.set(NODE, vec![report(7)]);
+        assert_eq!(known(&live), Some(8), "nor does a report that is late");
+    }
+
+    #[test]
+    fn an_agent_that_counts_anew_is_heard() {
+        let live = Live::default();
+        live.set(NODE, vec![report(7)]);
+        live.away(NODE, "it broke");
+        live.set(NODE, vec![report(1)]);
+        assert_eq!(known(&live), Some(1));
+        live.merge(NODE, &report(2));
+        assert_eq!(known(&live), Some(2));
     }
 }
