@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goldleaf_proto::v1 as api;
+use goldleaf_proto::v1::image_service_client::ImageServiceClient;
 use goldleaf_proto::v1::pool_service_client::PoolServiceClient;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 use goldleaf_server::app;
 use goldleaf_server::reconcile::{self, Waits};
-use support::{GIB, Rig};
+use support::{GIB, GOLDEN, NODE, OTHER_NODE, Rig};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,15 +22,22 @@ use tonic::{Code, Status};
 
 /// A furnished control plane with its loop, served.
 async fn serve() -> (Rig, Channel) {
+    let (rig, channel, _) = serve_until_told().await;
+    (rig, channel)
+}
+
+/// As [`serve`], with what tells it to stop, and its end.
+async fn serve_until_told() -> (Rig, Channel, (CancellationToken, JoinHandle<()>)) {
     let rig = Rig::furnished().await;
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", tcp.local_addr().unwrap());
     let stop = CancellationToken::new();
     let service = || Arc::clone(rig.service());
     tokio::spawn(reconcile::run(service(), Waits::default(), stop.clone()));
-    tokio::spawn(app::serve(service(), tcp, stop));
+    let served = app::serve(service(), tcp, stop.clone());
+    let served = tokio::spawn(async move { served.await.unwrap() });
     let channel = Channel::from_shared(address).unwrap().connect().await;
-    (rig, channel.unwrap())
+    (rig, channel.unwrap(), (stop, served))
 }
 
 fn vm1(wait: bool) -> api::CreateThinRequest {
@@ -146,4 +154,43 @@ async fn what_does_not_pass_by_itself_is_refused_at_once_though_it_was_to_wait()
     };
     let refused = tokio::time::timeout(quickly, volumes.create_thin(other)).await;
     assert_eq!(refused.unwrap().unwrap_err().code(), Code::AlreadyExists);
+}
+
+/// Who waits for an image does not keep the server from stopping, and is told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_the_wait_for_an_image() {
+    let (rig, channel, (stop, served)) = serve_until_told().await;
+    rig.register(OTHER_NODE, "n2").await;
+    for node in [NODE, OTHER_NODE] {
+        rig.agents.node(node).hold_imports(true);
+    }
+    let images = || ImageServiceClient::new(channel.clone());
+    let (mut creates, mut places) = (images(), images());
+    let created = tokio::spawn(async move {
+        let request = api::CreateImageRequest {
+            name: "second".into(),
+            source: Some(api::create_image_request::Source::File(GOLDEN.into())),
+            node: "n1".into(),
+            wait: true,
+            ..Default::default()
+        };
+        creates.create(request).await
+    });
+    let placed = tokio::spawn(async move {
+        let request = api::PlaceImageRequest {
+            image: "golden".into(),
+            nodes: vec!["n2".into()],
+            wait: true,
+        };
+        places.place(request).await
+    });
+    let (created, placed) = (still_waits(created).await, still_waits(placed).await);
+    stop.cancel();
+    for ended in [soon(created).await, soon(placed).await] {
+        let stopping = ended.unwrap_err();
+        assert_eq!(stopping.code(), Code::Unavailable);
+        assert!(stopping.message().contains("stops"), "{stopping}");
+    }
+    let stopped = tokio::time::timeout(Duration::from_secs(5), served).await;
+    stopped.expect("a wait keeps it").unwrap();
 }

@@ -49,7 +49,8 @@ impl ImageService for Api {
             })
             .await?;
         if wait {
-            view = self.service.settled_image(view.image.id, &name).await?;
+            let settled = self.service.settled_image(view.image.id, &name);
+            view = self.unless_stopped(settled).await?;
         }
         Ok(Response::new(answers::image(&view)))
     }
@@ -86,7 +87,8 @@ impl ImageService for Api {
         if wait {
             // The wait is no change: it ends with its caller.
             let image = (view.image.id, &view.image.name);
-            view = self.service.placed_image(image, &nodes).await?;
+            let placed = self.service.placed_image(image, &nodes);
+            view = self.unless_stopped(placed).await?;
         }
         Ok(Response::new(answers::image(&view)))
     }

@@ -80,6 +80,18 @@ impl Api {
         }
     }
 
+    /// A wait that changes nothing, until a stop: what is waited for goes on at the next start.
+    async fn unless_stopped<T>(
+        &self,
+        wait: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            biased;
+            ended = wait => Ok(ended?),
+            () = self.stop.cancelled() => Err(status::stopping()),
+        }
+    }
+
     /// A snapshot's ranges. The first part is waited for, so that a refusal is the call's own.
     async fn ranges(&self, wanted: WantedBlocks) -> Answer<EventStream<api::BlockRanges>> {
         let mut parts = self.service.blocks(wanted).await?;

@@ -51,7 +51,7 @@ pub fn not_allowed(e: NotAllowed) -> Status {
 #[must_use]
 pub fn stopping() -> Status {
     let message =
-        "the control plane stops before all of the answer was sent: go on once it is back";
+        "the control plane stops before all of its answer is known or sent: go on once it is back";
     status(Code::Unavailable, "STOPPING", None, message.into())
 }
 
