@@ -4,12 +4,16 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use goldleaf_server::agents::Agents;
 use goldleaf_server::agents::fake::{Cut, Verb};
 use goldleaf_server::domain::{Image, Node, Phase, Pool, PoolMode, Ref, Volume};
+use goldleaf_server::reconcile::{self, Waits};
 use goldleaf_server::service::{Service, Unfinished};
 use goldleaf_types::{Bytes, Digest, Incarnation};
 use support::{GIB, NODE, Rig, digest, image, named, size, target, thin};
+use tokio_util::sync::CancellationToken;
 
 /// A node that is away when a volume is made: the caller is told, the wish stays, and when the node
 /// is back the loop finishes it and the same call answers it.
@@ -378,4 +382,35 @@ async fn a_refused_size_is_recorded_only_once_the_node_says_how_large_the_volume
     let now = vm1().await;
     assert_eq!((now.size, now.wanted_size), (size(2 * GIB), None));
     rig.check("at the end").await;
+}
+
+/// However many imports take hours: what else is unfinished is finished meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn imports_that_do_not_end_keep_nothing_else_unfinished() {
+    let rig = Rig::furnished().await;
+    let service = rig.service();
+    rig.node().hold_imports(true);
+    let stop = CancellationToken::new();
+    let run = reconcile::run(Arc::clone(service), Waits::default(), stop.clone());
+    let _stop = stop.drop_guard();
+    tokio::spawn(run);
+    for n in 0..70 {
+        let name = format!("slow{n}");
+        service.create_image(image(&name)).await.unwrap();
+    }
+    support::eventually("imports are under way", async || {
+        let images = service.list_images(&support::everything()).await.unwrap();
+        let begun = images.items.iter().filter(|i| !i.progress.is_empty());
+        begun.count() >= 64
+    })
+    .await;
+    rig.node().cut(Verb::CreateThin, Cut::BeforeEffect);
+    let cut = service.create_thin(thin("vm1", "golden")).await;
+    assert_eq!(support::verdict(cut.unwrap_err()).1, "NODE_AWAY");
+    support::eventually("the volume is finished", async || {
+        let made = service.get_volume(&named("vm1")).await.unwrap();
+        made.volume.phase == Phase::Ready
+    })
+    .await;
+    rig.node().hold_imports(false);
 }

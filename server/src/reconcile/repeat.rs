@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goldleaf_rpc::{CallId, call};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +34,54 @@ impl Default for Waits {
     }
 }
 
-/// Most things that are tried at once; imports stream for minutes.
+/// Most things that are tried at once.
 const AT_ONCE: usize = 64;
+
+/// Most images beside them: imports stream for minutes or hours, and nothing else is to wait for them.
+const IMAGES_AT_ONCE: usize = 64;
+
+/// What is being tried.
+#[derive(Default)]
+struct Tries {
+    images: JoinSet<Ended>,
+    others: JoinSet<Ended>,
+}
+
+impl Tries {
+    /// Whether another one of this kind may be tried.
+    fn admit(&self, id: Unfinished) -> bool {
+        match id {
+            Unfinished::Image(_) => self.images.len() < IMAGES_AT_ONCE,
+            Unfinished::Volume(_)
+            | Unfinished::Snapshot(_)
+            | Unfinished::Group(_)
+            | Unfinished::Pool(_)
+            | Unfinished::Untold(_)
+            | Unfinished::GivenUp(_) => self.others.len() < AT_ONCE,
+        }
+    }
+
+    fn of(&mut self, id: Unfinished) -> &mut JoinSet<Ended> {
+        match id {
+            Unfinished::Image(_) => &mut self.images,
+            Unfinished::Volume(_)
+            | Unfinished::Snapshot(_)
+            | Unfinished::Group(_)
+            | Unfinished::Pool(_)
+            | Unfinished::Untold(_)
+            | Unfinished::GivenUp(_) => &mut self.others,
+        }
+    }
+
+    /// The end of one; waits for ever while there is none.
+    async fn ended(&mut self) -> Result<Ended, JoinError> {
+        tokio::select! {
+            Some(ended) = self.images.join_next() => ended,
+            Some(ended) = self.others.join_next() => ended,
+            else => std::future::pending().await,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Thing {
@@ -62,23 +108,17 @@ pub async fn run(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
         known: HashMap::new(),
         waits,
     };
-    let mut running: JoinSet<Ended> = JoinSet::new();
+    let mut tries = Tries::default();
     let mut nodes = service.live.node_changes();
     loop {
         things.take_in(service.pending.take(), Instant::now());
-        while running.len() < AT_ONCE
-            && let Some(id) = things.next_due(Instant::now())
-        {
+        while let Some(id) = things.next_due(Instant::now(), |id| tries.admit(id)) {
             let service = Arc::clone(&service);
             let asked = things.asked(id);
             let work = async move { (id, service.finish(id).await) };
-            running.spawn(call::resume(asked, work));
+            tries.of(id).spawn(call::resume(asked, work));
         }
-        let next = if running.len() < AT_ONCE {
-            things.earliest()
-        } else {
-            None
-        };
+        let next = things.earliest(|id| tries.admit(id));
         tokio::select! {
             () = stop.cancelled() => return,
             () = service.pending.rung() => {}
@@ -92,7 +132,7 @@ pub async fn run(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
                     things.hurry(Instant::now());
                 }
             }
-            Some(ended) = running.join_next() => match ended {
+            ended = tries.ended() => match ended {
                 Ok((id, result)) => things.ended(id, result, Instant::now()),
                 Err(error) => {
                     tracing::error!(%error, "a try panicked; it is tried again");
@@ -137,10 +177,11 @@ impl Things {
         }
     }
 
-    /// The next thing that is due, which runs from now on.
-    fn next_due(&mut self, now: Instant) -> Option<Unfinished> {
+    /// The next thing that is due and admitted, which runs from now on.
+    fn next_due(&mut self, now: Instant, admit: impl Fn(Unfinished) -> bool) -> Option<Unfinished> {
         let due = |thing: &Thing| thing.state == State::Waiting && thing.due <= now;
-        let (id, thing) = self.known.iter_mut().find(|(_, thing)| due(thing))?;
+        let mut known = self.known.iter_mut();
+        let (id, thing) = known.find(|(id, thing)| due(thing) && admit(**id))?;
         thing.state = State::Running;
         Some(*id)
     }
@@ -149,12 +190,13 @@ impl Things {
         self.known.get(&id).and_then(|thing| thing.asked.clone())
     }
 
-    fn earliest(&self) -> Option<Instant> {
+    /// When the next thing is due that would be admitted.
+    fn earliest(&self, admit: impl Fn(Unfinished) -> bool) -> Option<Instant> {
         let waiting = self
             .known
-            .values()
-            .filter(|thing| thing.state == State::Waiting);
-        waiting.map(|thing| thing.due).min()
+            .iter()
+            .filter(|(id, thing)| thing.state == State::Waiting && admit(**id));
+        waiting.map(|(_, thing)| thing.due).min()
     }
 
     fn hurry(&mut self, now: Instant) {
@@ -221,6 +263,10 @@ mod tests {
         Err(ServiceError::TokenTooOld)
     }
 
+    const fn all(_: Unfinished) -> bool {
+        true
+    }
+
     fn things(first: u64, most: u64) -> Things {
         let seconds = Duration::from_secs;
         Things {
@@ -239,19 +285,19 @@ mod tests {
         let mut now = Instant::now();
         things.take_in([(id, None)], now);
         for seconds in [1, 2, 4, 4] {
-            assert_eq!(things.next_due(now), Some(id));
-            assert_eq!(things.next_due(now), None, "one try at a time");
+            assert_eq!(things.next_due(now, all), Some(id));
+            assert_eq!(things.next_due(now, all), None, "one try at a time");
             things.take_in([(id, None)], now); // its own failure hands it in again
             things.ended(id, away(), now);
             now += Duration::from_secs(seconds);
-            assert_eq!(things.earliest(), Some(now));
+            assert_eq!(things.earliest(all), Some(now));
             assert_eq!(
-                things.next_due(now - Duration::from_millis(1)),
+                things.next_due(now - Duration::from_millis(1), all),
                 None,
                 "not before"
             );
         }
-        assert_eq!(things.next_due(now), Some(id));
+        assert_eq!(things.next_due(now, all), Some(id));
         things.ended(id, Ok(()), now);
         assert!(things.known.is_empty());
     }
@@ -261,10 +307,10 @@ mod tests {
         let mut things = things(1, 4);
         let (id, now) = (Unfinished::Volume(VolumeId::mint()), Instant::now());
         things.take_in([(id, None)], now);
-        assert_eq!(things.next_due(now), Some(id));
+        assert_eq!(things.next_due(now, all), Some(id));
         things.take_in([(id, None)], now);
         things.ended(id, Ok(()), now);
-        assert_eq!(things.next_due(now), Some(id));
+        assert_eq!(things.next_due(now, all), Some(id));
     }
 
     #[test]
@@ -272,10 +318,10 @@ mod tests {
         let mut things = things(1, 4);
         let (id, now) = (Unfinished::Volume(VolumeId::mint()), Instant::now());
         things.take_in([(id, None)], now);
-        assert_eq!(things.next_due(now), Some(id));
+        assert_eq!(things.next_due(now, all), Some(id));
         things.ended(id, away(), now);
-        assert_eq!(things.next_due(now), None);
+        assert_eq!(things.next_due(now, all), None);
         things.hurry(now);
-        assert_eq!(things.next_due(now), Some(id));
+        assert_eq!(things.next_due(now, all), Some(id));
     }
 }
