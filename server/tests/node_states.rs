@@ -391,3 +391,27 @@ async fn a_lost_nodes_pool_gives_its_second_name_up_and_can_be_destroyed() {
     let pools = service.records.all::<Pool>().await.unwrap();
     assert_eq!(pools.len(), 1, "{pools:?}");
 }
+
+/// A page of volumes costs what the slowest node takes, not what all of them take together.
+#[tokio::test]
+async fn the_nodes_of_a_page_are_asked_at_once() {
+    let rig = two_nodes().await;
+    let service = rig.service();
+    let mut there = thin("vm2", "golden-there");
+    there.placement.node = Some(named("n2"));
+    service.create_thin(there).await.unwrap();
+    let nodes = [rig.node(), rig.agents.node(OTHER_NODE)];
+    nodes.iter().for_each(|node| node.hold_lists(true));
+    let listing = tokio::spawn({
+        let service = std::sync::Arc::clone(service);
+        async move { service.list_volumes(&everything()).await }
+    });
+    eventually("each is asked", async || {
+        nodes.iter().all(|node| node.lists_waited_for() == 1)
+    })
+    .await;
+    nodes.iter().for_each(|node| node.hold_lists(false));
+    let listed = listing.await.unwrap().unwrap().items;
+    assert_eq!(listed.len(), 2);
+    assert!(listed.iter().all(|view| view.report.is_some()));
+}

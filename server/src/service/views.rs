@@ -3,9 +3,9 @@
 //! Called by every rule that answers a volume or snapshot. A node that is away costs the answer its
 //! live part, never the answer. Data that a node should have and does not is said here, always.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::join_all;
 use goldleaf_types::{NodeId, PoolId, ThinOwner, VolumeId};
 use jiff::Timestamp;
 
@@ -193,15 +193,14 @@ impl Service {
         }
     }
 
-    /// Every thin of each of these nodes, asked once a node.
+    /// Every thin of each of these nodes; each is asked once, all of them at once.
     pub(super) async fn thins_of(&self, nodes: impl Iterator<Item = NodeId>) -> Nodes {
-        let mut all = Nodes::new();
-        for node in nodes {
-            if let Entry::Vacant(empty) = all.entry(node) {
-                empty.insert(self.node_has(node).await.map_err(|error| error.to_string()));
-            }
-        }
-        all
+        let nodes: BTreeSet<NodeId> = nodes.collect();
+        let asked = nodes.into_iter().map(|node| async move {
+            let has = self.node_has(node).await;
+            (node, has.map_err(|error| error.to_string()))
+        });
+        join_all(asked).await.into_iter().collect()
     }
 
     async fn node_has(&self, node: NodeId) -> Result<NodeHas, ServiceError> {

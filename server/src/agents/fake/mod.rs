@@ -134,6 +134,8 @@ pub struct FakeNode {
     /// While true, neither import, export nor repair gets past its half, and no pool's room or policy
     /// changes.
     held: watch::Sender<bool>,
+    /// While true, no list of thins is answered.
+    lists_held: watch::Sender<bool>,
 }
 
 impl Default for FakeNode {
@@ -142,6 +144,7 @@ impl Default for FakeNode {
             host: Arc::default(),
             news: watch::Sender::new(0),
             held: watch::Sender::new(false),
+            lists_held: watch::Sender::new(false),
         }
     }
 }
@@ -202,9 +205,6 @@ impl FakeNode {
         self.held.send_replace(held);
     }
 
-    /// Spoils an image's content or mends it: verifying a spoilt one is refused.
-    pub fn spoil_image(&self, digest: Digest, spoilt: bool) {
-        let mut host = self.host();
     /// Holds back every answer that lists the node's thins, or lets them go.
     pub fn hold_lists(&self, held: bool) {
         self.lists_held.send_replace(held);
@@ -222,6 +222,9 @@ impl FakeNode {
         let _ = self.held.subscribe().wait_for(|held| !held).await;
     }
 
+    /// Spoils an image's content or mends it: verifying a spoilt one is refused.
+    pub fn spoil_image(&self, digest: Digest, spoilt: bool) {
+        let mut host = self.host();
         if spoilt {
             host.spoilt.insert(digest);
         } else {

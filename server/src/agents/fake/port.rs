@@ -364,6 +364,13 @@ impl AgentPort for FakeAgent {
     }
 
     async fn thins(&self) -> Result<Vec<ThinReport>, AgentError> {
+        // The sender lives as long as the node that we hold.
+        let _ = self
+            .node
+            .lists_held
+            .subscribe()
+            .wait_for(|held| !held)
+            .await;
         self.look(Host::thins)
     }
 }
