@@ -21,7 +21,8 @@ impl Interceptor for Identified {
     }
 }
 
-/// Findings of a thousand nodes that are all away.
+/// What is said in one message: of a thousand nodes that are all away, or of everything in a pool or on
+/// a node that is given up, destroyed, drained or adopted.
 const LARGEST_ANSWER: usize = 64 << 20;
 
 type Service = InterceptedService<Channel, Identified>;
@@ -64,16 +65,19 @@ impl Client {
     /// Pools.
     pub fn pools(&self) -> api::pool_service_client::PoolServiceClient<Service> {
         api::pool_service_client::PoolServiceClient::new(self.service.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// Images.
     pub fn images(&self) -> api::image_service_client::ImageServiceClient<Service> {
         api::image_service_client::ImageServiceClient::new(self.service.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// Volumes and snapshots.
     pub fn volumes(&self) -> api::volume_service_client::VolumeServiceClient<Service> {
         api::volume_service_client::VolumeServiceClient::new(self.service.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// The doctor.
@@ -85,10 +89,12 @@ impl Client {
     /// The store.
     pub fn store(&self) -> api::store_service_client::StoreServiceClient<Service> {
         api::store_service_client::StoreServiceClient::new(self.service.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
     }
 
     /// Nodes.
     pub fn nodes(&self) -> api::node_service_client::NodeServiceClient<Service> {
         api::node_service_client::NodeServiceClient::new(self.service.clone())
+            .max_decoding_message_size(LARGEST_ANSWER)
     }
 }

@@ -54,6 +54,17 @@ pub enum Failure {
     /// Something was not mended.
     #[error("error: {0} finding(s) were not mended\n  OUTCOME and PROBLEM above say why")]
     NotMended(usize),
+    /// A node is drained, and what is active there could not be learnt.
+    #[error(
+        "error: node {node} is drained, and nobody knows what is active there: {why}\n  \
+         repeat the command when its agent answers"
+    )]
+    ActiveUnknown {
+        /// The node.
+        node: String,
+        /// Why nobody knows.
+        why: String,
+    },
     /// A bundle was written, and not everything is in it.
     #[error("error: the bundle has what there is; it lacks\n{0}")]
     Incomplete(String),
@@ -84,6 +95,29 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Whether the thing is at another revision than was demanded.
+    fn other_revision(&self) -> bool {
+        let info = self.status.get_details_error_info();
+        info.is_some_and(|info| info.reason == "OTHER_REVISION")
+    }
+
+    /// Whether the same call may succeed later, with nothing changed.
+    fn may_pass(&self) -> bool {
+        let passes = matches!(
+            self.status.code(),
+            Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::Cancelled
+        );
+        self.broke() || (passes && !self.other_revision()) // a revision never comes back
+    }
+
+    /// What to do next, where the message does not always say it.
+    fn next_step(&self) -> Option<&'static str> {
+        if self.other_revision() {
+            return Some("somebody changed it: look at it again, then say its present revision");
+        }
+        next_step(self.status.code())
+    }
+
     /// Whether the connection broke, rather than anybody saying no.
     fn broke(&self) -> bool {
         self.status.code() == Code::Unknown
@@ -112,7 +146,7 @@ impl std::fmt::Display for Refusal {
                 write!(f, "\n  {}: {}", violation.field, violation.description)?;
             }
         }
-        if let Some(next) = next_step(self.status.code()) {
+        if let Some(next) = self.next_step() {
             write!(f, "\n  {next}")?;
         }
         if matches!(
@@ -178,8 +212,11 @@ impl Failure {
     /// 0 if nothing is wrong, 1 for a refusal, 3 when asking again may help.
     pub fn exit_code(&self) -> u8 {
         let passing = match self {
-            Self::Unreachable { .. } | Self::TimedOut(_) | Self::WatchEnded => true,
-            Self::Refused(refusal) => refusal.broke() || may_pass(refusal.status.code()),
+            Self::Unreachable { .. }
+            | Self::TimedOut(_)
+            | Self::WatchEnded
+            | Self::ActiveUnknown { .. } => true,
+            Self::Refused(refusal) => refusal.may_pass(),
             Self::NobodyReads => return 0,
             Self::LabelTwice(_) => return 2,
             Self::Output(_)
@@ -192,14 +229,6 @@ impl Failure {
         };
         if passing { 3 } else { 1 }
     }
-}
-
-/// Whether the same call may succeed later, with nothing changed.
-fn may_pass(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::Cancelled
-    )
 }
 
 #[cfg(test)]
@@ -272,6 +301,16 @@ mod tests {
         ] {
             assert_eq!(refused(code, "x").exit_code(), 1, "{code:?}");
         }
+        let reason = |reason: &str| {
+            let none = std::collections::HashMap::new();
+            let details = ErrorDetails::with_error_info(reason, "goldleaf", none);
+            let status = tonic::Status::with_error_details(Code::Aborted, "volume vm1", details);
+            Failure::refused(status, "r")
+        };
+        assert_eq!(reason("BUSY").exit_code(), 3);
+        let changed = reason("OTHER_REVISION");
+        assert_eq!(changed.exit_code(), 1, "it cannot pass by itself");
+        assert!(changed.to_string().contains("revision"), "{changed}");
         assert_eq!(
             Failure::TimedOut(std::time::Duration::from_secs(1)).exit_code(),
             3

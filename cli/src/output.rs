@@ -87,6 +87,34 @@ pub fn many<T: Printable>(output: Output, items: &[T]) -> Result<(), Failure> {
     print(&many_text(output, items)?)
 }
 
+/// Prints an answer whose parts are what a person looks for: the whole of it for machines.
+///
+/// # Errors
+///
+/// As [`one`].
+pub fn whole<W: Printable, T: Printable>(
+    output: Output,
+    answer: &W,
+    parts: &[T],
+) -> Result<(), Failure> {
+    match output {
+        Output::Json | Output::Yaml => one(output, answer),
+        Output::Table | Output::Name => many(output, parts),
+    }
+}
+
+/// Prints an answer that says nothing but that it was done.
+///
+/// # Errors
+///
+/// As [`one`].
+pub fn nothing(output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Json | Output::Yaml => print("{}\n"),
+        Output::Table | Output::Name => Ok(()),
+    }
+}
+
 /// Prints one event of a watch on a line of its own.
 ///
 /// # Errors

@@ -389,6 +389,8 @@ async fn a_deletion_can_demand_a_revision() {
         (stdout(&deleted), stderr(&deleted)),
         ("", "good: deleted\n")
     );
+    let deleted = plane.goldleaf("image delete good --if-revision 7 -o json");
+    assert_eq!(stdout(&deleted.await), "{}\n", "a machine can read it");
 }
 
 #[tokio::test]

@@ -90,6 +90,7 @@ impl Call {
         call: impl Future<Output = Result<Response<api::DeleteResponse>, Status>>,
     ) -> Result<(), Failure> {
         self.answer(call).await?;
+        output::nothing(self.global.output)?;
         eprintln!("{target}: deleted");
         Ok(())
     }

@@ -65,19 +65,16 @@ async fn drain(call: &Call, wanted: NodeDrain) -> Result<(), Failure> {
             wanted.target, answer.deactivated
         );
     }
-    if answer.unknown.is_empty() {
-        eprintln!(
-            "{}: drained, {} volume(s) active",
-            wanted.target,
-            answer.active.len()
-        );
-    } else {
-        eprintln!(
-            "{}: drained, and nobody knows what is active: {}",
-            wanted.target, answer.unknown
-        );
+    output::whole(call.global.output, &answer, &answer.active)?;
+    if !answer.unknown.is_empty() {
+        return Err(Failure::ActiveUnknown {
+            node: wanted.target,
+            why: answer.unknown,
+        });
     }
-    output::many(call.global.output, &answer.active)
+    let active = answer.active.len();
+    eprintln!("{}: drained, {active} volume(s) active", wanted.target);
+    Ok(())
 }
 
 async fn lost(call: &Call, wanted: NodeLost) -> Result<(), Failure> {

@@ -39,6 +39,19 @@ impl Printable for api::ActiveVolume {
     }
 }
 
+impl Printable for api::DrainNodeResponse {
+    const MESSAGE: &'static str = "goldleaf.v1.DrainNodeResponse";
+    const COLUMNS: &'static [&'static str] = api::Node::COLUMNS;
+
+    fn row(&self) -> Vec<String> {
+        self.node.as_ref().map(Printable::row).unwrap_or_default()
+    }
+
+    fn name(&self) -> &str {
+        self.node.as_ref().map_or("", Printable::name)
+    }
+}
+
 impl Printable for api::GivenUp {
     const MESSAGE: &'static str = "goldleaf.v1.GivenUp";
     const COLUMNS: &'static [&'static str] = &["KIND", "NAME", "WHAT BECOMES OF IT", "ID"];
