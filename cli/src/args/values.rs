@@ -8,7 +8,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}: want a time such as 30s or 5m"))
 }
 
-/// A control plane's URI. Without TLS only plain http is spoken, and only on loopback.
+/// A control plane's URI. Without TLS only plain http is spoken.
 pub fn server(text: &str) -> Result<String, String> {
     let uri = text.parse::<tonic::transport::Uri>().ok();
     let host = uri

@@ -1,6 +1,6 @@
 //! Forgetting an image: its name always, its content with its last name.
 //!
-//! Called by `grpc`, and by `images` to finish it. Nothing that a volume or snapshot needs is ever
+//! Called by `grpc`, and by `image_fetching` to finish it. Nothing that a volume or snapshot needs is ever
 //! deleted: that is looked at again after the wish is durable, when no new one can come to need it.
 
 use goldleaf_types::{Digest, ImageId, NodeId};

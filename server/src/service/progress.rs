@@ -1,6 +1,6 @@
 //! How far imports have come. Memory only: a restart begins them again.
 //!
-//! Written by the import (`images.rs`), read by answers, watches and by those who wait.
+//! Written by the import (`image_fetching.rs`), read by answers, watches and by those who wait.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
