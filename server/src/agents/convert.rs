@@ -15,13 +15,13 @@ use super::refusal::bad_answer;
 use super::{AgentError, ImportStep};
 use crate::domain::{
     ActivateOptions, Activation, BlockPart, BlockRange, Check, Condition, GroupMember,
-    GroupSnapshot, Holder, ImageAsked, ImageFormat, ImageReport, ImageSource, MoreRoom, Phase,
-    PolicyChange, Pool, PoolDevice, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress,
+    GroupSnapshot, Holder, ImageAsked, ImageFormat, ImageReport, ImageSource, MoreRoom, Parameters,
+    Phase, PolicyChange, Pool, PoolDevice, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress,
     ThinOrder, ThinReport, ThinUsage, WhenFull,
 };
-use crate::store::rows::Parameters;
 
-fn labels(labels: &Labels) -> std::collections::HashMap<String, String> {
+/// Labels on the wire.
+pub(crate) fn labels(labels: &Labels) -> std::collections::HashMap<String, String> {
     BTreeMap::from(labels.clone()).into_iter().collect()
 }
 
@@ -53,7 +53,8 @@ pub(super) fn create_pool(pool: &Pool) -> pb::AgentCreatePoolRequest {
     }
 }
 
-const fn when_full(choice: WhenFull) -> api::WhenFull {
+/// What a full pool does, on the wire.
+pub(crate) const fn when_full(choice: WhenFull) -> api::WhenFull {
     match choice {
         WhenFull::Error => api::WhenFull::Error,
         WhenFull::Queue => api::WhenFull::Queue,

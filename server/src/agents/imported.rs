@@ -9,8 +9,7 @@ use goldleaf_types::{BlockSize, Labels};
 use super::AgentError;
 use super::convert::{self, optional, parse};
 use super::refusal::bad_answer;
-use crate::domain::{CatalogueRow, ImportedPool, KeptMarks, VolumeAsked, WhenFull};
-use crate::store::rows::Parameters;
+use crate::domain::{CatalogueRow, ImportedPool, KeptMarks, Parameters, VolumeAsked, WhenFull};
 
 /// A pool that a node imported.
 pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<ImportedPool, AgentError> {

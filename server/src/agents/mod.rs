@@ -5,7 +5,7 @@
 //! answer may have happened; only a later answer says.
 
 pub mod client;
-mod convert;
+pub(crate) mod convert;
 mod convert_doctor;
 mod exports;
 pub mod fake;

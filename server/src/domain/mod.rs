@@ -12,6 +12,7 @@ mod image;
 mod imported;
 mod marks;
 mod node;
+mod parameters;
 mod placement;
 mod pool;
 mod refusal;
@@ -36,6 +37,7 @@ pub use image::{Image, ImageAsked, ImageCopy, ImageFormat, ImageReport, ImageSou
 pub use imported::{CatalogueRow, ImportedPool};
 pub use marks::{First, KeptMarks, Marks, Remark};
 pub use node::{Check, Node, NodeAsked, Standing};
+pub use parameters::{Parameters, ThinKind};
 pub use placement::{Candidate, NoPlace, choose};
 pub use pool::{
     Adopting, MoreRoom, PolicyChange, Pool, PoolAsked, PoolDevice, PoolMode, PoolPolicy,

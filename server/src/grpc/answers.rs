@@ -2,16 +2,16 @@
 //!
 //! Called by the handlers. What comes in is converted in `convert`.
 
-use std::collections::{BTreeMap, HashMap};
-
 use goldleaf_proto::v1 as api;
-use goldleaf_types::{Digest, Labels, NodeId};
+use goldleaf_types::{Digest, NodeId};
 
 use crate::agents::ExportStep;
+pub(super) use crate::agents::convert::labels;
+use crate::agents::convert::when_full;
 use crate::domain::{
     Activation, Begin, BlockPart, BlockRange, Channel, Condition, GroupMember, GroupSnapshot,
     Holder, Phase, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Snapshot, ThinReport,
-    ThinUsage, Volume, WhenFull,
+    ThinUsage, Volume,
 };
 use crate::service::{Event, ImageView, PoolView, VolumeView};
 
@@ -20,10 +20,6 @@ pub(super) fn timestamp(at: jiff::Timestamp) -> prost_types::Timestamp {
         seconds: at.as_second(),
         nanos: at.subsec_nanosecond(),
     }
-}
-
-pub(super) fn labels(labels: &Labels) -> HashMap<String, String> {
-    BTreeMap::from(labels.clone()).into_iter().collect()
 }
 
 fn digest(digest: Option<Digest>) -> String {
@@ -337,13 +333,6 @@ fn policy(policy: PoolPolicy) -> api::PoolPolicy {
         when_full: when_full(policy.when_full).into(),
         wait_seconds: policy.wait_seconds,
         overcommit_percent: policy.overcommit_percent,
-    }
-}
-
-const fn when_full(choice: WhenFull) -> api::WhenFull {
-    match choice {
-        WhenFull::Error => api::WhenFull::Error,
-        WhenFull::Queue => api::WhenFull::Queue,
     }
 }
 

@@ -21,8 +21,6 @@ use std::str::FromStr;
 
 use super::{Change, Entry, Revision, Write};
 
-pub use parameters::{Kind, Parameters};
-
 /// Why a row cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRow {

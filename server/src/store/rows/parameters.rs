@@ -8,36 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BadRow;
 use super::shapes::read;
-use crate::domain::{GroupPart, VolumeAsked};
-
-/// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A volume.
-    Volume,
-    /// A snapshot.
-    Snapshot,
-}
-
-impl From<ThinOwner> for Kind {
-    fn from(owner: ThinOwner) -> Self {
-        match owner {
-            ThinOwner::Volume(_) => Self::Volume,
-            ThinOwner::Snapshot(_) => Self::Snapshot,
-        }
-    }
-}
-
-/// A request's parameters with what they were for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parameters {
-    /// What was asked for.
-    pub kind: Kind,
-    /// How.
-    pub asked: VolumeAsked,
-    /// The group that it is a part of.
-    pub part: Option<GroupPart>,
-}
+use crate::domain::{GroupPart, Parameters, ThinKind, VolumeAsked};
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "v")]
@@ -109,8 +80,8 @@ impl Parameters {
         let asked = self.asked.clone();
         serde_json::to_string(&Stored::V1(ParametersV1 {
             kind: match self.kind {
-                Kind::Volume => KindV1::Volume,
-                Kind::Snapshot => KindV1::Snapshot,
+                ThinKind::Volume => KindV1::Volume,
+                ThinKind::Snapshot => KindV1::Snapshot,
             },
             size_bytes: asked.size_bytes,
             image: asked.image,
@@ -129,8 +100,8 @@ impl Parameters {
         let Stored::V1(stored) = read(&owner.to_string(), text.as_bytes())?;
         Ok(Self {
             kind: match stored.kind {
-                KindV1::Volume => Kind::Volume,
-                KindV1::Snapshot => Kind::Snapshot,
+                KindV1::Volume => ThinKind::Volume,
+                KindV1::Snapshot => ThinKind::Snapshot,
             },
             asked: VolumeAsked {
                 size_bytes: stored.size_bytes,

@@ -11,8 +11,8 @@ use goldleaf_types::{
 use super::*;
 use crate::domain::{
     Adopting, Begin, Condition, First, GroupPart, Image, ImageAsked, ImageCopy, ImageFormat,
-    ImageSource, Marks, Node, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal, Snapshot,
-    Volume, VolumeAsked, WhenFull,
+    ImageSource, Marks, Node, Parameters, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Refusal,
+    Snapshot, ThinKind, Volume, VolumeAsked, WhenFull,
 };
 
 const VOLUME_V1: &str = include_str!("../../../tests/golden/volume-v1.json");
@@ -257,7 +257,7 @@ fn rows_with_marks_or_a_group_are_read_and_written_as_ever() {
 #[test]
 fn parameters_of_version_1_are_read_and_written_as_ever() {
     let parameters = Parameters {
-        kind: Kind::Volume,
+        kind: ThinKind::Volume,
         asked: volume().asked,
         part: None,
     };
@@ -276,7 +276,7 @@ fn parameters_of_version_1_are_read_and_written_as_ever() {
             count: 2,
             deadline_ms: 5000,
         }),
-        kind: Kind::Snapshot,
+        kind: ThinKind::Snapshot,
         asked: VolumeAsked {
             source: "vol-11111111111111111111111111111111".into(),
             ..VolumeAsked::default()
@@ -290,7 +290,10 @@ fn parameters_of_version_1_are_read_and_written_as_ever() {
     let error = Parameters::decode(owner, "{\"v\":\"2\"}").unwrap_err();
     assert!(matches!(error, BadRow::Newer { .. }) && error.to_string().contains("vol-11"));
     assert!(Parameters::decode(owner, "").is_err());
-    assert_eq!(Kind::from(ThinOwner::from(snapshot().id)), Kind::Snapshot);
+    assert_eq!(
+        ThinKind::from(ThinOwner::from(snapshot().id)),
+        ThinKind::Snapshot
+    );
 }
 
 #[test]
