@@ -64,16 +64,11 @@ pub(super) const MADE: &[Step] = &[
         "VolumeService.CreateGroupSnapshot",
         |h| h.group("g", &["v", "b"]).map(group_of),
     ),
-    step("make an image of one of them", "ImageService.Create", |h| {
-        let source = api::create_image_request::Source::Volume("snapshot/g.v".into());
-        h.create_image(api::CreateImageRequest {
-            name: "promoted".into(),
-            source: Some(source),
-            wait: true,
-            ..Default::default()
-        })
-        .map(|i| format!("{} {}", i.name, i.digest))
-    }),
+    step(
+        "make an image of one of them",
+        "ImageService.Create",
+        image_of_a_snapshot,
+    ),
     step("export the other", "VolumeService.Export", |h| {
         h.export(api::ExportRequest {
             source: "snapshot/g.b".into(),
@@ -179,6 +174,22 @@ pub(super) fn snapshot(s: api::Snapshot) -> String {
 fn group_of(g: api::GroupSnapshot) -> String {
     let names: Vec<_> = g.members.iter().map(|m| m.name.as_str()).collect();
     format!("{} phase {} of {names:?}", g.name, g.phase)
+}
+
+/// Looks until the image is whole: a call that waits would do so for a minute when the agent dies of it.
+fn image_of_a_snapshot(h: &Host) -> Result<String, Status> {
+    let source = api::create_image_request::Source::Volume("snapshot/g.v".into());
+    h.create_image(api::CreateImageRequest {
+        name: "promoted".into(),
+        source: Some(source),
+        ..Default::default()
+    })?;
+    let whole = |image: api::Image| (image.phase() == api::Phase::Ready).then_some(Ok(image));
+    let image = h.soon("the image is whole", || match h.thins() {
+        Err(away) if away.code() == Code::Unavailable => Some(Err(away)),
+        Ok(_) | Err(_) => h.get_image("promoted").map_or_else(|e| Some(Err(e)), whole),
+    })?;
+    Ok(format!("{} {}", image.name, image.digest))
 }
 
 /// So much that it is deleted in steps.
