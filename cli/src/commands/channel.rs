@@ -33,8 +33,14 @@ pub async fn run(call: &Call, command: Channel) -> Result<(), Failure> {
         }
         Channel::Get(t) => call.show(images.get_channel(get(t.target))).await,
         Channel::Delete(t) => {
-            call.gone(&t.target.clone(), images.delete_channel(delete(t)))
-                .await
+            let target = t.target.clone();
+            let mut look = images.clone();
+            call.gone(
+                &target,
+                look.get_channel(get(target.clone())),
+                images.delete_channel(delete(t)),
+            )
+            .await
         }
         Channel::Watch(selection) => {
             call.follow(images.watch_channels(watch(selection)?), |e| {

@@ -34,8 +34,14 @@ pub async fn run(call: &Call, command: Group) -> Result<(), Failure> {
         }
         Group::Get(t) => call.show(volumes.get_group_snapshot(get(t.target))).await,
         Group::Delete(t) => {
-            call.gone(&t.target.clone(), volumes.delete_group_snapshot(delete(t)))
-                .await
+            let target = t.target.clone();
+            let mut look = volumes.clone();
+            call.gone(
+                &target,
+                look.get_group_snapshot(get(target.clone())),
+                volumes.delete_group_snapshot(delete(t)),
+            )
+            .await
         }
     }
 }

@@ -42,7 +42,16 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
         }
         Image::Channel(command) => super::channel::run(call, command).await,
         Image::Update(wanted) => call.show(images.update(update(wanted)?)).await,
-        Image::Delete(t) => call.gone(&t.target.clone(), images.delete(delete(t))).await,
+        Image::Delete(t) => {
+            let target = t.target.clone();
+            let mut look = images.clone();
+            call.gone(
+                &target,
+                look.get(get(target.clone())),
+                images.delete(delete(t)),
+            )
+            .await
+        }
         Image::Watch(selection) => {
             call.follow(images.watch(watch(selection)?), |e| (e.kind, e.image))
                 .await

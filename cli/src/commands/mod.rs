@@ -20,7 +20,7 @@ use std::future::Future;
 
 use clap::CommandFactory;
 use goldleaf_proto::v1 as api;
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::args::{Args, Command, Global, Removal, Selection, SetLabels, Update};
 use crate::client::Client;
@@ -83,15 +83,23 @@ impl Call {
         output::one(self.global.output, &item)
     }
 
-    /// Waits for a deletion and says so.
-    async fn gone(
+    /// Waits for a deletion and says so. What is gone already is as good as deleted, but a name that
+    /// was misspelt is gone already too: `look` says whether there was anything.
+    async fn gone<T>(
         &self,
         target: &str,
+        look: impl Future<Output = Result<Response<T>, Status>>,
         call: impl Future<Output = Result<Response<api::DeleteResponse>, Status>>,
     ) -> Result<(), Failure> {
+        let looked = tokio::time::timeout(self.global.timeout, look).await;
         self.answer(call).await?;
         output::nothing(self.global.output)?;
-        eprintln!("{target}: deleted");
+        match looked {
+            Ok(Err(status)) if status.code() == Code::NotFound => {
+                eprintln!("{target}: there is none, nothing was deleted");
+            }
+            Ok(_) | Err(_) => eprintln!("{target}: deleted"),
+        }
         Ok(())
     }
 

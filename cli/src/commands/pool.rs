@@ -50,7 +50,16 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
         Pool::Extend(wanted) => call.show(pools.extend(extension(wanted))).await,
         Pool::Set(wanted) => call.show(pools.set_policy(policy(wanted))).await,
         Pool::Update(wanted) => call.show(pools.update(update(wanted)?)).await,
-        Pool::Delete(t) => call.gone(&t.target.clone(), pools.delete(delete(t))).await,
+        Pool::Delete(t) => {
+            let target = t.target.clone();
+            let mut look = pools.clone();
+            call.gone(
+                &target,
+                look.get(get(target.clone())),
+                pools.delete(delete(t)),
+            )
+            .await
+        }
         Pool::Rename(wanted) => {
             call.show(pools.rename(api::RenamePoolRequest {
                 pool: wanted.target,

@@ -41,8 +41,14 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
         Snapshot::Export(wanted) => super::export::run(call, "snapshot", wanted).await,
         Snapshot::Blocks(wanted) => blocks(call, wanted).await,
         Snapshot::Delete(t) => {
-            call.gone(&t.target.clone(), volumes.delete_snapshot(delete(t)))
-                .await
+            let target = t.target.clone();
+            let mut look = volumes.clone();
+            call.gone(
+                &target,
+                look.get_snapshot(get(target.clone())),
+                volumes.delete_snapshot(delete(t)),
+            )
+            .await
         }
         Snapshot::Watch(selection) => {
             call.follow(volumes.watch_snapshots(watch(selection)?), |e| {

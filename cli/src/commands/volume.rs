@@ -49,8 +49,14 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
         Volume::Update(wanted) => call.show(volumes.update(update(wanted)?)).await,
         Volume::Export(wanted) => super::export::run(call, "volume", wanted).await,
         Volume::Delete(t) => {
-            call.gone(&t.target.clone(), volumes.delete(delete(t)))
-                .await
+            let target = t.target.clone();
+            let mut look = volumes.clone();
+            call.gone(
+                &target,
+                look.get(get(target.clone())),
+                volumes.delete(delete(t)),
+            )
+            .await
         }
         Volume::List(selection) => {
             let items = all(selection, |page| {
