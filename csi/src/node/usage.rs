@@ -21,14 +21,7 @@ pub fn usage(
     owned: Option<u64>,
 ) -> Result<Vec<csi::VolumeUsage>, CsiError> {
     let mount = match device::at(volume, path)? {
-        Seen::Block(device) => {
-            return Ok(vec![csi::VolumeUsage {
-                available: 0,
-                total: size(device.size),
-                used: size(owned.unwrap_or(0)),
-                unit: Unit::Bytes.into(),
-            }]);
-        }
+        Seen::Block(device) => return Ok(vec![of_device(device.size, owned.unwrap_or(0))]),
         Seen::Mount(_, mount) => mount,
     };
     let stat = rustix::fs::statvfs(&mount.target).map_err(CsiError::errno("look at", path))?;
@@ -47,6 +40,18 @@ pub fn usage(
             unit: Unit::Inodes.into(),
         },
     ])
+}
+
+/// How full a block device is: what its pool keeps no block for yet counts as available, since who
+/// watches claims takes little of that for one that fills up. Blocks may be larger than the device.
+fn of_device(total: u64, owned: u64) -> csi::VolumeUsage {
+    let used = owned.min(total);
+    csi::VolumeUsage {
+        available: size(total - used),
+        total: size(total),
+        used: size(used),
+        unit: Unit::Bytes.into(),
+    }
 }
 
 /// What is wrong with the pools behind all volumes of this node.
@@ -86,4 +91,21 @@ pub fn storage_health(
         })
     });
     wrong.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_block_device_has_not_taken_yet_is_available() {
+        let fields = |total, owned| {
+            let usage = of_device(total, owned);
+            (usage.available, usage.total, usage.used)
+        };
+        assert_eq!(fields(1000, 0), (1000, 1000, 0));
+        assert_eq!(fields(1000, 300), (700, 1000, 300));
+        // The last block is whole, also where the device ends within it.
+        assert_eq!(fields(1000, 1024), (0, 1000, 1000));
+    }
 }
