@@ -216,6 +216,39 @@ async fn capacity_is_that_of_the_pools_which_the_class_can_use_from_the_place() 
     assert_eq!(ask(None, "slow").await, (false, false));
 }
 
+/// What is said to be left is made, and a page more is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_overcommitment_says_the_largest_volume_that_is_made() {
+    use goldleaf_server::domain::PolicyChange;
+    let driver = driver().await;
+    let capacity = async || {
+        let request = csi::GetCapacityRequest::default();
+        let answer = driver.client.clone().get_capacity(request).await.unwrap();
+        let answer = answer.into_inner();
+        (answer.available_capacity, answer.maximum_volume_size)
+    };
+    let (free, unbounded) = capacity().await;
+    assert_eq!(unbounded, Some(1 << 56));
+    let half = PolicyChange {
+        overcommit_percent: Some(50),
+        ..Default::default()
+    };
+    let service = driver.rig.service();
+    let fast = support::named("fast");
+    service.set_pool_policy(&fast, &half).await.unwrap();
+    let of = |size| csi::CreateVolumeRequest {
+        capacity_range: range(size, 0),
+        ..wanted("most")
+    };
+    let (_, most) = capacity().await;
+    let most = most.unwrap();
+    assert!(most > 0 && most < free, "{most} {free}");
+    let refused = driver.create(of(most + 1)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    driver.create(of(most)).await.unwrap();
+    assert_eq!(capacity().await, (0, Some(0)));
+}
+
 /// An image by each of the words that a class can say, and a channel that moves between two calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_is_asked_for_by_channel_or_digest_and_a_channel_may_move() {

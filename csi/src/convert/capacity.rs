@@ -9,7 +9,7 @@ use crate::status::CsiError;
 pub const DEFAULT: u64 = 1 << 30;
 
 /// What a size is rounded up to when the bounds allow it: a page.
-const UNIT: u64 = 4096;
+pub const UNIT: u64 = 4096;
 
 /// The bounds of a size, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
