@@ -3,6 +3,9 @@
 //! Called by `main`, and by the tests with a stop of their own.
 
 use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use csi_proto::pluginregistration::registration_server::RegistrationServer;
@@ -21,7 +24,7 @@ use tonic::transport::server::Router;
 use tonic::transport::{Endpoint, Server};
 use tower::layer::util::{Identity, Stack};
 
-use crate::args::{Args, Command, NodeArgs, Role};
+use crate::args::{Args, Command, Role};
 use crate::controller::ControllerApi;
 use crate::controller::control_plane::ControlPlane;
 use crate::health::{self, Below};
@@ -29,6 +32,9 @@ use crate::identity::{DRIVER_NAME, IdentityApi};
 use crate::node::NodeApi;
 use crate::node::agent::LocalAgent;
 use crate::registration::{self, RegistrationApi};
+
+/// How long after one look whether the agent answers there is another.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Runs the driver until SIGTERM or SIGINT.
 ///
@@ -58,10 +64,11 @@ pub async fn serve(args: &Args, stop: impl Future<Output = ()> + Send + 'static)
     let (_socket, listener) = Socket::take(args.endpoint.path()).await?;
     let (router, below) = services(role)?;
     let refused = CancellationToken::new();
-    let _registration = match role {
-        Role::Node(node) => register(args, node, &ended, &refused).await?,
-        Role::Controller(_) => None,
-    };
+    let (stop, api) = (
+        either(ended.clone(), refused.clone()),
+        registration_of(role, args, &refused),
+    );
+    let registration = tokio::spawn(registered(api, below.clone(), stop, ended.clone()));
     if let Some(listen) = args.health_listen {
         let tcp = TcpListener::bind(listen)
             .await
@@ -89,6 +96,7 @@ pub async fn serve(args: &Args, stop: impl Future<Output = ()> + Send + 'static)
         () = patience(stopping) => {}
     }
     ended.cancel();
+    registration.await.context("registration panicked")??;
     anyhow::ensure!(
         !refused.is_cancelled(),
         "kubelet refused this driver; see above"
@@ -127,29 +135,63 @@ fn services(role: &Role) -> Result<(Router<Stack<Calls, Identity>>, Below)> {
     }
 }
 
-/// Serves what kubelet asks of a plugin that it does not know yet, if there is a kubelet. The plugin's
-/// own socket is there already: kubelet calls it as soon as it knows of it.
-async fn register(
+/// What kubelet asks of a plugin that it does not know yet, and where it looks for one, if there is a
+/// kubelet.
+fn registration_of(
+    role: &Role,
     args: &Args,
-    node: &NodeArgs,
-    ended: &CancellationToken,
     refused: &CancellationToken,
-) -> Result<Option<Socket>> {
-    let Some(folder) = &node.kubelet_registration else {
-        return Ok(None);
+) -> Option<(PathBuf, RegistrationApi)> {
+    let Role::Node(node) = role else {
+        return None;
     };
-    let (socket, listener) = Socket::take(&registration::socket(folder)).await?;
+    let folder = node.kubelet_registration.as_ref()?;
     let endpoint = node.kubelet_endpoint.clone();
     let endpoint = endpoint.unwrap_or_else(|| args.endpoint.path().into());
     let api = RegistrationApi::new(endpoint, refused.clone());
-    let stop = either(ended.clone(), refused.clone());
-    let served = Server::builder()
-        .add_service(RegistrationServer::new(api))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop);
-    tokio::spawn(async move {
-        if let Err(error) = served.await {
-            tracing::error!(%error, "registration is not served any more");
+    Some((registration::socket(folder), api))
+}
+
+/// Has kubelet find the plugin as soon as that can say which node this is, and no sooner: kubelet asks
+/// it right away, and what it cannot answer then counts as refused. The agent answers when its pools
+/// are open, which may take as long as it takes to check them. Ends the process when that cannot be
+/// served.
+async fn registered(
+    api: Option<(PathBuf, RegistrationApi)>,
+    below: Below,
+    stop: impl Future<Output = ()>,
+    ended: CancellationToken,
+) -> Result<()> {
+    let Some((path, api)) = api else {
+        return Ok(());
+    };
+    let mut stop = pin!(stop);
+    tokio::select! {
+        () = until_ready(&below) => {}
+        () = &mut stop => return Ok(()),
+    }
+    let served = async {
+        let (_socket, listener) = Socket::take(&path).await?;
+        let router = Server::builder().add_service(RegistrationServer::new(api));
+        let connections = UnixListenerStream::new(listener);
+        let served = router.serve_with_incoming_shutdown(connections, stop).await;
+        served.context("registration is not served any more")
+    };
+    let served = served.await;
+    if served.is_err() {
+        ended.cancel();
+    }
+    served
+}
+
+/// Waits for what the driver works over to answer.
+async fn until_ready(below: &Below) {
+    let mut told = false;
+    while let Err(why) = below.ready().await {
+        if !told {
+            tracing::info!(%why, "kubelet learns of this driver once the agent answers");
+            told = true;
         }
-    });
-    Ok(Some(socket))
+        tokio::time::sleep(AGAIN).await;
+    }
 }

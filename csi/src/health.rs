@@ -36,6 +36,18 @@ impl Below {
             Self::Agent(agent) => agent.node().await.map(drop),
         }
     }
+
+    /// Asks it, within a moment.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not ready, in words.
+    pub async fn ready(&self) -> Result<(), String> {
+        match tokio::time::timeout(MOMENT, self.probe()).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err("no answer in time".into()),
+        }
+    }
 }
 
 /// The two pages.
@@ -44,13 +56,9 @@ pub fn pages(below: Below) -> Router {
     let ready = move || -> Pin<Box<dyn Future<Output = (StatusCode, String)> + Send>> {
         let below = Arc::clone(&below);
         Box::pin(async move {
-            match tokio::time::timeout(MOMENT, below.probe()).await {
-                Ok(Ok(())) => (StatusCode::OK, "ready\n".into()),
-                Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-                Err(_) => (
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "no answer in time\n".into(),
-                ),
+            match below.ready().await {
+                Ok(()) => (StatusCode::OK, "ready\n".into()),
+                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             }
         })
     };

@@ -1,7 +1,7 @@
 //! Registration with kubelet, by the plugin itself: no other container is needed on the node.
 //!
-//! Served by `app` on a socket of its own in the folder that kubelet watches. Kubelet asks who is
-//! there and says what came of it; a refusal ends the process, so that whoever runs it starts it
+//! Served by `app` on a socket of its own in the folder that kubelet watches, once this host's agent
+//! answers. Kubelet asks who is there, asks that plugin which node it is on, and says what came of it; a refusal ends the process, so that whoever runs it starts it
 //! anew and the refusal is seen.
 
 use std::path::{Path, PathBuf};

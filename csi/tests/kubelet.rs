@@ -11,12 +11,13 @@ use csi_proto::pluginregistration as reg;
 use csi_proto::v1 as csi;
 use goldleaf_csi::args::Args;
 use goldleaf_csi::{app, registration};
+use goldleaf_proto::agent::v1 as agent;
 use reg::registration_client::RegistrationClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Code, Status};
 
 struct Plugin {
@@ -86,10 +87,30 @@ fn plugin() -> Plugin {
     }
 }
 
+/// Serves as an agent that says which node this is, and nothing else.
+fn start_agent(plugin: &Plugin) {
+    let node = tower::service_fn(async |_: tonic::Request<agent::GetNodeRequest>| {
+        Ok::<_, Status>(tonic::Response::new(agent::AgentNode::default()))
+    });
+    let answer = async move |request: axum::extract::Request| {
+        let codec = tonic_prost::ProstCodec::default();
+        tonic::server::Grpc::new(codec).unary(node, request).await
+    };
+    let path = "/goldleaf.agent.v1.NodeAgent/GetNode";
+    let routes = axum::Router::new().route(path, axum::routing::post(answer));
+    let listener = tokio::net::UnixListener::bind(plugin.folder.path().join("agent.sock"));
+    let listener = tokio_stream::wrappers::UnixListenerStream::new(listener.unwrap());
+    let server = Server::builder().add_routes(routes.into());
+    tokio::spawn(server.serve_with_incoming(listener));
+}
+
 impl Plugin {
+    fn registry(&self) -> std::path::PathBuf {
+        registration::socket(&self.folder.path().join("registry"))
+    }
+
     async fn registration(&self) -> RegistrationClient<Channel> {
-        let socket = registration::socket(&self.folder.path().join("registry"));
-        RegistrationClient::new(called_by_its_path(&socket).await)
+        RegistrationClient::new(called_by_its_path(&self.registry()).await)
     }
 
     async fn page(&self, page: &str) -> String {
@@ -104,8 +125,9 @@ impl Plugin {
     async fn ended(self) -> (anyhow::Result<()>, usize) {
         let ended = tokio::time::timeout(Duration::from_secs(20), self.served).await;
         let folder = self.folder.path();
-        let registry = std::fs::read_dir(folder.join("registry")).unwrap();
-        let left = registry.count() + usize::from(folder.join("csi.sock").exists());
+        let registry = std::fs::read_dir(folder.join("registry"));
+        let left =
+            registry.map_or(0, Iterator::count) + usize::from(folder.join("csi.sock").exists());
         (ended.expect("it goes on").unwrap(), left)
     }
 }
@@ -120,6 +142,7 @@ fn status(registered: bool) -> reg::RegistrationStatus {
 #[tokio::test]
 async fn kubelet_learns_of_the_plugin_and_a_refusal_ends_it() {
     let plugin = plugin();
+    start_agent(&plugin);
     let mut kubelet = plugin.registration().await;
     let info = kubelet
         .get_info(reg::InfoRequest {})
@@ -155,14 +178,20 @@ async fn kubelet_learns_of_the_plugin_and_a_refusal_ends_it() {
 }
 
 #[tokio::test]
-async fn health_tells_a_plugin_that_answers_from_one_that_can_work() {
+async fn health_and_registration_tell_a_plugin_that_answers_from_one_that_can_work() {
     let plugin = plugin();
-    drop(plugin.registration().await);
+    drop(connected(&plugin.folder.path().join("csi.sock")).await);
     assert_eq!(plugin.page("/livez").await, "HTTP/1.0 200 OK");
     assert_eq!(
         plugin.page("/readyz").await,
         "HTTP/1.0 503 Service Unavailable"
     );
+    // Kubelet would ask it at once which node this is, and a refusal would end it.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!plugin.registry().exists(), "kubelet finds it");
+    start_agent(&plugin);
+    drop(plugin.registration().await);
+    assert_eq!(plugin.page("/readyz").await, "HTTP/1.0 200 OK");
     plugin.stop.cancel();
     let (ended, left) = plugin.ended().await;
     ended.unwrap();
