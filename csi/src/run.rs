@@ -1,7 +1,7 @@
 //! Other programs: the one place that starts them.
 //!
 //! Called by `node` for what the field's own tools do: `blkid` says what a device holds, `mkfs`,
-//! `resize2fs` and `xfs_growfs` make and grow file systems. A program gets a C locale and a time limit;
+//! `e2fsck`, `resize2fs` and `xfs_growfs` make, check and grow file systems. A program gets a C locale and a time limit;
 //! it is killed and reaped when it takes longer or when nobody waits for it any more. One that is
 //! running when this process dies goes on by itself: what must not be done twice at once is given a
 //! lock to hold ([`run_holding`]).
@@ -16,6 +16,10 @@ use tokio::process::Command;
 
 /// How long a program may take. Making a file system on a thin writes little, whatever its size.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// How long a check may take. One that was cut short begins anew, so a limit that is too short never
+/// lets a large file system be used.
+const CHECK_LIMIT: Duration = Duration::from_secs(4 * 3600);
 
 /// Where tools are besides the driver's own PATH.
 const TOOL_FOLDERS: &str = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -33,10 +37,12 @@ pub enum RunError {
         source: io::Error,
     },
     /// It took too long and was killed.
-    #[error("{program} did not end within {LIMIT:?} and was killed")]
+    #[error("{program} did not end within {limit:?} and was killed")]
     Timeout {
         /// Which.
         program: &'static str,
+        /// What it was given.
+        limit: Duration,
     },
 }
 
@@ -46,7 +52,7 @@ pub enum RunError {
 ///
 /// [`RunError`]; a program that ends with a failure is no error here.
 pub async fn run<A: AsRef<OsStr>>(program: &'static str, args: &[A]) -> Result<Output, RunError> {
-    with_input(program, args, Stdio::null()).await
+    with_input(program, args, Stdio::null(), LIMIT).await
 }
 
 /// Runs a program as [`run`] does, and has it hold a file that is locked (by `flock`). The lock lasts
@@ -61,13 +67,27 @@ pub async fn run_holding<A: AsRef<OsStr>>(
     args: &[A],
     locked: File,
 ) -> Result<Output, RunError> {
-    with_input(program, args, locked.into()).await
+    with_input(program, args, locked.into(), LIMIT).await
+}
+
+/// As [`run_holding`], for a check of all that is on a device.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn check_holding<A: AsRef<OsStr>>(
+    program: &'static str,
+    args: &[A],
+    locked: File,
+) -> Result<Output, RunError> {
+    with_input(program, args, locked.into(), CHECK_LIMIT).await
 }
 
 async fn with_input<A: AsRef<OsStr>>(
     program: &'static str,
     args: &[A],
     input: Stdio,
+    limit: Duration,
 ) -> Result<Output, RunError> {
     let path = match std::env::var("PATH") {
         Ok(own) if !own.is_empty() => format!("{own}:{TOOL_FOLDERS}"),
@@ -80,10 +100,10 @@ async fn with_input<A: AsRef<OsStr>>(
         .stdin(input)
         .kill_on_drop(true)
         .output();
-    match tokio::time::timeout(LIMIT, ended).await {
+    match tokio::time::timeout(limit, ended).await {
         Ok(Ok(output)) => Ok(output),
         Ok(Err(source)) => Err(RunError::Start { program, source }),
-        Err(_) => Err(RunError::Timeout { program }),
+        Err(_) => Err(RunError::Timeout { program, limit }),
     }
 }
 

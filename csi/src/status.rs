@@ -55,8 +55,8 @@ pub enum CsiError {
     Busy(String),
     /// Somebody holds the lock of the device.
     #[error(
-        "the device of volume {0} is locked, as it is while a file system is made on it, also by a \
-         program that outlived the driver which started it: ask again"
+        "the device of volume {0} is locked, as it is while a file system is made on it or checked, also \
+         by a program that outlived the driver which started it: ask again"
     )]
     Locked(String),
     /// A page's token that no page answered.

@@ -11,112 +11,13 @@ use csi_proto::v1 as csi;
 use goldleaf_proto::v1 as api;
 use goldleaf_tests::command::output;
 use goldleaf_tests::host::csi::{Use, block, file_system};
-use goldleaf_tests::host::{Host, Process, program};
+use goldleaf_tests::host::csi_rig::{GIB, Rig, code, rig, total};
+use goldleaf_tests::host::program;
 use goldleaf_tests::support::Pattern;
 use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
-const GIB: i64 = 1 << 30;
 const GOLDEN: Pattern = Pattern(1);
-
-struct Rig {
-    host: Host,
-    controller: Process,
-    node: Option<Process>,
-}
-
-fn rig(test: &str) -> Rig {
-    let host = Host::start(test);
-    host.pool("p", 900 * MIB);
-    let controller = host.start_csi_controller();
-    let node = Some(host.start_csi_node(&[]));
-    Rig {
-        host,
-        controller,
-        node,
-    }
-}
-
-impl Rig {
-    fn volume(&self, name: &str, image: &str, bytes: i64, how: csi::VolumeCapability) -> Use {
-        let parameters = [("image".to_owned(), image.to_owned())];
-        let parameters = parameters
-            .into_iter()
-            .filter(|(_, image)| !image.is_empty());
-        let volume = self.host.csi_create(csi::CreateVolumeRequest {
-            name: name.into(),
-            capacity_range: Some(csi::CapacityRange {
-                required_bytes: bytes,
-                limit_bytes: 0,
-            }),
-            volume_capabilities: vec![how.clone()],
-            parameters: parameters.collect(),
-            ..Default::default()
-        });
-        let volume = volume.unwrap_or_else(|e| panic!("{e:?}\n{}", self.host.csi_logs()));
-        self.host.csi_use(&volume.volume_id, how)
-    }
-
-    /// A clone of twice the size that all sources here have.
-    fn larger_clone(&self, of: &Use) -> Use {
-        let source = csi::volume_content_source::VolumeSource {
-            volume_id: of.volume.clone(),
-        };
-        let clone = self.host.csi_create(csi::CreateVolumeRequest {
-            name: "c".into(),
-            capacity_range: Some(csi::CapacityRange {
-                required_bytes: 2 * GIB,
-                limit_bytes: 0,
-            }),
-            volume_capabilities: vec![of.capability.clone()],
-            volume_content_source: Some(csi::VolumeContentSource {
-                r#type: Some(csi::volume_content_source::Type::Volume(source)),
-            }),
-            ..Default::default()
-        });
-        let clone = self.fine("clone", clone).volume_id;
-        self.host.csi_use(&clone, of.capability.clone())
-    }
-
-    fn fine<T>(&self, what: &str, answer: Result<T, Status>) -> T {
-        answer.unwrap_or_else(|e| panic!("{what}: {e:?}\n{}", self.host.csi_logs()))
-    }
-
-    fn up(&self, u: &Use) {
-        self.fine("stage", self.host.stage(u));
-        self.fine("publish", self.host.publish(u, false));
-    }
-
-    fn down(&self, u: &Use) {
-        self.fine("unpublish", self.host.unpublish(u));
-        assert!(!u.target.exists(), "the target is left");
-        self.fine("unstage", self.host.unstage(u));
-    }
-
-    fn delete(&self, u: &Use) {
-        self.fine("delete", self.host.csi_delete(&u.volume));
-    }
-
-    fn end(self) {
-        self.end_after(&[]);
-    }
-
-    fn end_after(self, expected: &[&str]) {
-        for mut process in self.node.into_iter().chain([self.controller]) {
-            assert!(process.stop().success(), "{}", self.host.csi_logs());
-        }
-        self.host.end_after(expected);
-    }
-}
-
-fn total(rig: &Rig, u: &Use) -> i64 {
-    let stats = rig.fine("stats", rig.host.stats(u));
-    stats[0].total
-}
-
-fn code<T>(answer: Result<T, Status>) -> Code {
-    answer.map(drop).unwrap_err().code()
-}
 
 #[test]
 fn file_systems_are_made_kept_grown_and_shown_for_reading() {
@@ -130,6 +31,8 @@ fn file_systems_are_made_kept_grown_and_shown_for_reading() {
         );
         rig.up(&u);
         rig.up(&u); // again: nothing changes
+        let made = rig.kind(&u);
+        assert_eq!(made, if fs.is_empty() { "ext4" } else { fs });
         std::fs::write(u.target.join("file"), fs).unwrap();
         let before = total(&rig, &u);
         assert!(before > GIB / 2 && before <= GIB, "{before}");
@@ -399,36 +302,6 @@ fn a_larger_clone_fills_its_size_wherever_the_plugin_died() {
     rig.end();
 }
 
-/// An xfs says that it is being made, but is found as one all the same.
-#[test]
-fn a_file_system_that_was_never_finished_is_made_again_whatever_it_looks_like() {
-    let mut rig = rig("csi-half");
-    let u = rig.volume("v", "", GIB, file_system("xfs"));
-    rig.node = None;
-    let dying: &[(&str, &str)] = &[("GOLDLEAF_FAILPOINT", "csi/stage/after-mkfs")];
-    rig.node = Some(rig.host.start_csi_node(dying));
-    rig.host.stage(&u).unwrap_err();
-    assert!(rig.node.as_mut().unwrap().died());
-    // As a death a moment earlier leaves it: the superblock says so until all else is written.
-    let device = rig
-        .host
-        .volume("v")
-        .unwrap()
-        .activation
-        .unwrap()
-        .device_path;
-    let half = ["-x", "-c", "sb 0", "-c", "write inprogress 1", &device];
-    output("xfs_db", &half).unwrap();
-    let seen = output("blkid", &["-p", "-o", "value", "-s", "TYPE", &device]).unwrap();
-    assert_eq!(seen.trim(), "xfs");
-    rig.node = Some(rig.host.start_csi_node(&[]));
-    rig.up(&u);
-    std::fs::write(u.target.join("file"), "x").unwrap();
-    rig.down(&u);
-    rig.delete(&u);
-    rig.end();
-}
-
 /// A folder with a `mkfs` that waits to be told to go on, and is then the real one.
 fn slow_mkfs(rig: &Rig, program: &str) -> PathBuf {
     let folder = rig.host.dir().join(format!("slow-{program}"));
@@ -479,55 +352,6 @@ fn a_mkfs_that_outlives_its_plugin_has_no_second_one_beside_it() {
         rig.down(&u);
         rig.delete(&u);
     }
-    rig.end();
-}
-
-/// Marks say that a device may be made anew: not while it is mounted, whoever wrote them.
-#[test]
-fn nothing_is_made_on_a_device_that_is_mounted() {
-    let rig = rig("csi-mounted");
-    let u = rig.volume("v", "", GIB, file_system("ext4"));
-    rig.up(&u);
-    std::fs::write(u.target.join("file"), "kept").unwrap();
-    let device = rig
-        .host
-        .volume("v")
-        .unwrap()
-        .activation
-        .unwrap()
-        .device_path;
-    let mut mark = [0; 512];
-    let text = format!("goldleaf: a file system is being made on {}\n", u.volume);
-    mark[..text.len()].copy_from_slice(text.as_bytes());
-    let third = GIB.cast_unsigned() / 3;
-    let file = File::options().write(true).open(&device).unwrap();
-    file.write_all_at(&mark, third - third % 4096).unwrap();
-    file.sync_all().unwrap();
-    drop(file);
-    let elsewhere = Use {
-        staging: u.staging.with_file_name("elsewhere"),
-        ..u.clone()
-    };
-    let refused = rig.host.stage(&elsewhere).unwrap_err();
-    assert!(refused.message().contains("have alone"), "{refused:?}");
-    assert_eq!(std::fs::read(u.target.join("file")).unwrap(), b"kept");
-    output(
-        "dd",
-        &[
-            "if=/dev/zero",
-            &format!("of={device}"),
-            "bs=4096",
-            "count=1",
-            "conv=notrunc,fsync",
-            &format!("seek={}", third / 4096),
-        ],
-    )
-    .unwrap();
-    rig.down(&u);
-    rig.up(&u);
-    assert_eq!(std::fs::read(u.target.join("file")).unwrap(), b"kept");
-    rig.down(&u);
-    rig.delete(&u);
     rig.end();
 }
 

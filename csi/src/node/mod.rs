@@ -137,7 +137,7 @@ impl NodeApi {
         }
         let staging = absolute("staging_target_path", &r.staging_target_path)?;
         let volume = volume?;
-        if device::find(volume).is_none() {
+        if blocking(move || Ok(device::find(volume))).await?.is_none() {
             self.agent.thin(volume).await?; // NOT_FOUND when the node does not have it at all
         }
         let publish = Publish {
@@ -193,10 +193,13 @@ impl NodeApi {
                     device.size
                 )));
             }
-            if let Seen::Mount(device, mount) = &seen {
-                filesystem::grow(device, &staged(device, mount)?).await?;
+            let size = answers::size(device.size);
+            if let Seen::Mount(device, mount) = seen {
+                let look = move || Ok((staged(&device, &mount)?, device));
+                let (mount, device) = blocking(look).await?;
+                filesystem::grow(&device, &mount).await?;
             }
-            Ok(answers::size(device.size))
+            Ok(size)
         };
         self.work.alone(volume, work).await
     }

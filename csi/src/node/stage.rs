@@ -56,11 +56,12 @@ impl Stage {
             // The call that mounted it may have died, or failed, before it had grown.
             return filled(&device, &thin, &mount).await;
         }
-        let fs = filesystem::ensure(&device, &thin, fs).await?;
         let (mut options, mut data) = mounts::split(&flags);
         if read_only {
             options |= MountFlags::RDONLY;
         }
+        let written = !options.contains(MountFlags::RDONLY);
+        let fs = filesystem::ensure(&device, &thin, fs, written).await?;
         if fs == FileSystem::Xfs && !data.contains(&"nouuid") {
             data.push("nouuid"); // a clone has the UUID of what it began as
         }

@@ -6,6 +6,7 @@
 
 mod calls;
 pub mod csi;
+pub mod csi_rig;
 mod doctor;
 pub mod life;
 mod lines;
