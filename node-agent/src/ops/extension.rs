@@ -12,7 +12,7 @@ use goldleaf_dm::block;
 use goldleaf_types::{Bytes, Incarnation, PoolId, SECTOR};
 
 use super::Agent;
-use super::devices::HeldDevice;
+use super::devices::{HeldDevice, in_use};
 use super::error::PoolError;
 use super::forming::{hold_blank, mismatch};
 use super::open_pool::OpenPool;
@@ -163,6 +163,12 @@ impl Agent {
             }
             let field = format!("{list}[{index}].path");
             let held = hold_blank(&*self.kernel, &self.pools.rules, &field, device, pool.id)?;
+            let finished = |l: &&Label| {
+                l.layout_generation > 0 && l.role != Role::Spare && !is_left_over(l, &devices)
+            };
+            if let Some(label) = held.label.as_ref().filter(finished) {
+                return Err(copied(&device.path, label));
+            }
             let others = devices.iter().chain(added.iter().map(|(_, d)| d));
             if let Some(twin) = others.into_iter().find(|d| d.dev == held.dev) {
                 return Err(PoolError::BadDevice {
@@ -193,12 +199,18 @@ impl Agent {
             }
             let rules = &self.pools.rules;
             let held = rules.hold(&*self.kernel, "devices", &device.path, None)?;
-            let left = |l: &Label| l.pool == pool.id && l.role != Role::Spare;
-            if held.label.as_ref().is_some_and(left) {
-                tracing::warn!(pool = %pool.id, device = %device.path.display(),
-                    "labelled by an extension that was not finished; wiped");
-                wipe_label(&held.file).map_err(label_error(&device.path))?;
+            let of_pool = |l: &&Label| l.pool == pool.id && l.role != Role::Spare;
+            let Some(label) = held.label.as_ref().filter(of_pool) else {
+                continue;
+            };
+            if !is_left_over(label, &devices) {
+                return Err(copied(&device.path, label));
             }
+            let used = self.kernel.check_unused(held.dev);
+            used.map_err(|error| in_use(&device.path, error))?;
+            tracing::warn!(pool = %pool.id, device = %device.path.display(),
+                "labelled by an extension that was not finished; wiped");
+            wipe_label(&held.file).map_err(label_error(&device.path))?;
         }
         Ok(())
     }
@@ -225,6 +237,38 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// Whether a label is of an extension that was not finished: of the next layout, and counted nowhere.
+fn is_left_over(label: &Label, devices: &[HeldDevice]) -> bool {
+    let labels = devices.iter().filter_map(|d| d.label.as_ref());
+    let first = |l: &&Label| (l.role, l.index) == (Role::Data, 0);
+    labels.into_iter().find(first).is_some_and(|truth| {
+        label.layout_generation == truth.layout_generation + 1 && !is_counted(label, truth)
+    })
+}
+
+/// Whether the label of data device 0 counts a device of this label.
+fn is_counted(label: &Label, truth: &Label) -> bool {
+    match label.role {
+        Role::Data => label.index < truth.data_count,
+        Role::Metadata => label.index < truth.metadata_count,
+        Role::Spare => true,
+    }
+}
+
+/// A device that says that it is of the pool, and is not the one that the pool has.
+fn copied(path: &Path, label: &Label) -> PoolError {
+    let problem = format!(
+        "{} says that it is {} device {} of layout generation {}, and the pool is not on it: take it \
+         off this host if it is a copy or another path to a device of the pool, or make it blank if \
+         nobody needs what it holds",
+        path.display(),
+        label.role,
+        label.index,
+        label.layout_generation
+    );
+    mismatch(label.pool, &problem)
 }
 
 /// The size that each device is to have.
@@ -333,16 +377,11 @@ pub(super) fn take_back(devices: &mut Vec<HeldDevice>) {
         return;
     };
     let unfinished = |l: &Label| l.layout_generation == truth.layout_generation + 1;
-    let counted = |l: &Label| match l.role {
-        Role::Data => l.index < truth.data_count,
-        Role::Metadata => l.index < truth.metadata_count,
-        Role::Spare => true,
-    };
     let was_spare = |l: &Label| l.compatible & WAS_SPARE != 0;
     devices.retain(|d| {
         d.label
             .as_ref()
-            .is_none_or(|l| counted(l) || !unfinished(l) || was_spare(l))
+            .is_none_or(|l| is_counted(l, &truth) || !unfinished(l) || was_spare(l))
     });
     for device in devices {
         if let Some(label) = device.label.as_mut().filter(|l| unfinished(l)) {

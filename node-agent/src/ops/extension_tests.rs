@@ -113,6 +113,36 @@ fn what_cannot_serve_is_refused_and_leaves_nothing() {
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
 }
 
+/// A copy of a device that an array made, or another path to it.
+#[test]
+fn a_copy_of_a_device_of_the_pool_is_named_and_left_as_it_is() {
+    let rig = rig();
+    let copy = rig.dir.path().join("pools/copy.pool");
+    std::fs::copy(&rig.pool().devices[0].path, &copy).unwrap();
+    let before = std::fs::read(&copy).unwrap();
+    let onto_it = ExtendPool {
+        devices: vec![DeviceRequest {
+            path: copy.clone(),
+            create: None,
+        }],
+        ..nothing()
+    };
+    for request in [add(&rig, "more.pool", 64, 0), onto_it] {
+        let refused = rig.agent.extend_pool(STORE, &request).unwrap_err();
+        assert!(
+            refused
+                .to_string()
+                .contains("copy.pool says that it is data device 0"),
+            "{refused}"
+        );
+        assert!(std::fs::read(&copy).unwrap() == before, "it was written to");
+    }
+    std::fs::remove_file(&copy).unwrap();
+    rig.agent
+        .extend_pool(STORE, &add(&rig, "more.pool", 64, 0))
+        .unwrap();
+}
+
 #[test]
 fn a_device_of_an_extension_that_was_cut_short_is_none_of_the_pool_and_another_can_take_its_place()
 {
@@ -140,6 +170,10 @@ fn a_device_of_an_extension_that_was_cut_short_is_none_of_the_pool_and_another_c
     }
     rig.restart();
     assert_eq!(rig.agent.pools.open(POOL).unwrap().devices().len(), 1);
+    rig.kernel.world().disks_used = true;
+    let used = rig.agent.extend_pool(STORE, &grow(&rig, 512)).unwrap_err();
+    assert!(matches!(used, PoolError::DeviceInUse { .. }), "{used:?}");
+    rig.kernel.world().disks_used = false;
     let view = rig
         .agent
         .extend_pool(STORE, &add(&rig, "other.pool", 128, 0))
