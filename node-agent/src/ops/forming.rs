@@ -74,6 +74,30 @@ impl PoolPlan {
             .is_some_and(|l| l.layout_generation > 0)
     }
 
+    /// Refuses devices of the finished pool in other places than theirs, and others beside them: they
+    /// would be made anew. When its making was cut short at the last label, data device 0 alone is not
+    /// finished.
+    pub(super) fn check_places(&self) -> Result<(), PoolError> {
+        let finished = |d: &HeldDevice| d.label.as_ref().is_some_and(|l| l.layout_generation > 0);
+        if !self.devices.iter().any(finished) {
+            return Ok(());
+        }
+        for (at, (device, planned)) in self.devices.iter().zip(&self.labels).enumerate() {
+            let place = (planned.role, planned.index);
+            let there = device.label.as_ref().map(|l| (l.role, l.index));
+            if there != Some(place) || (at > 0 && self.formed() && !finished(device)) {
+                let problem = format!(
+                    "it is made already, and {} is not its {} device {}: open it, or name its own                      devices in their order",
+                    device.path.display(),
+                    planned.role,
+                    planned.index
+                );
+                return Err(mismatch(self.record.id, &problem));
+            }
+        }
+        Ok(())
+    }
+
     /// Claims every device: labels of generation 0.
     pub(super) fn label(&self) -> Result<(), PoolError> {
         for (device, label) in self.devices.iter().zip(&self.labels) {

@@ -442,3 +442,54 @@ fn devices_are_free_once_a_pool_is_closed_or_deleted_whoever_looks_at_it() {
     rig.agent.create_pool(STORE, rig.pool()).unwrap();
     drop(looking);
 }
+
+/// Whoever asks again for a pool that is made and closed must mean that one.
+#[test]
+fn a_closed_pool_is_made_again_by_the_same_request_alone() {
+    let rig = Rig::new();
+    let request = rig.pool_of_two();
+    rig.agent.create_pool(STORE, request.clone()).unwrap();
+    let close = || rig.agent.close_pool(POOL, STORE).unwrap();
+    close();
+    let [first, second] = [0, 1].map(|n| DeviceRequest {
+        create: None,
+        ..request.devices[n].clone()
+    });
+    let blank = DeviceRequest {
+        path: rig.dir.path().join("pools/blank.pool"),
+        create: Some(Bytes(256 << 20)),
+    };
+    let labels = || [&first, &second].map(|d| read_label(&open(&d.path)).unwrap().unwrap());
+    let before = labels();
+    for devices in [
+        vec![blank.clone(), second.clone()],
+        vec![first.clone(), blank],
+        vec![second.clone(), first.clone()],
+    ] {
+        let other = CreatePool {
+            devices,
+            ..request.clone()
+        };
+        let refused = rig.agent.create_pool(STORE, other).unwrap_err();
+        assert!(matches!(refused, PoolError::Mismatch { .. }), "{refused:?}");
+        assert_eq!(labels(), before);
+        assert!(rig.agent.pools.open(POOL).is_none());
+    }
+    let renamed = CreatePool {
+        name: "slow".parse().unwrap(),
+        ..request.clone()
+    };
+    let refused = rig.agent.create_pool(STORE, renamed).unwrap_err();
+    assert!(
+        matches!(refused, PoolError::Conflict { field: "name", .. }),
+        "{refused:?}"
+    );
+    close();
+    let stranger = rig.agent.create_pool(None, request.clone()).unwrap_err();
+    assert!(
+        matches!(stranger, PoolError::OtherIncarnation { .. }),
+        "{stranger:?}"
+    );
+    close();
+    rig.agent.create_pool(STORE, request).unwrap();
+}

@@ -287,10 +287,16 @@ impl Agent {
         }
         self.pools.name_is_free(request.id, request.name.as_str())?;
         let plan = PoolPlan::new(&*self.kernel, &self.pools.rules, &self.host, &request)?;
+        plan.check_places()?;
         if plan.formed() {
-            // Made before and not open: as good as an open of it.
+            // Made before and not open: as good as an open of it, if it is the same.
             drop(plan);
-            return self.open_found(request.id, caller);
+            let view = self.open_found(request.id, caller)?;
+            if let Some(pool) = self.pools.open(request.id) {
+                pool.admit(caller)?;
+                same_pool(&pool, &request)?;
+            }
+            return Ok(view);
         }
         let busy = self.pools.begin(request.id);
         plan.label()?;
