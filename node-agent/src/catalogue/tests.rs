@@ -283,6 +283,52 @@ fn a_full_catalogue_refuses_more_and_still_deletes() {
     add(&catalogue, owner());
 }
 
+/// A commit that finds no room would end all changes until the agent starts again.
+#[test]
+fn marks_that_do_not_fit_are_refused_and_everything_else_goes_on() {
+    let disk = Disk::new();
+    let catalogue = disk.made();
+    let owners: Vec<_> = (0..200).map(|_| owner()).collect();
+    for owner in &owners {
+        add(&catalogue, *owner);
+    }
+    let mark = |owner: ThinOwner, len: usize| {
+        catalogue.write(move |rows| {
+            let row = rows.find(owner).unwrap();
+            rows.replace(ThinRecord {
+                marks: "x".repeat(len),
+                ..row
+            });
+            Ok::<_, Infallible>(())
+        })
+    };
+    let most = ThinRecord::MARKS_MAX;
+    let refused = owners.iter().position(|owner| mark(*owner, most).is_err());
+    let refused = refused.expect("they all fit");
+    let full = mark(owners[refused], most).unwrap_err();
+    assert!(
+        matches!(full, WriteError::Catalogue(CatalogueError::Full { .. })),
+        "{full}"
+    );
+    // What takes less, or none.
+    mark(owners[0], most - 1).unwrap();
+    let held = owners[refused];
+    let activated = catalogue.write(move |rows| {
+        let row = rows.find(held).unwrap();
+        rows.replace(ThinRecord {
+            holder: Some(Holder::Host),
+            ..row
+        });
+        Ok::<_, Infallible>(())
+    });
+    activated.unwrap();
+    mark(owners[1], 0).unwrap();
+    mark(held, most / 2).unwrap();
+    let rows = catalogue.all();
+    std::mem::forget(catalogue);
+    assert_eq!(disk.open().all(), rows);
+}
+
 #[test]
 fn a_damaged_catalogue_is_an_error_and_shows_nothing() {
     let disk = Disk::new();

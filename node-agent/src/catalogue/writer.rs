@@ -21,6 +21,9 @@ use super::twin::Copies;
 /// Most changes that one transaction takes.
 const BATCH_MAX: usize = 256;
 
+/// So many times what rows may take, with their marks.
+const MARKS_SHARE: u64 = 2;
+
 /// What a caller of `write` gets.
 pub(super) enum Answer<T, E> {
     /// Its change is durable, or was not made.
@@ -190,11 +193,21 @@ impl Group {
             .map(encode_pool)
             .transpose()
             .map_err(unwritable)?;
-        // Only what adds a row is refused: what is there can always be changed and removed.
+        // Only what adds a row or has marks grow is refused: what is there can always be changed and
+        // removed. Marks may take as much again, so that a full catalogue still lets labels change.
         let adds = rows
             .iter()
             .any(|(owner, row)| row.is_some() && !self.has(state, *owner));
-        if adds {
+        let marks = changes.thins.iter().any(|(owner, record)| {
+            let grown = record.as_ref().map_or(0, |record| record.marks.len());
+            grown > self.marks(state, *owner)
+        });
+        let limit = match (adds, marks) {
+            (true, _) => Some(limit),
+            (false, true) => Some(Bytes(limit.0.saturating_mul(MARKS_SHARE))),
+            (false, false) => None,
+        };
+        if let Some(limit) = limit {
             let used = self.used(state) + rows.values().flatten().map(|r| cost("", r)).sum::<u64>();
             if used > limit.0 {
                 return Err(CatalogueError::Full {
@@ -216,6 +229,16 @@ impl Group {
             Some(row) => row.is_some(),
             None => state.thins.contains_key(&owner),
         }
+    }
+
+    /// Bytes of a row's marks as the group leaves them so far.
+    fn marks(&self, state: &State, owner: ThinOwner) -> usize {
+        let staged = self.changes.thins.get(&owner);
+        let record = staged.map_or_else(
+            || state.thins.get(&owner).map(|stored| &stored.record),
+            Option::as_ref,
+        );
+        record.map_or(0, |record| record.marks.len())
     }
 
     /// What all rows take after the group, rows that it replaces counted twice: a bound.
