@@ -67,6 +67,53 @@ fn a_file_under_somebodys_loop_device_and_a_disk_under_a_mapping_are_refused() {
     host.end();
 }
 
+/// As with multipath or md: the disk below shows the same label as the device that the pool is on.
+#[test]
+fn a_pool_on_a_device_over_a_disk_comes_back_though_the_disk_shows_its_label_too() {
+    let mut host = Host::start("on-top");
+    let file = host.dir().join("below.disk");
+    std::fs::File::create(&file)
+        .unwrap()
+        .set_len(256 * MIB)
+        .unwrap();
+    let disk = output("losetup", &["-f", "--show", &file.display().to_string()]).unwrap();
+    let disk = disk.trim();
+    let table = format!("0 {} linear {disk} 0", 256 * MIB / 512);
+    output("dmsetup", &["create", "on-top", "--table", &table]).unwrap();
+    let info = ["info", "-c", "--noheadings", "-o", "blkdevname", "on-top"];
+    let top = format!("/dev/{}", output("dmsetup", &info).unwrap().trim());
+    create(&host, &top).unwrap();
+    let volume = host.create_thin(api::CreateThinRequest {
+        activate: Some(api::ActivateOptions::default()),
+        ..blank("v", MIB)
+    });
+    let path = volume.unwrap().activation.unwrap().device_path;
+    node(&path).write(0, &[7; 4096]);
+    host.agent.as_mut().unwrap().kill();
+    host.start_agent(&[]);
+    host.await_node();
+    let pool = host.get_pool("p").unwrap();
+    assert!(pool.conditions.is_empty(), "{:?}", pool.conditions);
+    // Nothing of ours lies over either now.
+    host.deactivate("v").unwrap();
+    let close = api::ClosePoolRequest {
+        pool: "p".into(),
+        ..Default::default()
+    };
+    host.close_pool(close).unwrap();
+    let open = api::OpenPoolRequest {
+        pool: "p".into(),
+        ..Default::default()
+    };
+    host.open_pool(open).unwrap();
+    host.activate("v").unwrap();
+    assert_eq!(node(&path).read(0, 4096), [7; 4096]);
+    host.delete_everything();
+    output("dmsetup", &["remove", "--retry", "on-top"]).unwrap();
+    output("losetup", &["-d", disk]).unwrap();
+    host.end();
+}
+
 #[test]
 fn a_pool_with_strange_metadata_takes_no_write_and_keeps_its_volumes_readable() {
     let mut host = Host::start("strange");

@@ -116,7 +116,7 @@ impl Scanner {
     }
 
     /// The paths to look at: pool files, and block devices that are neither a loop device over one
-    /// of those nor a device of ours.
+    /// of those, nor a device of ours, nor under somebody's.
     fn candidates(&self, look: Look) -> Vec<PathBuf> {
         let mut paths = list(&self.pool_dir);
         let inodes: HashSet<(u64, u64)> = paths
@@ -127,6 +127,7 @@ impl Scanner {
         let devices = list(Path::new("/sys/class/block"))
             .into_iter()
             .filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
+            .filter(|path| !is_under_anothers(path))
             .filter(|path| match is_mapped(path) {
                 true => look == Look::Everywhere && !is_ours(path),
                 false => !backs_one_of(path, &inodes),
@@ -192,6 +193,13 @@ fn is_mapped(path: &Path) -> bool {
 fn is_ours(path: &Path) -> bool {
     std::fs::read_to_string(sysfs(path).join("dm/uuid"))
         .is_ok_and(|uuid| uuid.starts_with("GOLDLEAF-"))
+}
+
+/// Whether others' devices lie over it and none of ours: legs of multipath or md show the same label as
+/// the device on top, and that one is the pool's.
+fn is_under_anothers(path: &Path) -> bool {
+    let holders = list(&sysfs(path).join("holders"));
+    !holders.is_empty() && !holders.iter().any(|holder| is_ours(holder))
 }
 
 #[cfg(test)]
