@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use goldleaf_types::{Bytes, Incarnation, PoolId, ThinId, VolumeSize};
 
-use super::rig::{Rig, snap, snapshot, volume};
+use super::rig::{Rig, quiet, snap, snapshot, volume};
 use super::*;
 use crate::catalogue::Phase;
 use crate::failpoint::Point;
@@ -150,5 +150,26 @@ fn closing_a_pool_ends_the_steps_and_opening_it_goes_on() {
     rig.agent.open_pool(POOL, Some(STORE)).unwrap();
     assert_eq!(phase(&rig), Some(Phase::Deleting));
     rig.agent.work_once(Lane::Deletions);
+    assert!(!is_there(&rig, thin) && phase(&rig).is_none());
+}
+
+/// The thread is the only one of its lane.
+#[test]
+fn work_goes_on_after_a_panic() {
+    let (rig, thin) = rig();
+    assert!(!wish(&rig));
+    quiet();
+    let agent = Arc::clone(&rig.agent);
+    let lane = std::thread::spawn(move || {
+        die_at(Some(Point::DeletionStepped));
+        agent.work(Lane::Deletions);
+    });
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while phase(&rig).is_some() && !lane.is_finished() && std::time::Instant::now() < until {
+        rig.agent.work.ring();
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    rig.agent.stop_work();
+    lane.join().unwrap();
     assert!(!is_there(&rig, thin) && phase(&rig).is_none());
 }

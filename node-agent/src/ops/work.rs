@@ -7,6 +7,7 @@
 //! and what must not happen meanwhile the row's own wish refuses.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -239,7 +240,13 @@ impl Agent {
     pub fn work(&self, lane: Lane) {
         loop {
             let seen = self.work.state().rings;
-            self.work_once(lane);
+            if catch_unwind(AssertUnwindSafe(|| self.work_once(lane))).is_err() {
+                // What it held was let go; the rows say what is to be done still.
+                tracing::error!(
+                    ?lane,
+                    "long work panicked; it begins anew with the next look"
+                );
+            }
             let idle = |state: &State| state.rings == seen && !state.stopping;
             self.work.wait(Instant::now() + EVERY, idle);
             if self.work.state().stopping {
