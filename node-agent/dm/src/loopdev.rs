@@ -219,22 +219,6 @@ fn parse(info: &[u8]) -> Option<LoopStatus> {
     })
 }
 
-/// Detaches the loop device at a path. While somebody has it open it goes with its last user.
-///
-/// # Errors
-///
-/// `InvalidInput` for a path that is no loop device's; `ENXIO` when nothing is attached.
-pub fn detach(path: &Path) -> io::Result<()> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    if !name.is_some_and(|name| name.starts_with("loop")) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "not a loop device",
-        ));
-    }
-    Ok(ioctl::loop_clear(File::open(path)?.as_fd())?)
-}
-
 /// Every loop device over a file, or over a part of it, with what is attached to it.
 ///
 /// # Errors

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use goldleaf_dm::loopdev;
+use goldleaf_dm::{LoopDevice, loopdev};
 use goldleaf_types::{Digest, PoolId};
 
 use super::{Code, Finding, Remedy, Severity};
@@ -60,8 +61,8 @@ impl Agent {
         })
     }
 
-    /// Loop devices over the files of pools and images that no device uses.
-    pub(super) fn examine_loops(&self) -> Vec<Finding> {
+    /// Loop devices over the files of pools and images that no device uses, each open.
+    fn unused_loops(&self) -> Vec<(PathBuf, LoopDevice)> {
         let mut files: Vec<PathBuf> = self
             .images
             .list()
@@ -83,6 +84,12 @@ impl Agent {
             let loops = loops.into_iter().map(|(device, _)| device);
             unused.extend(loops.filter(|d| !held(d)).map(|d| (path.clone(), d)));
         }
+        unused
+    }
+
+    /// As [`Self::unused_loops`], and nobody is about to use them.
+    pub(super) fn examine_loops(&self) -> Vec<Finding> {
+        let unused = self.unused_loops();
         if unused.is_empty() {
             return Vec::new();
         }
@@ -105,6 +112,23 @@ impl Agent {
                 remedy: Some(Remedy::DetachLoop(device.path().to_owned())),
             })
             .collect()
+    }
+
+    /// Detaches a loop device that is over a file of ours still, with nothing over it: its number is
+    /// given to another file, of anybody's, as soon as it is free.
+    pub(super) fn detach_loop(&self, path: &Path) -> io::Result<()> {
+        let _turn = self.pools.take_turn();
+        let _alone = self.image_use.write();
+        let repaired = self.pools.reserved.all();
+        let mut unused = self.unused_loops().into_iter();
+        let found = unused.find(|(file, d)| d.path() == path && !is_of(file, &repaired));
+        match found {
+            Some((_, device)) => device.detach(),
+            None => Err(io::Error::other(format!(
+                "{} is over no file of ours any more, or something uses it",
+                path.display()
+            ))),
+        }
     }
 
     /// Links against live volumes.
@@ -167,11 +191,26 @@ fn is_of(path: &Path, pools: &BTreeSet<PoolId>) -> bool {
 }
 
 /// Whether another device lies over a loop device.
-fn held(device: &goldleaf_dm::LoopDevice) -> bool {
+fn held(device: &LoopDevice) -> bool {
     let name = device.path().file_name().unwrap_or_default();
     let holders = std::path::Path::new("/sys/class/block")
         .join(name)
         .join("holders");
     // A directory that cannot be read says nothing, so nothing is said.
     std::fs::read_dir(holders).map_or(true, |mut entries| entries.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::rig::Rig;
+
+    /// Whatever a finding said before: the number may be another program's by now.
+    #[test]
+    fn a_loop_device_that_is_over_no_file_of_ours_is_not_detached() {
+        let rig = Rig::new();
+        let refused = rig.agent.detach_loop(Path::new("/dev/loop0")).unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains("over no file of ours any more"), "{said}");
+    }
 }

@@ -3,7 +3,7 @@
 //! Without `apply` nothing is changed: the answer says what would be. Deleting a quarantined thin
 //! is the only thing here that destroys data, and only data that has no owner.
 
-use goldleaf_dm::{Owned, loopdev};
+use goldleaf_dm::Owned;
 use goldleaf_types::{Incarnation, PoolId, ThinId, ThinOwner};
 
 use super::{Finding, Remedy};
@@ -89,7 +89,7 @@ impl Agent {
                 }
                 Ok(()) | Err(_) => {}
             },
-            Remedy::DetachLoop(path) => loopdev::detach(path)?,
+            Remedy::DetachLoop(path) => self.detach_loop(path)?,
         }
         Ok(())
     }
