@@ -201,9 +201,31 @@ fn law_metadata_brake() {
     host.await_node();
     let stopped = use_up_metadata(&clones, blocks);
     assert_eq!(stopped.raw_os_error(), Some(5), "{stopped:?}");
+    let relaid = ("GOLDLEAF_FAILPOINT", "agent/extend-pool/after-last-label");
+    host.begin_again(&[relaid]);
+    see_the_brake(&host, &clones[0], &long);
+
+    // And when it has more room for data, of which only its labels know: it is made writable to grow,
+    // and was live all the while.
+    let transaction = || {
+        let status = output("dmsetup", &["status", &format!("goldleaf-{id}-pool")]).unwrap();
+        status.split(' ').nth(3).unwrap().to_owned()
+    };
+    let before = transaction();
+    let data = api::ExtendPoolRequest {
+        pool: "p".into(),
+        devices: vec![host.pool_file("data.pool", 64)],
+        ..Default::default()
+    };
+    host.extend_pool(data).unwrap_err();
     let release = ("GOLDLEAF_FAILPOINT", "agent/release-pool/after-effect");
     host.begin_again(&[release]);
     see_the_brake(&host, &clones[0], &long);
+    assert_eq!(
+        transaction(),
+        before,
+        "it was taken for one that was just opened"
+    );
 
     // And again when it is off and nobody was told.
     let extension = api::ExtendPoolRequest {
@@ -216,7 +238,7 @@ fn law_metadata_brake() {
     host.begin_again(&[]);
     let pool = host.extend_pool(extension).unwrap();
     assert!(pool.conditions.is_empty(), "{:?}", pool.conditions);
-    assert_eq!(pool.devices.len(), 2, "{:?}", pool.devices);
+    assert_eq!(pool.devices.len(), 3, "{:?}", pool.devices);
     let usage = pool.usage.unwrap();
     assert_eq!(usage.mode(), api::PoolMode::ReadWrite);
     assert_eq!(usage.metadata_total_bytes, 64 * MIB);

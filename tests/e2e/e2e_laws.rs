@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 
 use goldleaf_dm::{
     Commit, Control, DmName, Flush, LinearSegment, LockFs, PoolMessage, PoolStatus, Table, Target,
@@ -184,6 +185,52 @@ fn a_volume_that_was_left_suspended_runs_again_when_the_agent_is_back() {
     device.write(BLOCK, &Pattern(3).bytes(0, 4096));
     assert_reads(&device, BLOCK, &Pattern(3).bytes(0, 4096));
     host.end_after(&["was found suspended; resumed"]);
+}
+
+/// Neither the pool nor anything of its records is needed for that: whoever uses the volume hangs.
+#[test]
+fn what_was_left_suspended_runs_again_although_its_pool_does_not_open() {
+    let mut host = rig("stuck");
+    let volume = host.create_thin(over("v", 2 * MIB, "golden")).unwrap();
+    let device = node(&volume);
+    device.write(0, &Pattern(2).bytes(0, 65_536));
+    let control = Control::open().unwrap();
+    let pool = host.get_pool("p").unwrap();
+    let (thin, of_pool) = (name(&volume.id), name(&format!("{}-pool", pool.id)));
+    // As a crash in the middle of a change of the pool's table leaves it: the new one is loaded.
+    let table = output("dmsetup", &["table", of_pool.as_str()]).unwrap();
+    output(
+        "dmsetup",
+        &["load", of_pool.as_str(), "--table", table.trim()],
+    )
+    .unwrap();
+    control.suspend(&thin, Flush::Yes, LockFs::Yes).unwrap();
+    control.suspend(&of_pool, Flush::No, LockFs::No).unwrap();
+    host.agent.as_mut().unwrap().kill();
+    // A second device that says that it is the first one of the pool.
+    let mut label = vec![0; 1 << 20];
+    let file = std::fs::File::open(&pool.devices[0]).unwrap();
+    file.read_exact_at(&mut label, 0).unwrap();
+    let copy = host.dir().join("agent/pools/copy.pool");
+    std::fs::write(&copy, label).unwrap();
+    let sparse = std::fs::File::options().write(true).open(&copy).unwrap();
+    sparse.set_len(256 * MIB).unwrap();
+    host.start_agent(&[]);
+    host.await_node();
+    assert!(host.complaint("PoolOpen").is_some());
+    for name in [&of_pool, &thin] {
+        let found = control.find(name).unwrap().unwrap();
+        assert!(!found.suspended && !found.has_inactive_table, "{found:?}");
+    }
+    assert_reads(&device, 0, &Pattern(2).bytes(0, 65_536));
+    device.write(BLOCK, &Pattern(3).bytes(0, 4096));
+    host.agent.as_mut().unwrap().kill();
+    std::fs::remove_file(&copy).unwrap();
+    host.start_agent(&[]);
+    host.await_node();
+    assert_reads(&device, BLOCK, &Pattern(3).bytes(0, 4096));
+    assert!(host.complaint("PoolOpen").is_none());
+    host.end_after(&["was found suspended; resumed", "did not open"]);
 }
 
 /// While one is held no tool can take another, and all that changes meanwhile takes metadata twice.

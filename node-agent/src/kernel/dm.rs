@@ -17,8 +17,8 @@ use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 use super::{
     Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError, LiveThin,
-    LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, ThinSpec, ThinUse, group, metadata,
-    origin, pool, pool_tables, private, thin,
+    LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, Ran, ThinSpec, ThinUse, group,
+    metadata, origin, pool, pool_tables, private, stopped, thin,
 };
 
 /// Device-mapper of this host.
@@ -335,6 +335,10 @@ impl Kernel for DmKernel {
             | Owned::Probe(..) => None,
         };
         Ok(self.ours()?.into_iter().filter_map(digest).collect())
+    }
+
+    fn let_all_run(&self) -> Result<Ran, KernelError> {
+        Ok(stopped::let_run(&self.control, self.devices()?))
     }
 
     fn devices(&self) -> Result<Vec<(Owned, DevNumber)>, KernelError> {

@@ -18,7 +18,7 @@ use goldleaf_types::{Bytes, Digest, PoolId, ThinId, ThinOwner};
 
 use super::{
     Attached, BlockQuery, BlockRun, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError,
-    LiveThin, LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, ThinSpec, ThinUse,
+    LiveThin, LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, Ran, ThinSpec, ThinUse,
 };
 use crate::failpoint::{Point, hit};
 
@@ -55,6 +55,8 @@ pub struct World {
     pub opened: BTreeMap<ThinOwner, u32>,
     /// When a snapshot was taken last.
     pub frozen: Option<jiff::Timestamp>,
+    /// Devices that a crash left suspended.
+    pub suspended: BTreeSet<ThinOwner>,
     /// Private devices over thins.
     pub private: BTreeSet<(PoolId, ThinId)>,
     /// What was given up, in order: where and how much.
@@ -86,6 +88,7 @@ pub struct FakeKernel {
     world: Mutex<World>,
     before_no_pool: Mutex<Ambush>,
     while_repairing: Mutex<Ambush>,
+    while_held: Mutex<Ambush>,
 }
 
 impl FakeKernel {
@@ -104,12 +107,18 @@ impl FakeKernel {
         ambush(&self.while_repairing).0 = Some(Box::new(what));
     }
 
+    /// Does something while what the metadata has is looked at.
+    pub fn while_held(&self, what: impl FnOnce() + Send + 'static) {
+        ambush(&self.while_held).0 = Some(Box::new(what));
+    }
+
     /// All devices go; metadata stays.
     pub fn reboot(&self) {
         let mut world = self.world();
         world.live.clear();
         world.images.clear();
         world.opened.clear();
+        world.suspended.clear();
         world.private.clear();
         world.pools.values_mut().for_each(|pool| pool.live = false);
     }
@@ -297,6 +306,8 @@ impl Kernel for FakeKernel {
         };
         let thins = self.world().writable(pool)?.thins.clone(); // a metadata snapshot is a change
         hit(Point::MetadataHeld);
+        let ambush = ambush(&self.while_held).0.take();
+        ambush.into_iter().for_each(|what| what());
         Ok(thins.iter().map(alone).collect())
     }
 
@@ -341,7 +352,7 @@ impl Kernel for FakeKernel {
             Some(blocks) => Err(KernelError::ForeignThin {
                 pool,
                 thin,
-                mapped_blocks: *blocks,
+                mapped: Some(Bytes(*blocks * BLOCK)),
             }),
         }
     }
@@ -388,11 +399,10 @@ impl Kernel for FakeKernel {
                     made.iter().for_each(|thin| {
                         thins.remove(thin);
                     });
-                    let mapped_blocks = 0;
                     return other.and(Err(KernelError::ForeignThin {
                         pool,
                         thin,
-                        mapped_blocks,
+                        mapped: None,
                     }));
                 }
             }
@@ -466,6 +476,7 @@ impl Kernel for FakeKernel {
             Some(_) | None => {}
         }
         world.live.insert(spec.owner, *spec);
+        world.suspended.remove(&spec.owner);
         Ok(DevNumber {
             major: 254,
             minor: spec.thin.get(),
@@ -501,7 +512,7 @@ impl Kernel for FakeKernel {
             },
             open_count: world.opened.get(&owner).copied().unwrap_or(0),
             read_only: spec.read_only,
-            suspended: false,
+            suspended: world.suspended.contains(&spec.owner),
             len: spec.len,
             thin: Some(spec.thin),
             origin: spec.origin,
@@ -540,6 +551,12 @@ impl Kernel for FakeKernel {
 
     fn live_images(&self) -> Result<Vec<Digest>, KernelError> {
         Ok(self.world().images.keys().copied().collect())
+    }
+
+    fn let_all_run(&self) -> Result<Ran, KernelError> {
+        let left = std::mem::take(&mut self.world().suspended);
+        let thins = left.into_iter();
+        Ok(thins.map(|owner| (Owned::Thin(owner), Ok(()))).collect())
     }
 
     fn devices(&self) -> Result<Vec<(Owned, DevNumber)>, KernelError> {

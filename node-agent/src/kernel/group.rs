@@ -121,7 +121,7 @@ fn freeze(
                 return Err(KernelError::ForeignThin {
                     pool,
                     thin: member.thin,
-                    mapped_blocks: 0,
+                    mapped: None,
                 });
             }
             Err(Refused::Answer(error)) if error.is_no_data() => {

@@ -16,6 +16,7 @@ mod origin;
 mod pool;
 mod pool_tables;
 mod private;
+mod stopped;
 mod superblock;
 mod thin;
 mod unwritable;
@@ -24,16 +25,17 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goldleaf_dm::{
-    DevNumber, DmError, LoopDevice, METADATA_BLOCK, METADATA_BLOCKS_MAX, Owned, PoolMessage,
-    PoolStatus,
-};
+use goldleaf_dm::{DevNumber, DmError, LoopDevice, Owned, PoolMessage, PoolStatus};
 use goldleaf_types::{BlockSize, Bytes, Digest, PoolId, Sectors, ThinId, ThinOwner};
 
 pub use blocks::{BlockQuery, BlockRun, BlockRuns};
 pub use metadata_files::{Given, MetadataFiles, Told};
 pub use superblock::Superblock;
 pub use unwritable::{CHECK_IT, Unwritable};
+
+fn holds(mapped: Option<Bytes>) -> String {
+    mapped.map_or_else(String::new, |mapped| format!(", and maps {mapped}"))
+}
 
 /// What an `ensure_*` verb found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +78,6 @@ pub struct PoolSpec {
     pub low_water_blocks: u64,
     /// Whether it was not closed when it was last used: then its metadata is checked first.
     pub unclean: bool,
-}
-
-impl PoolSpec {
-    /// Blocks of its metadata that the kernel uses: pools were made with more than it can.
-    #[must_use]
-    pub fn metadata_blocks(&self) -> u64 {
-        let bytes: u64 = self.metadata.iter().map(|s| s.len.bytes().0).sum();
-        (bytes / METADATA_BLOCK).min(METADATA_BLOCKS_MAX)
-    }
 }
 
 /// What a live pool's table asks for.
@@ -200,6 +193,9 @@ pub trait PrivateThin {
     fn file(&self) -> &File;
 }
 
+/// Devices that were suspended, and whether each runs.
+pub type Ran = Vec<(Owned, Result<(), KernelError>)>;
+
 /// One of several snapshots that are to be of one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupMember {
@@ -235,14 +231,14 @@ pub enum KernelError {
     #[error("pool {0} is not open here")]
     NoPool(PoolId),
     /// The id holds somebody's data.
-    #[error("thin {thin} of pool {pool} exists and maps {mapped_blocks} blocks of unknown owner")]
+    #[error("thin {thin} of pool {pool} exists and has an unknown owner{}", holds(*.mapped))]
     ForeignThin {
         /// In which pool.
         pool: PoolId,
         /// Which.
         thin: ThinId,
-        /// How much it holds.
-        mapped_blocks: u64,
+        /// How much it holds, if somebody looked.
+        mapped: Option<Bytes>,
     },
     /// A snapshot's source is not in the metadata.
     #[error("thin {thin} is missing from the metadata of pool {pool}")]
@@ -564,6 +560,14 @@ pub trait Kernel: MetadataFiles + Send + Sync + 'static {
     ///
     /// When the kernel does not say.
     fn live_images(&self) -> Result<Vec<Digest>, KernelError>;
+
+    /// Lets every device of ours run that a crash left suspended, and drops tables that it left
+    /// loaded: each that was suspended, and whether it runs. Asks no record and waits for no pool.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not list them.
+    fn let_all_run(&self) -> Result<Ran, KernelError>;
 
     /// Every device of ours, with its number.
     ///

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use goldleaf_dm::{
-    Commit, Control, DevNumber, Flush, LinearSegment, LockFs, Owned, PoolFeatures, PoolStatus,
-    Suspended, Table, Target, ThinPool,
+    Commit, Control, DevNumber, Flush, LinearSegment, LockFs, METADATA_BLOCK, METADATA_BLOCKS_MAX,
+    Owned, PoolFeatures, PoolStatus, Suspended, Table, Target, ThinPool,
 };
 use goldleaf_types::PoolId;
 
@@ -22,7 +22,7 @@ const METADATA: &str = "make a pool's metadata device";
 const DATA: &str = "make a pool's data device";
 const POOL: &str = "make a pool";
 
-/// Leaves the three devices live. A read-only pool stays read-only, unless it grows.
+/// Leaves the three devices live; done when the pool was not. A read-only pool stays read-only, unless it grows.
 pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, KernelError> {
     let (metadata, data, _) = linears(control, spec)?;
     let owned = Owned::Pool(spec.id);
@@ -57,10 +57,8 @@ pub(super) fn ensure(control: &Control, spec: &PoolSpec) -> Result<Outcome, Kern
     }
     // Only what may change does: else it is somebody's table.
     load_over(control, owned, (found.as_ref(), live), &wanted)?;
-    match live.features.read_only == wanted.features.read_only {
-        true => Ok(Outcome::AlreadySo),
-        false => Ok(Outcome::Done),
-    }
+    // Another table of a pool that was live: what lies over it went on.
+    Ok(Outcome::AlreadySo)
 }
 
 /// Leaves a live pool with exactly these tables.
@@ -183,6 +181,15 @@ fn table(spec: &PoolSpec, devices: (DevNumber, DevNumber)) -> Target {
     Target::ThinPool(thin_pool(spec, devices))
 }
 
+impl PoolSpec {
+    /// Blocks of its metadata that the kernel uses: pools were made with more than it can.
+    #[must_use]
+    pub fn metadata_blocks(&self) -> u64 {
+        let bytes: u64 = self.metadata.iter().map(|s| s.len.bytes().0).sum();
+        (bytes / METADATA_BLOCK).min(METADATA_BLOCKS_MAX)
+    }
+}
+
 /// Whether a load makes the live pool larger: a device of it is `longer`, or the kernel does not know
 /// all of its metadata. One that it gave up, or that needs a check, grows by no load.
 fn grows(status: &PoolStatus, spec: &PoolSpec, longer: bool) -> bool {
@@ -301,7 +308,7 @@ fn begins_with(wanted: &[LinearSegment], now: &[LinearSegment]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use goldleaf_dm::{DiscardPolicy, METADATA_BLOCKS_MAX, NoSpacePolicy, PoolMode, WorkingPool};
+    use goldleaf_dm::{DiscardPolicy, NoSpacePolicy, PoolMode, WorkingPool};
     use goldleaf_types::{BlockSize, Sectors};
 
     use super::*;

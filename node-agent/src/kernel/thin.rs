@@ -30,7 +30,7 @@ pub(super) fn ensure(
                 sectors => Err(KernelError::ForeignThin {
                     pool,
                     thin,
-                    mapped_blocks: sectors.0,
+                    mapped: Some(sectors.bytes()),
                 }),
             }
         }
@@ -233,4 +233,30 @@ pub(super) fn find_live(
         origin: table.and_then(|t| t.origin),
         mapped,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use goldleaf_types::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_strangers_thin_is_told_of_with_what_it_holds_if_that_is_known() {
+        let of = |mapped| KernelError::ForeignThin {
+            pool: PoolId::from_bytes([1; 16]),
+            thin: ThinId::new(7).unwrap(),
+            mapped,
+        };
+        let known = of(Some(Sectors(256).bytes())).to_string();
+        assert!(
+            known.ends_with("has an unknown owner, and maps 128 KiB"),
+            "{known}"
+        );
+        let unknown = of(None::<Bytes>).to_string();
+        assert!(
+            unknown.ends_with("exists and has an unknown owner"),
+            "{unknown}"
+        );
+    }
 }

@@ -218,3 +218,28 @@ fn another_store_quarantines_and_deletes_nothing() {
     );
     assert_eq!(found(&rig), all);
 }
+
+/// Its pool has no part in it: whoever uses the device hangs until it runs.
+#[test]
+fn a_device_that_is_suspended_is_found_without_its_pool_and_runs_when_the_agent_starts() {
+    let mut rig = rig();
+    let path = rig.pool().devices[0].path.clone();
+    let hidden = rig.dir.path().join("away");
+    fs::rename(&path, &hidden).unwrap();
+    rig.kernel.world().suspended.insert(volume(11));
+    rig.restart();
+    assert!(rig.agent.pools.open(POOL).is_none());
+    assert!(rig.kernel.world().suspended.is_empty(), "its users hang");
+    rig.kernel.world().suspended.insert(volume(11));
+    let suspended = |rig: &Rig| {
+        let found = found(rig);
+        found.iter().any(|f| {
+            (f.code, f.subject.as_str()) == (Code::SuspendedDevice, &*volume(11).to_string())
+        })
+    };
+    assert!(suspended(&rig));
+    fs::rename(&hidden, &path).unwrap();
+    rig.restart();
+    assert!(rig.agent.pools.open(POOL).is_some());
+    assert!(!suspended(&rig));
+}

@@ -18,8 +18,8 @@ use crate::catalogue::Holder;
 use crate::kernel::fake::FakeKernel;
 use crate::kernel::{
     Attached, BlockQuery, BlockRuns, Given, GroupMember, ImageSpec, KernelError, LiveThin,
-    LoadedPool, MetadataFiles, Outcome, PoolSpec, PrivateSpec, PrivateThin, Superblock, ThinSpec,
-    ThinUse, Told,
+    LoadedPool, MetadataFiles, Outcome, PoolSpec, PrivateSpec, PrivateThin, Ran, Superblock,
+    ThinSpec, ThinUse, Told,
 };
 use crate::sys::caller::Caller;
 
@@ -97,6 +97,7 @@ impl Kernel for Freezing {
         ensure_image(image: &ImageSpec<'_>) -> DevNumber;
         ensure_no_image(digest: Digest) -> Outcome;
         live_images() -> Vec<Digest>;
+        let_all_run() -> Ran;
         devices() -> Vec<(Owned, DevNumber)>;
         ensure_no_probe(pool: PoolId) -> ();
         node(dev: DevNumber) -> PathBuf;

@@ -175,9 +175,29 @@ impl Agent {
         }
     }
 
-    /// Opens every pool that this host had and did not close, wherever it lies. Blocks.
+    /// Lets run what a crash left suspended, then opens every pool that this host had and did not
+    /// close, wherever it lies. Blocks.
     pub fn start(&self) {
+        self.let_all_run();
         self.open_ours(Look::Everywhere);
+    }
+
+    /// Before any pool is looked for: one that does not open, or whose opening takes long, is not to
+    /// leave its volumes' users hanging.
+    fn let_all_run(&self) {
+        let left = self.kernel.let_all_run().unwrap_or_else(|error| {
+            tracing::error!(error = %Chain(&error), "what a crash left suspended is not known");
+            Vec::new()
+        });
+        for (owned, resumed) in left {
+            let device = owned.name();
+            match resumed {
+                Ok(()) => tracing::warn!(%device, "its device was found suspended; resumed"),
+                Err(error) => {
+                    tracing::error!(%device, error = %Chain(&error), "suspended, and stays so");
+                }
+            }
+        }
     }
 
     fn open_ours(&self, look: Look) {

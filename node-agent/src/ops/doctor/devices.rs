@@ -102,6 +102,21 @@ impl Agent {
                 if self.find_row(owner).is_ok() {
                     return None;
                 }
+                if live.suspended {
+                    return Some(Finding {
+                        code: Code::SuspendedDevice,
+                        severity: Severity::Error,
+                        subject: owner.to_string(),
+                        reason: format!(
+                            "the device of {owner} is suspended, so that its users hang, and no \
+                             open pool has a record of it"
+                        ),
+                        advice: "start this host's agent again: it lets the device run with the \
+                                 table that it has"
+                            .into(),
+                        remedy: None,
+                    });
+                }
                 Some(stray(
                     Owned::Thin(owner),
                     format!(
