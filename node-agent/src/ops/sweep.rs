@@ -49,7 +49,7 @@ impl Agent {
             let Some(row) = pool.catalogue.find(row.owner) else {
                 continue;
             };
-            if row.phase == Phase::Ready && row.holder == Some(Holder::Host) {
+            if row.phase == Phase::Ready && row.holder == Some(Holder::Host) && !row.sealed {
                 let how = Activation {
                     holder: Holder::Host,
                     read_only: self.revived_read_only(pool, &row),
@@ -105,7 +105,8 @@ impl Agent {
             Phase::Deleting => self.finish_deleting(pool, &row),
             // Its device is nobody's activation, and goes when it was read.
             Phase::Ready if self.reads.has(owner) => Ok(()),
-            Phase::Ready if pool.is_missing(owner) => {
+            // What is gone is not brought back, nor what moves to another node.
+            Phase::Ready if row.sealed || pool.is_missing(owner) => {
                 self.let_run(pool, owner);
                 Ok(())
             }

@@ -174,3 +174,27 @@ fn a_call_that_nobody_waits_for_any_more_changes_nothing_once_it_has_its_lock() 
     assert_eq!(record(&rig, volume(11)), before);
     rig.agent.deactivate(volume(11), 1).unwrap();
 }
+
+/// It moves to another node, and may be active there.
+#[test]
+fn a_sealed_volume_does_not_come_back_after_a_reboot() {
+    for mode in [None, Some(PoolMode::ReadOnly)] {
+        let mut rig = rig();
+        let sealed = ThinRecord {
+            sealed: true,
+            ..record(&rig, volume(11)).unwrap()
+        };
+        let pool = rig.agent.pools.open(POOL).unwrap();
+        let written = pool.catalogue.write(move |rows| {
+            rows.replace(sealed);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        written.unwrap();
+        drop(pool);
+        rig.kernel.reboot();
+        set_mode(&rig, mode);
+        rig.restart();
+        let live: Vec<_> = rig.kernel.world().live.keys().copied().collect();
+        assert_eq!(live, [volume(12)], "{mode:?}");
+    }
+}
