@@ -226,24 +226,31 @@ impl Agent {
     }
 
     /// Compares the catalogue with the metadata: unknown thins are quarantined, rows without a
-    /// thin are lost data, and ids are handed out above everything that either side knows.
+    /// thin are lost data, and ids are handed out above everything that either side knows. Others may
+    /// make and delete meanwhile: what was not the same before and after the look counts for nothing.
     fn compare_thins(
         &self,
         id: PoolId,
         catalogue: &Catalogue,
     ) -> Result<BTreeSet<ThinOwner>, PoolError> {
+        let before = catalogue.all();
         let known = self.kernel.known_thins(id).map_err(PoolError::Kernel)?;
-        let rows = catalogue.all();
-        let owned: BTreeSet<u32> = rows.iter().map(|row| row.thin.get()).collect();
+        let after = catalogue.all();
+        let either = before.iter().chain(&after);
+        let owned: BTreeSet<u32> = either.map(|row| row.thin.get()).collect();
         let present: BTreeSet<u32> = known.iter().map(|thin| thin.get()).collect();
         let foreign: Vec<u32> = present.difference(&owned).copied().collect();
         if !foreign.is_empty() {
             tracing::warn!(pool = %id, thins = ?foreign, "thins that nobody owns; quarantined");
         }
-        let missing: BTreeSet<ThinOwner> = rows
-            .iter()
-            .filter(|row| row.phase == Phase::Ready && !present.contains(&row.thin.get()))
-            .map(|row| row.owner)
+        let ready = |rows: &[ThinRecord]| -> BTreeSet<(ThinOwner, u32)> {
+            let ready = rows.iter().filter(|row| row.phase == Phase::Ready);
+            ready.map(|row| (row.owner, row.thin.get())).collect()
+        };
+        let missing: BTreeSet<ThinOwner> = ready(&before)
+            .intersection(&ready(&after))
+            .filter(|(_, thin)| !present.contains(thin))
+            .map(|(owner, _)| *owner)
             .collect();
         for owner in &missing {
             tracing::error!(pool = %id, %owner, "its data is gone from the pool's metadata");

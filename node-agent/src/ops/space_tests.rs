@@ -101,6 +101,40 @@ fn the_brake_comes_also_to_a_pool_whose_metadata_is_longer_than_the_kernel_can_u
     }
 }
 
+/// The pool serves while its brake is released.
+#[test]
+fn what_is_made_and_deleted_while_a_braked_pool_is_looked_through_is_neither_lost_nor_ownerless() {
+    let rig = rig();
+    let gone = create(&rig, 11, false).unwrap().record.thin;
+    let lost = create(&rig, 13, false).unwrap().record.thin;
+    use_metadata(&rig, TOTAL - 1000);
+    mind(&rig);
+    assert_eq!(braked(&rig), (true, true));
+    use_metadata(&rig, 100);
+    {
+        let mut world = rig.kernel.world();
+        let thins = &mut world.pools.get_mut(&POOL).unwrap().thins;
+        thins.remove(&lost);
+        thins.insert(goldleaf_types::ThinId::new(4711).unwrap(), 1);
+    }
+    let (agent, wish) = (Arc::clone(&rig.agent), rig.thin(volume(12), false, true));
+    let (send, done) = std::sync::mpsc::channel();
+    rig.kernel.while_held(move || {
+        let made = agent.create_thin(STORE, wish).map(drop);
+        let deleted = agent.delete_thin(STORE, volume(11), None, 1);
+        send.send((made, deleted)).unwrap();
+    });
+    mind(&rig);
+    let (made, deleted) = done.try_recv().unwrap();
+    made.unwrap();
+    deleted.unwrap();
+    let pool = rig.agent.pools.open(POOL).unwrap();
+    assert!(!rig.kernel.world().pools[&POOL].thins.contains_key(&gone));
+    assert!(!pool.is_missing(volume(12)));
+    assert!(pool.is_missing(volume(13)));
+    assert_eq!(pool.record().quarantined, [4711]);
+}
+
 #[test]
 fn nothing_new_is_admitted_on_the_last_quarter_of_the_metadata() {
     let rig = rig();
