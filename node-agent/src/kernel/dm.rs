@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use goldleaf_dm::{
@@ -15,6 +15,7 @@ use goldleaf_dm::{
 };
 use goldleaf_types::{Digest, PoolId, Sectors, ThinId, ThinOwner};
 
+use super::turns::Turns;
 use super::{
     Attached, BlockQuery, BlockRuns, GroupMember, ImageSpec, Kernel, KernelError, LiveThin,
     LoadedPool, Outcome, PoolSpec, PrivateSpec, PrivateThin, Ran, ThinSpec, ThinUse, group,
@@ -25,12 +26,9 @@ use super::{
 #[derive(Debug)]
 pub struct DmKernel {
     pub(super) control: Control,
-    /// A pool holds one metadata snapshot at most: one reader at a time.
-    pub(super) metadata_turn: Mutex<()>,
     /// Two callers must not both find an image's device missing and make it.
     pub(super) image_turn: Mutex<()>,
-    /// Many load thins' tables at once, or one loads a live pool's anew.
-    pool_turn: RwLock<()>,
+    turns: Turns,
 }
 
 impl DmKernel {
@@ -42,9 +40,8 @@ impl DmKernel {
     pub fn open() -> Result<Self, DmError> {
         Ok(Self {
             control: Control::open()?,
-            metadata_turn: Mutex::new(()),
             image_turn: Mutex::new(()),
-            pool_turn: RwLock::new(()),
+            turns: Turns::default(),
         })
     }
 }
@@ -198,7 +195,8 @@ impl Kernel for DmKernel {
     }
 
     fn reload_pool(&self, spec: &PoolSpec) -> Result<Outcome, KernelError> {
-        let _turn = self.over_thins();
+        let turns = self.turns.of(spec.id);
+        let _turn = turns.over_thins();
         pool_tables::reload(&self.control, spec)
     }
 
@@ -207,7 +205,8 @@ impl Kernel for DmKernel {
     }
 
     fn renew_wait(&self, pool: PoolId) -> Result<(), KernelError> {
-        let _turn = self.over_thins();
+        let turns = self.turns.of(pool);
+        let _turn = turns.over_thins();
         pool_tables::renew_wait(&self.control, pool)
     }
 
@@ -229,17 +228,20 @@ impl Kernel for DmKernel {
     }
 
     fn known_thins(&self, pool: PoolId) -> Result<Vec<ThinId>, KernelError> {
-        let _turn = self.turn_to_read();
+        let turns = self.turns.of(pool);
+        let _turn = turns.to_read();
         metadata::known_thins(&self.control, pool)
     }
 
     fn thin_usage(&self, pool: PoolId) -> Result<Vec<ThinUse>, KernelError> {
-        let _turn = self.turn_to_read();
+        let turns = self.turns.of(pool);
+        let _turn = turns.to_read();
         metadata::usage(&self.control, pool)
     }
 
     fn blocks(&self, pool: PoolId, query: &BlockQuery) -> Result<BlockRuns, KernelError> {
-        let _turn = self.turn_to_read();
+        let turns = self.turns.of(pool);
+        let _turn = turns.to_read();
         metadata::blocks(&self.control, pool, query)
     }
 
@@ -249,7 +251,8 @@ impl Kernel for DmKernel {
         thin: ThinId,
         owner: ThinOwner,
     ) -> Result<Outcome, KernelError> {
-        let _turn = self.under_pools();
+        let turns = self.turns.of(pool);
+        let _turn = turns.under_pool();
         thin::ensure(&self.control, pool, thin, owner)
     }
 
@@ -280,12 +283,14 @@ impl Kernel for DmKernel {
         &'k self,
         spec: &PrivateSpec,
     ) -> Result<Box<dyn PrivateThin + 'k>, KernelError> {
-        let _turn = self.under_pools();
+        let turns = self.turns.of(spec.pool);
+        let _turn = turns.under_pool();
         private::open(&self.control, spec)
     }
 
     fn ensure_active(&self, spec: &ThinSpec) -> Result<DevNumber, KernelError> {
-        let _turn = self.under_pools();
+        let turns = self.turns.of(spec.pool);
+        let _turn = turns.under_pool();
         thin::ensure_active(&self.control, spec)
     }
 
@@ -362,25 +367,6 @@ impl Kernel for DmKernel {
 }
 
 impl DmKernel {
-    /// No pool is suspended for another table meanwhile: the kernel loads no thin over one that is.
-    fn under_pools(&self) -> RwLockReadGuard<'_, ()> {
-        self.pool_turn
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// No thin is loaded meanwhile. Neither waits for I/O, so a full pool holds nobody up.
-    fn over_thins(&self) -> RwLockWriteGuard<'_, ()> {
-        self.pool_turn
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn turn_to_read(&self) -> MutexGuard<'_, ()> {
-        let turn = self.metadata_turn.lock();
-        turn.unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Every device of ours.
     fn ours(&self) -> Result<Vec<Owned>, KernelError> {
         let devices = self.devices()?;

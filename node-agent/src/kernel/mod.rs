@@ -19,6 +19,7 @@ mod private;
 mod stopped;
 mod superblock;
 mod thin;
+mod turns;
 mod unwritable;
 
 use std::fs::File;
