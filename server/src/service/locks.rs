@@ -308,6 +308,7 @@ mod tests {
             async move { locks.take("a", Op::Deactivate).await }
         });
         tokio::time::sleep(waits).await;
+        assert!(!theirs.is_finished(), "refused for what has ended");
         assert_eq!(
             locks.take("a", Op::Activate).await.unwrap_err(),
             Op::Deactivate,
