@@ -213,6 +213,8 @@ fn causes(output: &str) -> impl Iterator<Item = &str> {
     let lines = lines.filter(move |line| {
         if line.contains(" panicked at ") {
             shown = CAUSE;
+        } else if line.trim() == "stack backtrace:" {
+            shown = 0;
         }
         let show = shown > 0;
         shown = shown.saturating_sub(1);
@@ -243,5 +245,7 @@ mod tests {
         let shown: Vec<_> = causes(&output).collect();
         assert_eq!(shown[..2], ["thread 'a' panicked at b.rs:1:", "no pool"]);
         assert_eq!(shown.len(), CAUSE);
+        let output = "thread 'a' panicked at b.rs:1:\nno pool\nstack backtrace:\n 0: x\n";
+        assert_eq!(causes(output).count(), 2);
     }
 }
