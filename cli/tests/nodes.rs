@@ -6,15 +6,18 @@
     reason = "the played control plane refuses by hand"
 )]
 
+mod support;
+
 use std::pin::Pin;
 use std::process::Output;
-use std::time::Duration;
 
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::node_service_server::{NodeService, NodeServiceServer};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
+
+use support::{stderr, stdout};
 
 /// More things than fit into four mebibytes.
 const MANY: usize = 60_000;
@@ -115,23 +118,7 @@ async fn goldleaf(line: &str) -> Output {
         .add_service(NodeServiceServer::new(Played))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(served);
-    let command = tokio::process::Command::new(env!("CARGO_BIN_EXE_goldleaf"))
-        .args(line.split_whitespace())
-        .env("GOLDLEAF_SERVER", address)
-        .kill_on_drop(true)
-        .output();
-    tokio::time::timeout(Duration::from_secs(60), command)
-        .await
-        .expect("it hangs")
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
+    support::goldleaf(&address, line).await
 }
 
 #[tokio::test]

@@ -6,16 +6,19 @@
     reason = "the played control plane refuses by hand"
 )]
 
+mod support;
+
 use std::pin::Pin;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::image_service_server::{ImageService, ImageServiceServer};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, iter};
 use tonic::{Code, Request, Response, Status};
+
+use support::{goldleaf, stderr, stdout};
 
 /// An image service that brings "good" and "bad" images, and keeps the ids of requests.
 #[derive(Clone, Default)]
@@ -247,26 +250,6 @@ impl ControlPlane {
     async fn goldleaf(&self, line: &str) -> Output {
         goldleaf(&self.address, line).await
     }
-}
-
-async fn goldleaf(server: &str, line: &str) -> Output {
-    let command = tokio::process::Command::new(env!("CARGO_BIN_EXE_goldleaf"))
-        .args(line.split_whitespace())
-        .env("GOLDLEAF_SERVER", server)
-        .kill_on_drop(true)
-        .output();
-    tokio::time::timeout(Duration::from_secs(60), command)
-        .await
-        .expect("it hangs")
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
 }
 
 #[tokio::test]

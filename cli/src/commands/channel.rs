@@ -2,7 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 
-use super::{Call, all, delete, distinct, get, watch};
+use super::{Call, all, distinct, get, watch};
 use crate::args::Channel;
 use crate::failure::Failure;
 use crate::output;
@@ -33,14 +33,9 @@ pub async fn run(call: &Call, command: Channel) -> Result<(), Failure> {
         }
         Channel::Get(t) => call.show(images.get_channel(get(t.target))).await,
         Channel::Delete(t) => {
-            let target = t.target.clone();
-            let mut look = images.clone();
-            call.gone(
-                &target,
-                look.get_channel(get(target.clone())),
-                images.delete_channel(delete(t)),
-            )
-            .await
+            let look = async |r| call.client.images().get_channel(r).await;
+            call.gone(t, look, async |r| images.delete_channel(r).await)
+                .await
         }
         Channel::Watch(selection) => {
             call.follow(images.watch_channels(watch(selection)?), |e| {

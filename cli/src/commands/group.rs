@@ -2,7 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 
-use super::{Call, all, delete, distinct, get};
+use super::{Call, all, distinct, get};
 use crate::args::Group;
 use crate::failure::Failure;
 use crate::output;
@@ -34,14 +34,9 @@ pub async fn run(call: &Call, command: Group) -> Result<(), Failure> {
         }
         Group::Get(t) => call.show(volumes.get_group_snapshot(get(t.target))).await,
         Group::Delete(t) => {
-            let target = t.target.clone();
-            let mut look = volumes.clone();
-            call.gone(
-                &target,
-                look.get_group_snapshot(get(target.clone())),
-                volumes.delete_group_snapshot(delete(t)),
-            )
-            .await
+            let look = async |r| call.client.volumes().get_group_snapshot(r).await;
+            call.gone(t, look, async |r| volumes.delete_group_snapshot(r).await)
+                .await
         }
     }
 }

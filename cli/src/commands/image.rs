@@ -5,7 +5,7 @@ use std::time::Duration;
 use goldleaf_proto::v1 as api;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Call, all, delete, get, labels, update, watch};
+use super::{Call, all, get, labels, update, watch};
 use crate::args::{Image, ImageCreate, ImageFormat, ImagePlace};
 use crate::failure::Failure;
 use crate::output;
@@ -43,14 +43,8 @@ pub async fn run(call: &Call, command: Image) -> Result<(), Failure> {
         Image::Channel(command) => super::channel::run(call, command).await,
         Image::Update(wanted) => call.show(images.update(update(wanted)?)).await,
         Image::Delete(t) => {
-            let target = t.target.clone();
-            let mut look = images.clone();
-            call.gone(
-                &target,
-                look.get(get(target.clone())),
-                images.delete(delete(t)),
-            )
-            .await
+            let look = async |r| call.client.images().get(r).await;
+            call.gone(t, look, async |r| images.delete(r).await).await
         }
         Image::Watch(selection) => {
             call.follow(images.watch(watch(selection)?), |e| (e.kind, e.image))

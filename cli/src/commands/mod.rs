@@ -87,12 +87,13 @@ impl Call {
     /// was misspelt is gone already too: `look` says whether there was anything.
     async fn gone<T>(
         &self,
-        target: &str,
-        look: impl Future<Output = Result<Response<T>, Status>>,
-        call: impl Future<Output = Result<Response<api::DeleteResponse>, Status>>,
+        removal: Removal,
+        look: impl AsyncFnOnce(api::GetRequest) -> Result<Response<T>, Status>,
+        call: impl AsyncFnOnce(api::DeleteRequest) -> Result<Response<api::DeleteResponse>, Status>,
     ) -> Result<(), Failure> {
-        let looked = tokio::time::timeout(self.global.timeout, look).await;
-        self.answer(call).await?;
+        let target = removal.target.clone();
+        let looked = tokio::time::timeout(self.global.timeout, look(get(target.clone()))).await;
+        self.answer(call(delete(removal))).await?;
         output::nothing(self.global.output)?;
         match looked {
             Ok(Err(status)) if status.code() == Code::NotFound => {

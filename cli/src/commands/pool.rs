@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 
 use super::pool_space::{extension, policy, when_full};
-use super::{Call, all, delete, get, labels, update, watch};
+use super::{Call, all, get, labels, update, watch};
 use crate::args::{Pool, PoolCreate, PoolDestroy};
 use crate::failure::Failure;
 use crate::output;
@@ -51,14 +51,8 @@ pub async fn run(call: &Call, command: Pool) -> Result<(), Failure> {
         Pool::Set(wanted) => call.show(pools.set_policy(policy(wanted))).await,
         Pool::Update(wanted) => call.show(pools.update(update(wanted)?)).await,
         Pool::Delete(t) => {
-            let target = t.target.clone();
-            let mut look = pools.clone();
-            call.gone(
-                &target,
-                look.get(get(target.clone())),
-                pools.delete(delete(t)),
-            )
-            .await
+            let look = async |r| call.client.pools().get(r).await;
+            call.gone(t, look, async |r| pools.delete(r).await).await
         }
         Pool::Rename(wanted) => {
             call.show(pools.rename(api::RenamePoolRequest {

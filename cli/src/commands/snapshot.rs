@@ -2,7 +2,7 @@
 
 use goldleaf_proto::v1 as api;
 
-use super::{Call, all, counted, delete, get, labels, update, watch};
+use super::{Call, all, counted, get, labels, update, watch};
 use crate::args::{Snapshot, SnapshotBlocks};
 use crate::failure::Failure;
 use crate::output;
@@ -41,14 +41,9 @@ pub async fn run(call: &Call, command: Snapshot) -> Result<(), Failure> {
         Snapshot::Export(wanted) => super::export::run(call, "snapshot", wanted).await,
         Snapshot::Blocks(wanted) => blocks(call, wanted).await,
         Snapshot::Delete(t) => {
-            let target = t.target.clone();
-            let mut look = volumes.clone();
-            call.gone(
-                &target,
-                look.get_snapshot(get(target.clone())),
-                volumes.delete_snapshot(delete(t)),
-            )
-            .await
+            let look = async |r| call.client.volumes().get_snapshot(r).await;
+            call.gone(t, look, async |r| volumes.delete_snapshot(r).await)
+                .await
         }
         Snapshot::Watch(selection) => {
             call.follow(volumes.watch_snapshots(watch(selection)?), |e| {

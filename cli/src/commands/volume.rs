@@ -3,7 +3,7 @@
 use goldleaf_proto::v1 as api;
 use goldleaf_proto::v1::volume_service_client::VolumeServiceClient;
 
-use super::{Call, all, counted, delete, distinct, get, labels, update, watch};
+use super::{Call, all, counted, distinct, get, labels, update, watch};
 use crate::args::{Volume, VolumeClone, VolumeCreate};
 use crate::failure::Failure;
 use crate::output;
@@ -49,14 +49,8 @@ pub async fn run(call: &Call, command: Volume) -> Result<(), Failure> {
         Volume::Update(wanted) => call.show(volumes.update(update(wanted)?)).await,
         Volume::Export(wanted) => super::export::run(call, "volume", wanted).await,
         Volume::Delete(t) => {
-            let target = t.target.clone();
-            let mut look = volumes.clone();
-            call.gone(
-                &target,
-                look.get(get(target.clone())),
-                volumes.delete(delete(t)),
-            )
-            .await
+            let look = async |r| call.client.volumes().get(r).await;
+            call.gone(t, look, async |r| volumes.delete(r).await).await
         }
         Volume::List(selection) => {
             let items = all(selection, |page| {

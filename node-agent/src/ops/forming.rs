@@ -87,7 +87,8 @@ impl PoolPlan {
             let there = device.label.as_ref().map(|l| (l.role, l.index));
             if there != Some(place) || (at > 0 && self.formed() && !finished(device)) {
                 let problem = format!(
-                    "it is made already, and {} is not its {} device {}: open it, or name its own                      devices in their order",
+                    "it is made already, and {} is not its {} device {}: open it, or name its own \
+                     devices in their order",
                     device.path.display(),
                     planned.role,
                     planned.index
