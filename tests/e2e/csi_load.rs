@@ -10,12 +10,36 @@ use goldleaf_tests::host::Host;
 use goldleaf_tests::host::csi::block;
 use goldleaf_tests::support::{patience, say};
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
 const COUNT: usize = 500;
 /// What external-provisioner waits for an answer unless it is told otherwise, and then asks again.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How often a call is made until its answer counts.
+const TRIES: u32 = 5;
+
+/// Asks until the answer is none of those after which external-provisioner asks again: a host that has too
+/// much to do may be late, and nothing may come of that but a later answer.
+async fn settled<T, A>(mut ask: impl FnMut() -> A) -> Result<T, Status>
+where
+    A: Future<Output = Result<T, Status>>,
+{
+    // The client here calls it cancelled when its own time is up, others call that a deadline.
+    let late = [Code::Cancelled, Code::DeadlineExceeded];
+    let later = [[Code::Unavailable, Code::Aborted], late].concat();
+    let mut tries = 1;
+    loop {
+        match ask().await {
+            Err(status) if tries < TRIES && later.contains(&status.code()) => {
+                say(&format!("asked again after: {status}"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                tries += 1;
+            }
+            settled => return settled,
+        }
+    }
+}
 
 /// Asks for every volume at once: the id of each name, and how long each took, shortest first.
 fn create_all(host: &Host) -> (BTreeMap<String, String>, Vec<Duration>) {
@@ -23,10 +47,10 @@ fn create_all(host: &Host) -> (BTreeMap<String, String>, Vec<Duration>) {
         let client = host.csi_controller().await.unwrap();
         let mut calls = JoinSet::new();
         for n in 0..COUNT {
-            let mut client = client.clone();
+            let client = client.clone();
             calls.spawn(async move {
                 let name = format!("pvc-{n:03}");
-                let mut request = tonic::Request::new(csi::CreateVolumeRequest {
+                let wanted = csi::CreateVolumeRequest {
                     name: name.clone(),
                     capacity_range: Some(csi::CapacityRange {
                         required_bytes: 64 << 20,
@@ -35,11 +59,17 @@ fn create_all(host: &Host) -> (BTreeMap<String, String>, Vec<Duration>) {
                     volume_capabilities: vec![block()],
                     parameters: [("image".to_owned(), "golden".to_owned())].into(),
                     ..Default::default()
-                });
-                request.set_timeout(patience(LIMIT));
+                };
                 let began = Instant::now();
-                let answer = client.create_volume(request).await?;
-                let volume = answer.into_inner().volume.unwrap();
+                let answer = settled(|| {
+                    let (mut client, wanted) = (client.clone(), wanted.clone());
+                    async move {
+                        let mut request = tonic::Request::new(wanted);
+                        request.set_timeout(patience(LIMIT));
+                        client.create_volume(request).await
+                    }
+                });
+                let volume = answer.await?.into_inner().volume.unwrap();
                 Ok::<_, Status>((name, volume.volume_id, began.elapsed()))
             });
         }
@@ -82,13 +112,17 @@ fn five_hundred_claims_at_once_are_all_served_and_none_is_doubled() {
         let client = host.csi_controller().await.unwrap();
         let mut calls = JoinSet::new();
         for volume_id in ids.into_values() {
-            let mut client = client.clone();
+            let client = client.clone();
             calls.spawn(async move {
-                let request = csi::DeleteVolumeRequest {
+                let wanted = csi::DeleteVolumeRequest {
                     volume_id,
                     ..Default::default()
                 };
-                client.delete_volume(request).await
+                let delete = || {
+                    let (mut client, wanted) = (client.clone(), wanted.clone());
+                    async move { client.delete_volume(wanted).await }
+                };
+                settled(delete).await
             });
         }
         while let Some(done) = calls.join_next().await {

@@ -103,6 +103,8 @@ enum Fault {
     Damaged { key: String },
     #[error("a transaction writes {key:?} twice")]
     Twice { key: String },
+    #[error("the database panicked in a commit, as the log says")]
+    Panicked,
     #[error("the store was closed, because an earlier commit failed: restart the server")]
     Broken(#[source] Arc<Fault>),
     #[error("the store is shut")]

@@ -27,6 +27,8 @@ struct Platters {
     dirty: BTreeSet<usize>,
     /// Operations until the disk fails; `None`: it does not.
     fuse: Option<u32>,
+    /// Whether the failure is a panic.
+    panics: bool,
 }
 
 /// A disk with a volatile cache.
@@ -89,6 +91,7 @@ impl Platters {
     fn power(&mut self) -> io::Result<()> {
         match &mut self.fuse {
             None => Ok(()),
+            Some(0) if self.panics => panic!("a page that makes no sense"),
             Some(0) => Err(io::Error::other("no power")),
             Some(left) => {
                 *left -= 1;
@@ -257,5 +260,29 @@ async fn a_failed_commit_closes_the_store_until_it_is_opened_again() {
     let store = disk.store();
     let last = store.get("a").await.unwrap().unwrap().modified;
     assert!(last == 1 || last == 2);
+    store.txn(step(last + 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_in_a_commit_closes_the_store_too() {
+    let disk = Disk::formatted();
+    let store = disk.store();
+    store.txn(step(1)).await.unwrap();
+    let broken = store.broken();
+    disk.platters().panics = true;
+    disk.fuse(0);
+    assert!(matches!(
+        store.txn(step(2)).await,
+        Err(StoreError::Unavailable(_))
+    ));
+    disk.platters().fuse = None;
+    broken.await;
+    assert!(matches!(
+        store.get("a").await,
+        Err(StoreError::Unavailable(_))
+    ));
+    drop(store);
+    let store = disk.store();
+    let last = store.get("a").await.unwrap().unwrap().modified;
     store.txn(step(last + 1)).await.unwrap();
 }

@@ -2,10 +2,12 @@
 //!
 //! Runs on its own thread, for commits block. Each transaction's expectations are looked at, with
 //! the ones before it in the batch applied, before its first write; one that does not hold writes
-//! nothing and its neighbours stand. Nobody is answered before the commit. When the commit fails
-//! nobody knows what is on the disk, so nothing more is written or read until the file is reopened.
+//! nothing and its neighbours stand. Nobody is answered before the commit. When the commit fails, or
+//! the database panics in it, nobody knows what is on the disk, so nothing more is written or read
+//! until the file is reopened.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -47,8 +49,16 @@ pub(super) fn start(
 }
 
 /// Commits a batch and answers it.
-fn serve(shared: &Shared, jobs: &mut Vec<Job>, keep: u64) {
-    let done = shared.usable().and_then(|()| commit(shared, jobs, keep));
+fn serve(shared: &Arc<Shared>, jobs: &mut Vec<Job>, keep: u64) {
+    // What a panic leaves half changed is never looked at: the store is closed by it.
+    let caught = || catch_unwind(AssertUnwindSafe(|| commit(shared, jobs, keep)));
+    let done = shared.usable().and_then(|()| {
+        caught().unwrap_or_else(|_| {
+            // Nor is it closed in order, which would panic again at the first lock that it left.
+            std::mem::forget(Arc::clone(shared));
+            Err(Fault::Panicked)
+        })
+    });
     match done {
         Ok((revision, answers)) => {
             shared
