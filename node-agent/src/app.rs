@@ -27,7 +27,7 @@ use crate::grpc::AgentApi;
 use crate::host::Host;
 use crate::images::{ExportFolder, ImageFolder, SourceRules};
 use crate::kernel::dm::DmKernel;
-use crate::ops::{Agent, Bell, Lane, RepairFolder};
+use crate::ops::{Agent, Bell, Lane, RecordsFile, RepairFolder};
 use crate::registration::{self, Registration};
 use crate::udev_rules;
 
@@ -70,6 +70,7 @@ async fn serve_until_told(args: Args) -> Result<()> {
         (
             state_dir.join("pools"),
             RepairFolder::new(state_dir.join("repair")),
+            RecordsFile::new(state_dir.join("kept-records.json")),
         ),
         args.device_dir.clone(),
     );

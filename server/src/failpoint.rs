@@ -42,6 +42,7 @@ points! {
     AdoptionSettled => "server/adopt-pool/after-settling",
     AdoptionDone => "server/adopt-pool/after-effect",
     AdoptionRecorded => "server/adopt-pool/after-fact",
+    RecordsTakenBack => "server/adopt-node/after-taking-back",
     PoolWished => "server/create-pool/after-wish",
     PoolMade => "server/create-pool/after-effect",
     PoolRecorded => "server/create-pool/after-fact",

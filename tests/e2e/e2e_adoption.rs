@@ -135,10 +135,35 @@ fn law_a_store_of_another_life_is_refused_until_it_is_adopted() {
     host.delete_volume("early").unwrap();
     let group = host.group("both", &["vm", "late"]).unwrap();
 
+    host.point("debian/stable", "golden").unwrap();
+    let label = api::UpdateRequest {
+        target: "p".into(),
+        set_labels: HashMap::from([("tier".to_owned(), "gold".to_owned())]),
+        ..Default::default()
+    };
+    host.update_pool(label).unwrap();
+    host.soon("the node keeps what only the store knows", || {
+        let kept = host.dir().join("agent/kept-records.json");
+        let kept = std::fs::read_to_string(kept).unwrap_or_default();
+        let words = ["debian/stable", "gold\\\""];
+        words.iter().all(|word| kept.contains(word)).then_some(())
+    });
+
     // And now there is no store at all, nor a backup.
     another_life(&mut host, |_| {});
     assert!(host.volume_names().unwrap().is_empty());
-    host.adopt_node(true).unwrap();
+    let adopted = host.adopt_node(true).unwrap();
+    let kinds = adopted.changes.iter().map(|c| c.kind.as_str());
+    let kinds: Vec<&str> = kinds.take(3).collect();
+    assert_eq!(kinds, ["image", "channel", "pool"], "{adopted:?}");
+    assert_eq!(host.get_pool("p").unwrap().labels["tier"], "gold");
+    let named = host.create_thin(over("named", 4 * MIB, "golden")).unwrap();
+    let through = host.create_thin(over("through", 4 * MIB, "debian/stable"));
+    assert_eq!(through.unwrap().image_digest, named.image_digest);
+    for volume in ["named", "through"] {
+        host.deactivate(volume).unwrap();
+        host.delete_volume(volume).unwrap();
+    }
     assert_eq!(names(&host), ["late", "vm"]);
     let again = host.create_thin(wanted());
     let again = again.unwrap_or_else(|e| panic!("{e:?}\n{}", host.logs()));
@@ -158,7 +183,10 @@ fn law_a_store_of_another_life_is_refused_until_it_is_adopted() {
         "a part of a group stays"
     );
     assert_eq!(content(&path), [7; 512]);
-    // The image's name comes back when it is created again; no volume waited for that.
-    host.image("golden", &[0x5a; 1 << 20]);
+    let channel = api::DeleteRequest {
+        target: "debian/stable".into(),
+        ..Default::default()
+    };
+    host.delete_channel(channel).unwrap();
     host.end_after(&["belongs to another control plane store"]);
 }

@@ -81,6 +81,11 @@ fn caller<T>(request: Request<T>) -> Result<(Option<Incarnation>, T), Status> {
     ))
 }
 
+/// The store that calls, where one must.
+fn said(store: Option<Incarnation>) -> Result<Incarnation, Status> {
+    Ok(store.ok_or_else(|| bad(INCARNATION_KEY, "is unset: say which store calls"))?)
+}
+
 #[tonic::async_trait]
 impl pb::node_agent_server::NodeAgent for AgentApi {
     async fn get_node(&self, _: Request<pb::GetNodeRequest>) -> Answer<pb::AgentNode> {
@@ -139,13 +144,37 @@ impl pb::node_agent_server::NodeAgent for AgentApi {
 
     async fn adopt_pool(&self, r: Request<pb::AgentAdoptPoolRequest>) -> Answer<pb::AgentPool> {
         let (store, body) = caller(r)?;
-        let store = store.ok_or_else(|| bad(INCARNATION_KEY, "is unset: say which store calls"))?;
+        let store = said(store)?;
         let id: PoolId = field("pool", &body.pool)?;
         let former = optional("former", &body.former)?;
         let view = self
             .blocking(move |a| a.adopt_pool(store, id, former))
             .await?;
         Ok(Response::new(convert::pool(&view)))
+    }
+
+    async fn keep_records(
+        &self,
+        r: Request<pb::AgentKeepRecordsRequest>,
+    ) -> Answer<pb::AgentKeepRecordsResponse> {
+        let (store, body) = caller(r)?;
+        let store = said(store)?;
+        let former = optional("former", &body.former)?;
+        self.blocking(move |a| a.keep_records(store, former, body.records))
+            .await?;
+        Ok(Response::new(pb::AgentKeepRecordsResponse {}))
+    }
+
+    async fn recall_records(
+        &self,
+        _: Request<pb::AgentRecallRecordsRequest>,
+    ) -> Answer<pb::AgentKeptRecords> {
+        let kept = self.blocking(Agent::kept_records).await?;
+        let kept = kept.map(|kept| pb::AgentKeptRecords {
+            store: kept.store.to_string(),
+            records: kept.records,
+        });
+        Ok(Response::new(kept.unwrap_or_default()))
     }
 
     async fn open_pool(&self, r: Request<pb::AgentPoolRequest>) -> Answer<pb::AgentPool> {

@@ -16,7 +16,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::catalogue::CatalogueError;
 use crate::images::ImageError;
 use crate::kernel::KernelError;
-use crate::ops::{ImageOpError, PoolError, ReadError, ThinError};
+use crate::ops::{ImageOpError, KeepError, PoolError, ReadError, ThinError};
 use crate::telemetry::Chain;
 
 /// An error with its code, logged with all its causes, and with the field at fault, if one is.
@@ -179,6 +179,21 @@ impl From<ImageOpError> for Status {
             ImageOpError::Kernel(cause) => kernel_code(cause),
         };
         status(code, reason, None, &e)
+    }
+}
+
+impl From<KeepError> for Status {
+    fn from(e: KeepError) -> Self {
+        let (code, reason) = match &e {
+            KeepError::OtherStore { .. } => (Code::FailedPrecondition, "OTHER_INCARNATION"),
+            KeepError::TooLong { .. } => (Code::OutOfRange, "TOO_LONG"),
+            KeepError::Newer { .. } | KeepError::Damaged { .. } => {
+                (Code::FailedPrecondition, "KEPT_RECORDS")
+            }
+            KeepError::Io { .. } => (Code::Unavailable, "HOST_IO"),
+        };
+        let field = matches!(e, KeepError::TooLong { .. }).then_some("records");
+        status(code, reason, field, &e)
     }
 }
 

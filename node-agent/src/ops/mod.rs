@@ -22,6 +22,7 @@ mod forming;
 mod groups;
 mod holding;
 mod import;
+mod kept_records;
 mod locks;
 mod marks;
 mod news;
@@ -110,6 +111,7 @@ pub use error::{ImageOpError, OtherIncarnation, PoolError, ReadError, ThinError}
 pub use extension::{ExtendPool, GrowDevice};
 pub use groups::CreateGroup;
 pub use import::ImportPool;
+pub use kept_records::{KeepError, KeptRecords, RecordsFile};
 pub use open_pool::{BRAKED, Doubt, OpenPool};
 pub use pool_deletion::Which;
 pub use pools::{CreatePool, DeviceRequest, Opening, Pools};
@@ -180,6 +182,7 @@ pub struct Agent {
     deleted: deleted::Deleted,
     reads: reading::Reads,
     repairs: RepairFolder,
+    kept_records: RecordsFile,
 }
 
 impl fmt::Debug for Agent {
@@ -197,7 +200,7 @@ impl Agent {
         kernel: Arc<dyn Kernel>,
         (images, exports): (Arc<ImageFolder>, ExportFolder),
         host: Host,
-        (pool_dir, repairs): (PathBuf, RepairFolder),
+        (pool_dir, repairs, kept_records): (PathBuf, RepairFolder, RecordsFile),
         device_dir: PathBuf,
     ) -> Self {
         Self {
@@ -220,6 +223,7 @@ impl Agent {
             deleted: deleted::Deleted::default(),
             reads: reading::Reads::default(),
             repairs,
+            kept_records,
         }
     }
 

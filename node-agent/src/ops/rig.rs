@@ -185,7 +185,11 @@ fn agent(dir: &std::path::Path, kernel: &Arc<FakeKernel>, host: Host) -> Agent {
         kernel,
         (Arc::new(images), exports),
         host,
-        (dir.join("pools"), RepairFolder::new(dir.join("repair"))),
+        (
+            dir.join("pools"),
+            RepairFolder::new(dir.join("repair")),
+            RecordsFile::new(dir.join("kept-records.json")),
+        ),
         dir.join("dev"),
     )
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use goldleaf_proto::INCARNATION_KEY;
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::agent::v1::node_agent_client::NodeAgentClient;
@@ -25,13 +25,13 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::{
-    AgentError, AgentPort, Agents, BlockParts, Export, Import, ImportStep, PoolReports, Repair,
-    ThinReports, convert, convert_doctor, exports, imported, refusal, repairs, thin_news,
+    AgentError, AgentPort, Agents, BlockParts, Export, Import, PoolReports, Repair, ThinReports,
+    convert, convert_doctor, exports, imported, imports, refusal, repairs, thin_news,
 };
 use crate::domain::{
     ActivateOptions, Begin, BlockOrder, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot,
-    ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node, PolicyChange, Pool, PoolReport,
-    ThinOrder, ThinReport,
+    ImageAsked, ImageReport, ImportedPool, KeptText, Mended, MoreRoom, Node, PolicyChange, Pool,
+    PoolReport, ThinOrder, ThinReport,
 };
 
 /// A thousand thins with the largest labels and parameters.
@@ -228,6 +228,25 @@ impl AgentPort for GrpcAgent {
         convert::pool(&self.node, answer)
     }
 
+    async fn keep_records(
+        &self,
+        records: String,
+        former: Option<Incarnation>,
+    ) -> Result<(), AgentError> {
+        let call = self.thin_call(imported::keep_records(records, former));
+        self.answer(self.client()?.keep_records(call).await)?;
+        Ok(())
+    }
+
+    async fn kept_records(&self) -> Result<Option<KeptText>, AgentError> {
+        let call = self.thin_call(pb::AgentRecallRecordsRequest {});
+        match self.answer(self.client()?.recall_records(call).await) {
+            // An agent of before that keeps none.
+            Err(AgentError::Refused { reason, .. }) if reason == "UNIMPLEMENTED" => Ok(None),
+            answer => imported::kept_records(&self.node, answer?),
+        }
+    }
+
     async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError> {
         let call = self.thin_call(pb::ListPoolsRequest {});
         let answer = self.answer(self.client()?.list_pools(call).await)?;
@@ -335,7 +354,7 @@ impl AgentPort for GrpcAgent {
     ) -> Result<Import, AgentError> {
         let call = self.request(convert::import_image(asked, thin));
         let events = self.answer(self.client()?.import_image(call).await)?;
-        Ok(steps(self.node.clone(), events))
+        Ok(imports::steps(self.node.clone(), events))
     }
 
     async fn export_thin(
@@ -562,24 +581,6 @@ impl GrpcAgent {
             }
         }
     }
-}
-
-/// An import's events as steps; whatever comes after the last one is not read.
-fn steps(node: String, events: tonic::Streaming<pb::ImportImageEvent>) -> Import {
-    stream::unfold(Some((node, events)), |open| async move {
-        let (node, mut events) = open?;
-        let step = match events.message().await {
-            Ok(Some(event)) => convert::import_step(&node, event),
-            Ok(None) => Err(AgentError::Away {
-                node: node.clone(),
-                why: "its answer ended before the import did".into(),
-            }),
-            Err(status) => Err(refusal::read(&node, &status)),
-        };
-        let last = !matches!(step, Ok(ImportStep::Progress(_)));
-        Some((step, (!last).then_some((node, events))))
-    })
-    .boxed()
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
-//! Imported pools and catalogue rows from the agents' wire.
+//! Imported pools, catalogue rows and kept records from the agents' wire.
 //!
 //! Used by the client, as `convert`.
 
 use goldleaf_proto::agent::v1 as pb;
 use goldleaf_proto::v1 as api;
-use goldleaf_types::{BlockSize, Labels};
+use goldleaf_types::{BlockSize, Incarnation, Labels};
 
 use super::AgentError;
 use super::convert::{self, optional, parse};
 use super::refusal::bad_answer;
-use crate::domain::{CatalogueRow, ImportedPool, KeptMarks, Parameters, VolumeAsked, WhenFull};
+use crate::domain::{
+    CatalogueRow, ImportedPool, KeptMarks, KeptText, Parameters, VolumeAsked, WhenFull,
+};
 
 /// A pool that a node imported.
 pub(super) fn pool(node: &str, answer: pb::AgentPool) -> Result<ImportedPool, AgentError> {
@@ -63,4 +65,26 @@ pub(super) fn row(node: &str, answer: pb::AgentThin) -> Result<CatalogueRow, Age
         epoch,
         report,
     })
+}
+
+pub(super) fn keep_records(
+    records: String,
+    former: Option<Incarnation>,
+) -> pb::AgentKeepRecordsRequest {
+    pb::AgentKeepRecordsRequest {
+        records,
+        former: former.map(|store| store.to_string()).unwrap_or_default(),
+    }
+}
+
+/// What a node keeps of a store, if anything.
+pub(super) fn kept_records(
+    node: &str,
+    answer: pb::AgentKeptRecords,
+) -> Result<Option<KeptText>, AgentError> {
+    let store = optional(node, "kept_records.store", &answer.store)?;
+    Ok(store.map(|store| KeptText {
+        store,
+        records: answer.records,
+    }))
 }

@@ -10,6 +10,7 @@ mod convert_doctor;
 mod exports;
 pub mod fake;
 mod imported;
+mod imports;
 mod refusal;
 mod repairs;
 mod thin_news;
@@ -25,8 +26,8 @@ use jiff::Timestamp;
 
 use crate::domain::{
     ActivateOptions, BlockOrder, BlockPart, CatalogueRow, Check, ExportOrder, ExportedFile,
-    Finding, GroupSnapshot, ImageAsked, ImageReport, ImportedPool, Mended, MoreRoom, Node,
-    PolicyChange, Pool, PoolRepair, PoolReport, Progress, Refusal, RepairStep, ThinOrder,
+    Finding, GroupSnapshot, ImageAsked, ImageReport, ImportedPool, KeptText, Mended, MoreRoom,
+    Node, PolicyChange, Pool, PoolRepair, PoolReport, Progress, Refusal, RepairStep, ThinOrder,
     ThinReport,
 };
 
@@ -152,6 +153,15 @@ pub trait AgentPort: Send + Sync {
         pool: PoolId,
         former: Option<Incarnation>,
     ) -> Result<PoolReport, AgentError>;
+    /// Has the node keep what only our store knows of it, in the place of what it has of ours, or of
+    /// the `former` store's.
+    async fn keep_records(
+        &self,
+        records: String,
+        former: Option<Incarnation>,
+    ) -> Result<(), AgentError>;
+    /// What the node keeps, and whose it is; none when nothing is.
+    async fn kept_records(&self) -> Result<Option<KeptText>, AgentError>;
     /// Every open pool, with what is on its devices.
     async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError>;
     /// Every thin of an open pool as its catalogue has it.

@@ -64,8 +64,9 @@ impl Marks {
     }
 }
 
-/// Labels and marks as a pool's catalogue keeps them, for when the store is lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Labels and marks as a node keeps them, for when the store is lost: a thin's in its pool's catalogue,
+/// a pool's with the node's records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeptMarks {
     /// The labels.
     pub labels: Labels,

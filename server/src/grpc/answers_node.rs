@@ -129,7 +129,9 @@ pub fn loss(loss: &Loss) -> api::MarkNodeLostResponse {
 pub fn adoption(adoption: &Adoption) -> api::AdoptNodeResponse {
     api::AdoptNodeResponse {
         node: Some(node(&adoption.node)),
-        changes: adoption.pools.iter().flat_map(adopted).collect(),
+        changes: (adoption.records.iter().map(change))
+            .chain(adoption.pools.iter().flat_map(adopted))
+            .collect(),
         applied: adoption.applied,
     }
 }
@@ -146,13 +148,16 @@ fn adopted(pool: &AdoptedPool) -> Vec<api::AdoptionChange> {
         name: pool.name.clone(),
         becomes,
     };
-    let change = |change: &Change| api::AdoptionChange {
+    std::iter::once(itself)
+        .chain(pool.changes.iter().map(change))
+        .collect()
+}
+
+fn change(change: &Change) -> api::AdoptionChange {
+    api::AdoptionChange {
         kind: change.kind.into(),
         id: change.id.clone(),
         name: change.name.clone(),
         becomes: change.becomes.into(),
-    };
-    std::iter::once(itself)
-        .chain(pool.changes.iter().map(change))
-        .collect()
+    }
 }

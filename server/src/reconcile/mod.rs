@@ -3,6 +3,7 @@
 //! Started by `app`. [`recovery`] fills the set of unfinished things once at start; after that the
 //! bell says when, the set which, and only the store what. There is no other way of recovery.
 
+mod kept_records;
 mod nodes;
 mod repeat;
 mod unfinished;

@@ -2,7 +2,7 @@
 //! one ends.
 //!
 //! An open stream is what "reachable" means. Each report goes to memory for placement, and to the
-//! pools' records where a watcher would care.
+//! pools' records where a watcher would care. Beside the streams, the node is told what to keep.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use goldleaf_types::NodeId;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::kept_records::{self, Texts};
 use super::repeat::Waits;
+use crate::agents::{PoolReports, ThinReports};
 use crate::domain::Node;
 use crate::service::{Service, ServiceError};
 use crate::telemetry::Chain;
@@ -24,6 +27,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Keeps a stream open to every node until stopped.
 pub async fn listen(service: Arc<Service>, waits: Waits, stop: CancellationToken) {
     let mut streams: HashMap<NodeId, (String, AbortHandle)> = HashMap::new();
+    let texts = kept_records::texts(Arc::clone(&service), stop.clone());
     loop {
         match service.records.all::<Node>().await {
             Ok(nodes) => nodes.into_iter().for_each(|node| {
@@ -46,7 +50,8 @@ pub async fn listen(service: Arc<Service>, waits: Waits, stop: CancellationToken
                     if let Some((_, old)) = known {
                         old.abort();
                     }
-                    let task = tokio::spawn(keep(Arc::clone(&service), node.id, waits));
+                    let task =
+                        tokio::spawn(keep(Arc::clone(&service), node.id, waits, texts.clone()));
                     streams.insert(node.id, (node.address, task.abort_handle()));
                 }
             }),
@@ -61,10 +66,10 @@ pub async fn listen(service: Arc<Service>, waits: Waits, stop: CancellationToken
     streams.into_values().for_each(|(_, task)| task.abort());
 }
 
-async fn keep(service: Arc<Service>, node: NodeId, waits: Waits) {
+async fn keep(service: Arc<Service>, node: NodeId, waits: Waits, texts: watch::Receiver<Texts>) {
     let mut wait = waits.first;
     loop {
-        let (why, opened) = match follow(&service, node).await {
+        let (why, opened) = match follow(&service, node, texts.clone()).await {
             Ended::NeverOpened(why) => (why, false),
             Ended::Broke(why) => (why, true),
         };
@@ -84,16 +89,30 @@ enum Ended {
     Broke(String),
 }
 
-async fn follow(service: &Service, node: NodeId) -> Ended {
+/// Follows both streams, and has the node keep what it is to keep beside that.
+async fn follow(service: &Service, node: NodeId, texts: watch::Receiver<Texts>) -> Ended {
     let opened = async {
         let agent = service.agent_of(node).await?;
         let thins = agent.watch_thins().await?;
         Ok::<_, ServiceError>((agent.watch_pools().await?, thins))
     };
-    let (mut reports, mut thins) = match opened.await {
+    let (reports, thins) = match opened.await {
         Ok(streams) => streams,
         Err(error) => return Ended::NeverOpened(error.to_string()),
     };
+    tokio::select! {
+        why = hear(service, node, reports, thins) => Ended::Broke(why),
+        never = kept_records::keep(service, node, texts) => match never {},
+    }
+}
+
+/// Takes what the streams bring, until one ends: why.
+async fn hear(
+    service: &Service,
+    node: NodeId,
+    mut reports: PoolReports,
+    mut thins: ThinReports,
+) -> String {
     loop {
         let next = tokio::select! {
             next = reports.next() => next,
@@ -102,14 +121,14 @@ async fn follow(service: &Service, node: NodeId) -> Ended {
                     service.live_thins.take(node, news);
                     continue;
                 }
-                Some(Err(error)) => return Ended::Broke(error.to_string()),
+                Some(Err(error)) => return error.to_string(),
                 None => break,
             },
         };
         let Some(next) = next else { break };
         let pools = match next {
             Ok(pools) => pools,
-            Err(error) => return Ended::Broke(error.to_string()),
+            Err(error) => return error.to_string(),
         };
         if service.live.set(node, pools.clone()) {
             tracing::info!(%node, "its agent answers");
@@ -118,5 +137,5 @@ async fn follow(service: &Service, node: NodeId) -> Ended {
             tracing::warn!(%node, error = %Chain(&error), "pool records not updated");
         }
     }
-    Ended::Broke("its agent ended the stream".into())
+    "its agent ended the stream".into()
 }

@@ -11,7 +11,8 @@ use goldleaf_types::{Incarnation, NodeId, PoolId};
 use super::taking_in::{Catalogue, Change, lost_name, taken};
 use super::{Begun, NodeView, Op, Service, ServiceError, Unfinished, busy};
 use crate::domain::{
-    Adopting, ImportedPool, Marks, Node, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Ref, Trust,
+    Adopting, ImportedPool, KeptMarks, Node, Phase, Pool, PoolAsked, PoolDevice, PoolMode, Ref,
+    Trust,
 };
 use crate::failpoint::{Point, hit};
 use crate::store::rows::{self, Row};
@@ -21,6 +22,8 @@ use crate::store::rows::{self, Row};
 pub struct Adoption {
     /// The node.
     pub node: NodeView,
+    /// What is taken back of what it keeps for the store: images, channels.
+    pub records: Vec<Change>,
     /// Each of its open pools.
     pub pools: Vec<AdoptedPool>,
     /// Whether it was done.
@@ -58,6 +61,7 @@ impl Service {
         let node = self.records.get::<Node>(what, "node").await?;
         let agent = self.agent_of(node.id).await?;
         let ours = self.records.store().incarnation();
+        let returning = self.returning(node.id, &*agent).await?;
         let (mut pools, mut wanted) = (Vec::new(), Vec::new());
         for found in agent.open_pools().await? {
             let rows = agent.catalogue(found.report.id).await?;
@@ -78,13 +82,18 @@ impl Service {
             });
             wanted.push(found);
         }
+        let records = returning.changes();
         if apply {
             for found in &wanted {
-                self.adopt_pool(node.id, found).await?;
+                let marks = returning.pools.get(&found.report.id);
+                self.adopt_pool(node.id, found, marks).await?;
             }
+            // After the pools: what the node keeps for them is wanted until all are ours.
+            self.take_records_back(node.id, &*agent, returning).await?;
         }
         Ok(Adoption {
             node: self.view_node(node),
+            records,
             pools,
             applied: apply,
         })
@@ -99,17 +108,18 @@ impl Service {
         }
     }
 
-    /// Adopts one open pool.
+    /// Adopts one open pool. If the store does not know it, it has these labels and marks.
     pub(super) async fn adopt_pool(
         &self,
         node: NodeId,
         found: &ImportedPool,
+        marks: Option<&KeptMarks>,
     ) -> Result<Pool, ServiceError> {
         let id = found.report.id;
         let held = self.locks.take(rows::key::<Pool>(id), Op::Adopt).await;
         let _held = held.map_err(|op| busy::<Pool>(found.name.as_str(), op.doing()))?;
         let begun = self.pending.begin(Unfinished::Pool(id));
-        let pool = self.wish_adoption(node, found).await?;
+        let pool = self.wish_adoption(node, found, marks).await?;
         hit(Point::AdoptionWished);
         self.carry_out_adoption(pool, begun).await
     }
@@ -119,6 +129,7 @@ impl Service {
         &self,
         node: NodeId,
         found: &ImportedPool,
+        marks: Option<&KeptMarks>,
     ) -> Result<Pool, ServiceError> {
         let id = found.report.id;
         let adopting = Some(Adopting {
@@ -130,10 +141,11 @@ impl Service {
         });
         let Some(mut pool) = self.records.by_id::<Pool>(id).await? else {
             self.free_pool_name(node, found).await?;
+            let KeptMarks { labels, marks } = marks.cloned().unwrap_or_default();
             let mut pool = Pool {
                 id,
                 name: found.name.clone(),
-                labels: goldleaf_types::Labels::default(),
+                labels,
                 revision: 0,
                 phase: found.report.phase,
                 conditions: found.report.conditions.clone(),
@@ -148,7 +160,7 @@ impl Service {
                 mode: PoolMode::Unknown,
                 wanted_name: None,
                 doomed: false,
-                marks: Marks::new(false),
+                marks,
                 adopting,
             };
             self.records.insert(&mut pool, Vec::new()).await?;

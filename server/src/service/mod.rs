@@ -18,6 +18,7 @@ mod image_deletion;
 mod image_fetching;
 mod image_places;
 mod images;
+mod kept_records;
 mod live;
 mod live_thins;
 mod locks;

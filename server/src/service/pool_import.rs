@@ -48,7 +48,7 @@ impl Service {
         };
         self.pool_name_is_free(node, &found).await?;
         self.names_are_free(&catalogue, self.trust(&found)).await?;
-        let pool = self.adopt_pool(node, &found).await?;
+        let pool = self.adopt_pool(node, &found, None).await?;
         Ok(PoolView {
             pool,
             report: Some(found.report),

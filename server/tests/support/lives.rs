@@ -1,5 +1,7 @@
 //! Stores that are lost or put back, over nodes that have what they had.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use goldleaf_server::service::{Adoption, Revised, ServiceError};
 use tonic::Code;
 

@@ -18,6 +18,11 @@ const SHOWN: usize = 200;
 const CAUSE: usize = 10;
 const CAUSES: usize = 40;
 
+/// tests/vm/run's exit code for a kernel that the emulator let crash: the run says nothing of what is
+/// tested, and is begun again so many times.
+const EMULATOR: i32 = 124;
+const AGAIN: u32 = 2;
+
 /// What is to be run.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -48,6 +53,8 @@ pub(super) struct Finished {
     pub(super) outcome: Outcome,
     pub(super) log: PathBuf,
     pub(super) less: Option<Less>,
+    /// How often it was begun again.
+    again: u32,
     took: Duration,
     ended: String,
     output: String,
@@ -66,13 +73,22 @@ impl Job {
                 outcome: Outcome::not_run(reason),
                 log,
                 less: None,
+                again: 0,
                 took: began.elapsed(),
                 ended: String::new(),
                 output: String::new(),
             };
         }
         let mut process = self.process(place, worker);
-        let (ended_well, ended) = match start(&mut process, &log) {
+        let mut started = start(&mut process, &log);
+        let mut again = 0;
+        while again < AGAIN && matches!(&started, Ok(status) if status.code() == Some(EMULATOR)) {
+            again += 1;
+            // The log of what died is of use to whoever looks for the emulator's fault.
+            let _ = std::fs::rename(&log, log.with_extension(format!("died-{again}.log")));
+            started = start(&mut process, &log);
+        }
+        let (ended_well, ended) = match started {
             Ok(status) => (status.success(), status.to_string()),
             Err(error) => (false, format!("it did not start: {error}")),
         };
@@ -84,6 +100,7 @@ impl Job {
             outcome,
             log,
             less: self.less,
+            again,
             took: began.elapsed(),
             ended,
             output,
@@ -198,6 +215,13 @@ impl fmt::Display for Finished {
         }
         self.less
             .map_or(Ok(()), |less| write!(f, "; not whole: {less}"))?;
+        if self.again > 0 {
+            let times = self.again;
+            write!(
+                f,
+                "; begun again {times}: the emulator let the kernel crash"
+            )?;
+        }
         if outcome.failed > 0 {
             causes(&self.output).try_for_each(|line| write!(f, "\n     ! {line}"))?;
         }

@@ -18,7 +18,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use self::small_agent::{SmallAgent, good_thin};
 use super::*;
-use crate::agents::RepairStage;
+use crate::agents::{ImportStep, RepairStage};
 use crate::domain::{
     Activation, Holder, ImageFormat, ImageSource, Phase, PoolAsked, PoolDevice, PoolMode, Progress,
     Refusal, RepairOutcome, RepairStep, ThinFate, VolumeAsked, WhenFull,
@@ -528,4 +528,17 @@ async fn a_repair_comes_step_by_step_and_ends_with_its_result() {
     assert!(stages.next().await.unwrap().is_ok());
     let wrong = stages.next().await.unwrap().unwrap_err().to_string();
     assert!(wrong.contains("pool"), "{wrong}");
+}
+
+#[tokio::test]
+async fn records_are_kept_as_they_are_and_an_agent_of_before_has_none() {
+    let (_small, agent, _serving) = rig().await;
+    assert_eq!(agent.kept_records().await.unwrap(), None);
+    let store = Incarnation::from_bytes([8; 16]);
+    agent
+        .keep_records("text".to_owned(), Some(store))
+        .await
+        .unwrap();
+    let kept = agent.kept_records().await.unwrap().unwrap();
+    assert_eq!((kept.store, kept.records.as_str()), (store, "text"));
 }

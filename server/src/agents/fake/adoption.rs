@@ -1,11 +1,11 @@
-//! Which store a fake pool takes changes from.
+//! Which store a fake pool takes changes from, and whose records a fake node keeps.
 
 use goldleaf_types::{Incarnation, PoolId};
 
 use super::host::{Done, FakePool, Host};
 use super::refuse::precondition;
 use crate::agents::AgentError;
-use crate::domain::{ImportedPool, PoolReport};
+use crate::domain::{ImportedPool, KeptText, PoolReport};
 
 /// Refuses another store than the pool's.
 pub(super) fn admitted(
@@ -49,6 +49,27 @@ impl Host {
         }
         pool.incarnation = caller;
         Ok((self.pool(id)?, changed))
+    }
+
+    /// Keeps records, in the place of the caller's own or the former store's.
+    pub(super) fn keep_records(
+        &mut self,
+        caller: Option<Incarnation>,
+        (records, former): (String, Option<Incarnation>),
+    ) -> Result<(), AgentError> {
+        let Some(store) = caller else {
+            return Ok(()); // a test without stores
+        };
+        match &self.kept_records {
+            Some(kept) if kept.store != store && Some(kept.store) != former => {
+                let message = format!("this node keeps records of the store {}", kept.store);
+                Err(precondition("OTHER_INCARNATION", message))
+            }
+            Some(_) | None => {
+                self.kept_records = Some(KeptText { store, records });
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError> {

@@ -15,9 +15,9 @@ use super::refuse::{
 use super::{Cut, Verb};
 use crate::agents::AgentError;
 use crate::domain::{
-    ActivateOptions, Activation, Begin, Condition, Finding, First, Holder, ImageAsked, ImageReport,
-    ImageSource, Phase, Pool, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress, Severity,
-    ThinOrder, ThinReport,
+    ActivateOptions, Activation, Begin, Condition, Finding, First, ImageAsked, ImageReport,
+    ImageSource, KeptText, Phase, Pool, PoolMode, PoolPolicy, PoolReport, PoolUsage, Progress,
+    Severity, ThinOrder, ThinReport,
 };
 
 /// A pool of the host.
@@ -78,6 +78,7 @@ pub(super) struct Host {
     pub(super) damaged: BTreeMap<PoolId, Vec<ThinOwner>>,
     /// How many blocks were written so far.
     pub(super) writes: u64,
+    pub(super) kept_records: Option<KeptText>,
 }
 
 /// What an operation answers, and whether it changed anything.
@@ -555,16 +556,6 @@ impl Host {
             .filter(open)
             .map(|thin| self.thin(thin.order.owner))
             .collect()
-    }
-
-    pub(super) fn reboot(&mut self) {
-        for thin in self.thins.values_mut() {
-            thin.openers = 0;
-            thin.live = thin.live.filter(|live| match live.holder {
-                Holder::Host => true,
-                Holder::Csi => false,
-            });
-        }
     }
 }
 

@@ -7,13 +7,24 @@ use super::host::{Done, Host, check_epoch};
 use super::refuse::{other_parameters, out_of_range, precondition};
 use crate::agents::AgentError;
 use crate::domain::{
-    ActivateOptions, ExportOrder, ExportedFile, GroupSnapshot, PoolMode, ThinReport, ThinUsage,
+    ActivateOptions, ExportOrder, ExportedFile, GroupSnapshot, Holder, PoolMode, ThinReport,
+    ThinUsage,
 };
 
 /// What every fake thin maps.
 const MAPPED: Bytes = Bytes(3 << 16);
 
 impl Host {
+    pub(super) fn reboot(&mut self) {
+        for thin in self.thins.values_mut() {
+            thin.openers = 0;
+            thin.live = thin.live.filter(|live| match live.holder {
+                Holder::Host => true,
+                Holder::Csi => false,
+            });
+        }
+    }
+
     pub(super) fn resize(
         &mut self,
         volume: VolumeId,

@@ -24,7 +24,7 @@ use goldleaf_types::{Bytes, Digest, Incarnation, NodeId, PoolId, ThinOwner, Volu
 use tokio::sync::watch;
 
 use super::{AgentPort, Agents};
-use crate::domain::{Node, PoolMode};
+use crate::domain::{KeptText, Node, PoolMode};
 use host::Host;
 
 /// A call that changes something.
@@ -296,6 +296,12 @@ impl FakeNode {
             (pool.mode, pool.used, pool.total) = (mode, used, total);
         }
         self.changed();
+    }
+
+    /// What it keeps of a store.
+    #[must_use]
+    pub fn kept_records(&self) -> Option<KeptText> {
+        self.host().kept_records.clone()
     }
 
     /// Starts the host anew: devices of the host's own volumes come back, others are gone.

@@ -16,8 +16,8 @@ use crate::agents::{
 };
 use crate::domain::{
     ActivateOptions, BlockOrder, CatalogueRow, Check, ExportOrder, Finding, GroupSnapshot,
-    ImageAsked, ImageReport, ImportedPool, MendOutcome, Mended, MoreRoom, PolicyChange, Pool,
-    PoolReport, Progress, ThinOrder, ThinReport,
+    ImageAsked, ImageReport, ImportedPool, KeptText, MendOutcome, Mended, MoreRoom, PolicyChange,
+    Pool, PoolReport, Progress, ThinOrder, ThinReport,
 };
 
 /// The agent of one node.
@@ -135,6 +135,23 @@ impl AgentPort for FakeAgent {
         former: Option<Incarnation>,
     ) -> Result<PoolReport, AgentError> {
         self.change(Verb::AdoptPool, |host| host.adopt_pool(pool, former))
+    }
+
+    /// Not cut short and not counted: nobody asks for it, so it comes at any moment of a test.
+    async fn keep_records(
+        &self,
+        records: String,
+        former: Option<Incarnation>,
+    ) -> Result<(), AgentError> {
+        let mut host = self.node.host();
+        if host.away || host.cut_off {
+            return Err(self.away("it is away"));
+        }
+        host.keep_records(self.caller, (records, former))
+    }
+
+    async fn kept_records(&self) -> Result<Option<KeptText>, AgentError> {
+        self.look(|host| Ok(host.kept_records.clone()))
     }
 
     async fn open_pools(&self) -> Result<Vec<ImportedPool>, AgentError> {

@@ -20,22 +20,36 @@ enum Stored {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct KeptMarksV1 {
+pub(super) struct KeptMarksV1 {
     labels: Labels,
     #[serde(default, skip_serializing_if = "MarksV1::is_none")]
     marks: MarksV1,
+}
+
+impl From<KeptMarks> for KeptMarksV1 {
+    fn from(kept: KeptMarks) -> Self {
+        Self {
+            labels: kept.labels,
+            marks: kept.marks.into(),
+        }
+    }
+}
+
+impl From<KeptMarksV1> for KeptMarks {
+    fn from(stored: KeptMarksV1) -> Self {
+        Self {
+            labels: stored.labels,
+            marks: stored.marks.into(),
+        }
+    }
 }
 
 impl KeptMarks {
     /// As text.
     #[must_use]
     pub fn encode(&self) -> String {
-        let kept = self.clone();
-        serde_json::to_string(&Stored::V1(KeptMarksV1 {
-            labels: kept.labels,
-            marks: kept.marks.into(),
-        }))
-        .expect("labels and flags have a JSON form")
+        serde_json::to_string(&Stored::V1(self.clone().into()))
+            .expect("labels and flags have a JSON form")
     }
 
     /// Reads the text that the thin of `owner` carries.
@@ -45,10 +59,7 @@ impl KeptMarks {
     /// [`BadRow`], which names the owner.
     pub fn decode(owner: ThinOwner, text: &str) -> Result<Self, BadRow> {
         let Stored::V1(stored) = read(&owner.to_string(), text.as_bytes())?;
-        Ok(Self {
-            labels: stored.labels,
-            marks: stored.marks.into(),
-        })
+        Ok(stored.into())
     }
 }
 

@@ -9,6 +9,7 @@ mod channels;
 mod given_up;
 mod groups;
 mod kept_marks;
+mod kept_records;
 mod parameters;
 mod parts;
 mod shapes;

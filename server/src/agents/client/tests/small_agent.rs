@@ -25,6 +25,7 @@ pub(super) struct Script {
     pub(super) refusal: Option<Status>,
     pub(super) answer: pb::AgentThin,
     pub(super) events: Vec<pb::ImportImageEvent>,
+    pub(super) kept: Option<pb::AgentKeepRecordsRequest>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -113,6 +114,25 @@ impl NodeAgent for SmallAgent {
     }
     async fn adopt_pool(&self, _: Request<pb::AgentAdoptPoolRequest>) -> Answer<pb::AgentPool> {
         not_asked()
+    }
+    async fn keep_records(
+        &self,
+        r: Request<pb::AgentKeepRecordsRequest>,
+    ) -> Answer<pb::AgentKeepRecordsResponse> {
+        self.script().kept = Some(r.into_inner());
+        Ok(Response::new(pb::AgentKeepRecordsResponse {}))
+    }
+    /// As an agent of before: it has none unless it was told some.
+    async fn recall_records(
+        &self,
+        _: Request<pb::AgentRecallRecordsRequest>,
+    ) -> Answer<pb::AgentKeptRecords> {
+        let kept = self.script().kept.clone();
+        let kept = kept.ok_or_else(|| Status::unimplemented("no such call"))?;
+        Ok(Response::new(pb::AgentKeptRecords {
+            store: kept.former,
+            records: kept.records,
+        }))
     }
     async fn import_pool(&self, _: Request<pb::AgentImportPoolRequest>) -> Answer<pb::AgentPool> {
         not_asked()
