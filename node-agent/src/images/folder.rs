@@ -24,6 +24,7 @@ use super::record::{ImageRecord, Place};
 use super::row;
 use super::source::{SourceRules, open_device};
 use super::writer::{Finished, PART};
+use crate::sys::replace::sync_folder;
 use crate::telemetry::Chain;
 
 /// This host's copies of images.
@@ -191,7 +192,7 @@ impl ImageFolder {
         ] {
             match fs::remove_file(&path) {
                 Ok(()) => {
-                    row::sync_folder(&folder.dir).map_err(ImageError::io("delete an image"))?;
+                    sync_folder(&folder.dir).map_err(ImageError::io("delete an image"))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(ImageError::io("delete an image")(error)),
@@ -343,7 +344,7 @@ impl Folder {
             .map(|entry| entry.record.owned_bytes);
         let path = row::content_path(&self.dir, &digest);
         part.rename(&path)?;
-        let recorded = row::sync_folder(&self.dir)
+        let recorded = sync_folder(&self.dir)
             .and_then(|()| Identity::of(part.file()))
             .map_err(ImageError::in_folder(&self.dir, "name an image's file"))
             .and_then(|identity| {
@@ -443,7 +444,7 @@ impl Folder {
                 fs::remove_file(&path)?;
             }
         }
-        row::sync_folder(&self.dir)
+        sync_folder(&self.dir)
     }
 
     fn load_record(&self, digest: &Digest) {

@@ -5,8 +5,8 @@
 //! is read half. A row is replaced whole: a crash leaves the old one or the new one. A golden file
 //! of every version is in `tests/golden`.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use goldleaf_types::{Bytes, Digest};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::Identity;
 use super::record::{ImageRecord, Place};
+use crate::sys::replace::replace;
 
 /// The version that is written, and the newest that is read.
 const VERSION: &str = "1";
@@ -210,19 +211,7 @@ pub(super) fn load(folder: &Path, digest: &Digest) -> Result<ImageRecord, BadRow
 ///
 /// The host's. The old row, if any, is then as it was.
 pub(super) fn store(folder: &Path, record: &ImageRecord) -> io::Result<()> {
-    let bytes = encode(record)?;
-    let path = row_path(folder, &record.digest);
-    let fresh = path.with_extension("json.new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, &path)?;
-    sync_folder(folder)
-}
-
-/// Makes what was renamed or removed in a folder durable. Blocks.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    replace(&row_path(folder, &record.digest), &encode(record)?)
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@
 //! owner's alone. It is one store's, like a pool, and another store is refused until an administrator
 //! has it named as the former one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +15,7 @@ use goldleaf_types::Incarnation;
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
+use crate::sys::replace::replace;
 
 /// The version that is written, and the newest that is read.
 const VERSION: &str = "1";
@@ -146,19 +146,10 @@ impl RecordsFile {
     fn replace(&self, kept: KeptRecords) -> Result<(), KeepError> {
         let KeptRecords { store, records } = kept;
         let stored = Stored::V1(StoredV1 { store, records });
-        let fresh = self.path.with_extension("json.new");
-        let written = || -> io::Result<()> {
-            let bytes = serde_json::to_vec(&stored)?;
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&fresh)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &self.path)?;
-            let folder = self.path.parent().unwrap_or(&self.path);
-            File::open(folder)?.sync_all()
-        };
-        written().map_err(self.io("write"))
+        serde_json::to_vec(&stored)
+            .map_err(io::Error::from)
+            .and_then(|bytes| replace(&self.path, &bytes))
+            .map_err(self.io("write"))
     }
 
     fn io(&self, what: &'static str) -> impl FnOnce(io::Error) -> KeepError {

@@ -23,7 +23,7 @@ use crate::telemetry::Chain;
 /// Changes that come together are told together.
 const GATHER: Duration = Duration::from_secs(1);
 
-/// When a node that refused, or did not answer, is asked again.
+/// When what failed is tried again: a node that refused or did not answer, a row that is not read.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The text of each node.
@@ -35,11 +35,14 @@ pub(super) fn texts(service: Arc<Service>, stop: CancellationToken) -> watch::Re
     tokio::spawn(async move {
         let make = async {
             loop {
-                // Changes that are made while the texts are.
-                if let Err(error) = follow(&service, &told).await {
-                    tracing::warn!(error = %Chain(&error), "what nodes are to keep is not known");
-                }
-                tokio::time::sleep(GATHER).await;
+                let wait = match follow(&service, &told).await {
+                    Ok(()) => GATHER,
+                    Err(error) => {
+                        tracing::warn!(error = %Chain(&error), "what nodes are to keep is not known");
+                        AGAIN
+                    }
+                };
+                tokio::time::sleep(wait).await;
             }
         };
         tokio::select! {
