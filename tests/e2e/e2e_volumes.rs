@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on is to fail")]
 
+use std::collections::BTreeSet;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use goldleaf_dm::{Control, DmName, Flush, Table, block, swap_table};
@@ -10,6 +14,7 @@ use goldleaf_tests::command::output;
 use goldleaf_tests::host::{Host, blank, over};
 use goldleaf_tests::support::{Node, Pattern};
 use goldleaf_types::Bytes;
+use rustix::fs::inotify;
 
 const MIB: u64 = 1 << 20;
 const GOLDEN: Pattern = Pattern(1);
@@ -395,5 +400,75 @@ fn a_snapshot_that_goes_leaves_the_device_of_the_volume_of_its_name() {
     host.delete_snapshot("same").unwrap();
     let path = volume.activation.unwrap().device_path;
     node(&path).assert_reads(untouched);
+    host.end();
+}
+
+/// Names of the files of a folder that were opened since the last call.
+fn opened(watch: &OwnedFd) -> BTreeSet<String> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(watch, &mut buffer);
+    let mut names = BTreeSet::new();
+    loop {
+        match reader.next() {
+            Ok(event) => {
+                let lost = event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+                assert!(!lost, "more was opened than the kernel keeps");
+                names.extend(event.file_name().map(|n| n.to_string_lossy().into_owned()));
+            }
+            Err(error) if io::Error::from(error).kind() == io::ErrorKind::WouldBlock => {
+                return names;
+            }
+            Err(error) => panic!("what was opened is not known: {error}"),
+        }
+    }
+}
+
+/// Whoever opens a device, however briefly, can make its removal fail. The agent looks for labels at
+/// each change, and a device can be opened before sysfs says whose it is.
+#[test]
+fn a_volumes_device_is_opened_by_its_users_alone() {
+    let host = rig("opened");
+    host.pool("q", 128 * MIB);
+    let closing = api::ClosePoolRequest {
+        pool: "q".into(),
+        ..Default::default()
+    };
+    let opening = api::OpenPoolRequest {
+        pool: "q".into(),
+        ..Default::default()
+    };
+    let names: Vec<String> = (0..8).map(|i| format!("v{i}")).collect();
+    for name in &names {
+        host.create_thin(over(name, 8 * MIB, "golden")).unwrap();
+    }
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let watch = inotify::init(flags).unwrap();
+    inotify::add_watch(&watch, "/dev", inotify::WatchFlags::OPEN).unwrap();
+    for _ in 0..5 {
+        host.close_pool(closing.clone()).unwrap();
+        opened(&watch);
+        let mut devices = BTreeSet::new();
+        std::thread::scope(|scope| {
+            // What was seen of devices counts no more once labels are written, as by this.
+            let looking = scope.spawn(|| host.open_pool(opening.clone()));
+            for name in &names {
+                let volume = host.activate(name).unwrap();
+                let path = std::fs::read_link(volume.activation.unwrap().device_path).unwrap();
+                devices.extend(path.file_name().map(|n| n.to_string_lossy().into_owned()));
+            }
+            looking.join().unwrap().unwrap();
+        });
+        let opened = opened(&watch);
+        let wrongly: Vec<_> = opened.intersection(&devices).collect();
+        assert!(wrongly.is_empty(), "{wrongly:?} of {devices:?}");
+        for name in &names {
+            host.deactivate(name).unwrap();
+        }
+    }
+    // The watch does see what is opened there.
+    let volume = host.activate("v0").unwrap();
+    let name = device(&volume).path().to_owned();
+    let name = name.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(opened(&watch).contains(&name), "{name}");
     host.end();
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use goldleaf_dm::loopdev;
-use goldleaf_types::PoolId;
+use goldleaf_types::{DEVICE_UUID_PREFIX, PoolId};
 
 use crate::catalogue::{Label, read_label};
 use crate::telemetry::Chain;
@@ -116,7 +116,7 @@ impl Scanner {
     }
 
     /// The paths to look at: pool files, and block devices that are neither a loop device over one
-    /// of those, nor a device of ours, nor under somebody's.
+    /// of those nor under somebody's.
     fn candidates(&self, look: Look) -> Vec<PathBuf> {
         let mut paths = list(&self.pool_dir);
         let inodes: HashSet<(u64, u64)> = paths
@@ -129,7 +129,7 @@ impl Scanner {
             .filter_map(|entry| Some(Path::new("/dev").join(entry.file_name()?)))
             .filter(|path| !is_under_anothers(path))
             .filter(|path| match is_mapped(path) {
-                true => look == Look::Everywhere && !is_ours(path),
+                true => look == Look::Everywhere,
                 false => !backs_one_of(path, &inodes),
             });
         paths.extend(devices);
@@ -137,7 +137,12 @@ impl Scanner {
     }
 }
 
+/// The label on what is there now, if it is one to look at.
 fn label(path: &Path) -> Option<Label> {
+    // Asked here and not when the paths were listed: the next device may have got its number since.
+    if is_mapped(path) && !is_anothers(path) {
+        return None;
+    }
     let file = File::open(path).ok()?;
     match read_label(&file) {
         Ok(label) => label,
@@ -185,14 +190,29 @@ fn backs_one_of(path: &Path, inodes: &HashSet<(u64, u64)>) -> bool {
         .is_some_and(|s| inodes.contains(&(s.backing_dev, s.backing_inode)))
 }
 
+/// Whether it is a device-mapper device. The kernel gives them their names; that sysfs tells of one
+/// comes a moment later, when it can be opened already.
 fn is_mapped(path: &Path) -> bool {
-    path.parent() == Some(Path::new("/dev")) && sysfs(path).join("dm").exists()
+    path.parent() == Some(Path::new("/dev"))
+        && path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"dm-"))
 }
 
 /// Whether it is a device-mapper device of ours: what a guest wrote there is no label to us.
 fn is_ours(path: &Path) -> bool {
-    std::fs::read_to_string(sysfs(path).join("dm/uuid"))
-        .is_ok_and(|uuid| uuid.starts_with("GOLDLEAF-"))
+    uuid(path).is_some_and(|uuid| uuid.starts_with(DEVICE_UUID_PREFIX))
+}
+
+/// Whether it is one of somebody else's. One that is being made or taken away has no uuid that can be
+/// read, and may be ours.
+fn is_anothers(path: &Path) -> bool {
+    uuid(path).is_some_and(|uuid| !uuid.starts_with(DEVICE_UUID_PREFIX))
+}
+
+/// The uuid of a device-mapper device; empty if it was made without one.
+fn uuid(path: &Path) -> Option<String> {
+    std::fs::read_to_string(sysfs(path).join("dm/uuid")).ok()
 }
 
 /// Whether others' devices lie over it and none of ours: legs of multipath or md show the same label as
@@ -269,5 +289,14 @@ mod tests {
         assert_eq!(generation(&scanner.scan(Look::AtNew)), Some(4));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(generation(&scanner.scan(Look::AtNew)), None);
+    }
+
+    #[test]
+    fn a_mapped_device_of_which_sysfs_does_not_tell_yet_is_not_opened() {
+        let unborn = Path::new("/dev/dm-4000000");
+        assert!(!sysfs(unborn).exists() && is_mapped(unborn) && !is_anothers(unborn));
+        for other in ["/dev/sda", "/dev/dm", "/dev/mapper/dm-1", "/pools/dm-1"] {
+            assert!(!is_mapped(Path::new(other)), "{other}");
+        }
     }
 }
