@@ -25,11 +25,9 @@ use outcome::Outcome;
 pub(crate) struct Place {
     /// The repository.
     repo: PathBuf,
-    /// Where cargo puts the programs that are tested.
+    /// Where cargo puts the programs that are tested: optimised ones for an emulated processor, which
+    /// `tests/run` builds then.
     programs: PathBuf,
-    /// Whether those and the tests themselves are optimised, for an emulated processor and for hours
-    /// of tests.
-    optimised: bool,
     /// Where logs go.
     logs: PathBuf,
     /// `uml`, `qemu` or `host`.
@@ -68,16 +66,14 @@ impl Place {
         std::fs::create_dir_all(&logs)?;
         let kernel = std::env::var("KERNEL").ok().filter(|k| !k.is_empty());
         let kernel = kernel.unwrap_or_else(|| "uml".to_owned());
-        let optimised = std::env::var("GOLDLEAF_PROFILE").as_deref() == Ok("release");
         // `tests/run` has built them.
-        let programs = match optimised {
-            true => own.with_file_name("release"),
-            false => own.to_owned(),
+        let programs = match std::env::var("GOLDLEAF_PROFILE").as_deref() {
+            Ok("release") => own.with_file_name("release"),
+            _ => own.to_owned(),
         };
         Ok(Self {
             repo: repo.to_owned(),
             programs,
-            optimised,
             logs,
             kernel,
         })

@@ -43,7 +43,6 @@ pub(super) fn jobs(place: &Place) -> Result<Vec<Job>> {
             "--no-run",
         ])
         .arg("--message-format=json-render-diagnostics")
-        .args(place.optimised.then_some("--release"))
         .current_dir(&place.repo)
         .stderr(Stdio::inherit())
         .output()
