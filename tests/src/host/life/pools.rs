@@ -134,13 +134,14 @@ fn pool(p: api::Pool) -> String {
     format!("{} phase {} mode {mode:?}", p.name, p.phase)
 }
 
+/// By its id: a try that died may have renamed it, and the node tells of that at any moment.
 fn rename(h: &Host, from: &str, to: &str) -> Result<String, Status> {
-    let now = match h.get_pool(from) {
-        Err(e) if e.code() == Code::NotFound => to, // it has it already
-        _ => from,
+    let found = match h.get_pool(from) {
+        Err(e) if e.code() == Code::NotFound => h.get_pool(to),
+        other => other,
     };
     h.rename_pool(api::RenamePoolRequest {
-        pool: now.into(),
+        pool: found?.id,
         name: to.into(),
         ..Default::default()
     })
