@@ -11,7 +11,7 @@ use std::sync::Arc;
 use goldleaf_server::domain::{Channel, Image, ImageSource, KeptRecords, Pool, Ref, Remark};
 use goldleaf_server::failpoint::{Died, Point, dying_at};
 use goldleaf_server::reconcile::{self, Waits};
-use goldleaf_server::service::{Adoption, ServiceError, SetChannel, Target, Update};
+use goldleaf_server::service::{Adoption, ImportPool, ServiceError, SetChannel, Target, Update};
 use goldleaf_types::{Bytes, ChannelName, Labels};
 use lives::{adopt, all, another_life, backup_of, filled, refused};
 use support::*;
@@ -51,7 +51,11 @@ async fn point(rig: &Rig, channel: &str, image: &str) {
 
 /// An image of other content.
 async fn other_image(rig: &Rig, name: &str) {
-    rig.node().offer(OTHER, digest(8), Bytes(GIB));
+    image_of(rig, name, 8).await;
+}
+
+async fn image_of(rig: &Rig, name: &str, content: u8) {
+    rig.node().offer(OTHER, digest(content), Bytes(GIB));
     let mut wanted = image(name);
     wanted.asked.source = ImageSource::File(OTHER.into());
     rig.service().create_image(wanted).await.unwrap();
@@ -196,6 +200,99 @@ async fn a_crash_before_the_node_keeps_ours_leaves_an_adoption_that_goes_on_when
     assert!(said(&adopt(&rig, true).await).is_empty());
     tell(&rig).await.unwrap();
     assert_eq!(all::<Channel>(&rig).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_pool_that_is_not_open_has_its_labels_kept_until_it_is_there() {
+    let lost = filled().await;
+    let service = lost.service();
+    service.update_pool(relabel("fast")).await.unwrap();
+    service.deactivate(&named("vm1")).await.unwrap();
+    service.close_pool(&named("fast")).await.unwrap();
+    tell(&lost).await.unwrap();
+    let was = all::<Pool>(&lost).await.remove(0);
+    let rig = another_life(&lost, None).await;
+    let id = was.id.to_string();
+    for apply in [false, true] {
+        let said = adopt(&rig, apply).await.records;
+        let told = said.iter().find(|change| change.id == id).unwrap();
+        assert!(told.becomes.contains("is not open"), "{told:?}");
+    }
+    assert_eq!(refused(tell(&rig).await).1, "OTHER_INCARNATION");
+    let import = ImportPool {
+        node: None,
+        devices: vec!["/dev/sda".into()],
+        force_from: None,
+    };
+    rig.service().import_pool(import).await.unwrap();
+    let is = all::<Pool>(&rig).await.remove(0);
+    assert_eq!((&is.labels, &is.marks), (&was.labels, &was.marks));
+    assert!(said(&adopt(&rig, true).await).is_empty());
+    tell(&rig).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_channel_that_was_moved_after_the_backup_points_there_again() {
+    let lost = filled().await;
+    point(&lost, "debian/stable", "golden").await;
+    let copy = backup_of(&lost).await;
+    other_image(&lost, "newer").await;
+    point(&lost, "debian/stable", "newer").await;
+    tell(&lost).await.unwrap();
+    let rig = another_life(&lost, Some(&copy)).await;
+    let back = [("image", "newer"), ("channel", "debian/stable")];
+    assert_eq!(said(&adopt(&rig, true).await), back);
+    assert_eq!(all::<Channel>(&rig).await[0].digest, digest(8));
+    // One that was made anew since is newer than what the node keeps.
+    tell(&rig).await.unwrap();
+    let again = another_life(&rig, None).await;
+    image_of(&again, "newest", 9).await;
+    point(&again, "debian/stable", "newest").await;
+    let now = all::<Channel>(&again).await;
+    adopt(&again, true).await;
+    assert_eq!(all::<Channel>(&again).await, now);
+}
+
+#[tokio::test]
+async fn records_of_a_newer_version_stop_an_adoption_before_anything_is_written() {
+    let lost = filled().await;
+    let service = lost.service();
+    let newer = "{\"v\":\"2\"}".to_owned();
+    service.have_records_kept(NODE, newer).await.unwrap();
+    let rig = another_life(&lost, None).await;
+    let error = rig
+        .service()
+        .adopt_node(&named("n1"), true)
+        .await
+        .unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("upgrade") && said.contains("kept-records.json"),
+        "{said}"
+    );
+    assert_eq!(verdict(error).0, tonic::Code::FailedPrecondition);
+    assert!(all::<Pool>(&rig).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_keep_our_records_says_so() {
+    let lost = filled().await;
+    tell(&lost).await.unwrap();
+    let rig = another_life(&lost, None).await;
+    let stop = CancellationToken::new();
+    let listening = tokio::spawn(reconcile::listen(
+        Arc::clone(rig.service()),
+        Waits::default(),
+        stop.clone(),
+    ));
+    let service = Arc::clone(rig.service());
+    let unkept = async || service.get_node(&named("n1")).await.unwrap().unkept;
+    eventually("it says so", async || unkept().await.is_some()).await;
+    adopt(&rig, true).await;
+    other_image(&rig, "news").await;
+    eventually("it keeps them", async || unkept().await.is_none()).await;
+    stop.cancel();
+    listening.await.unwrap();
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use goldleaf_types::Incarnation;
 use serde::{Deserialize, Serialize};
 
 use super::Agent;
-use crate::sys::replace::replace;
+use crate::sys::replace::{replace, sync_folder};
 
 /// The version that is written, and the newest that is read.
 const VERSION: &str = "1";
@@ -47,7 +47,10 @@ pub enum KeepError {
         caller: Incarnation,
     },
     /// The text is too long.
-    #[error("{bytes} bytes of records are more than the {MOST} that a node keeps")]
+    #[error(
+        "{bytes} bytes of records are more than the {MOST} that a node keeps: delete images that nobody \
+         needs, or give images and pools fewer labels"
+    )]
     TooLong {
         /// Its bytes.
         bytes: usize,
@@ -152,6 +155,10 @@ impl RecordsFile {
             .map_err(self.io("write"))
     }
 
+    fn make_durable(&self) -> Result<(), KeepError> {
+        sync_folder(self.path.parent().unwrap_or(&self.path)).map_err(self.io("sync"))
+    }
+
     fn io(&self, what: &'static str) -> impl FnOnce(io::Error) -> KeepError {
         let path = self.path.clone();
         move |source| KeepError::Io { what, path, source }
@@ -183,7 +190,8 @@ impl Agent {
             records,
         };
         match file.read()? {
-            Some(kept) if kept == wanted => return Ok(()),
+            // Said to be on the disk, so it is: the former try may have failed at this.
+            Some(kept) if kept == wanted => return file.make_durable(),
             Some(KeptRecords { store: owner, .. }) if owner != caller && former != Some(owner) => {
                 return Err(KeepError::OtherStore { owner, caller });
             }

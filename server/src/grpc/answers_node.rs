@@ -24,13 +24,21 @@ pub fn node(view: &NodeView) -> api::Node {
         message: reach.why.clone(),
         since: Some(timestamp(reach.since)),
     });
+    let unkept = view.unkept.as_ref().map(|unkept| api::Condition {
+        r#type: "RecordsKept".into(),
+        status: false,
+        reason: "RecordsRefused".into(),
+        message: unkept.why.clone(),
+        since: Some(timestamp(unkept.since)),
+    });
+    let live = reachable.into_iter().chain(unkept);
     api::Node {
         id: n.id.to_string(),
         name: n.name.to_string(),
         labels: labels(&n.labels),
         revision: n.revision,
         phase: phase(n.phase),
-        conditions: reachable.into_iter().chain(marks(n)).collect(),
+        conditions: live.chain(marks(n)).collect(),
         created: Some(timestamp(n.created)),
         address: n.address.clone(),
         agent_version: n.agent_version.clone(),

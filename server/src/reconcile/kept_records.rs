@@ -13,6 +13,7 @@ use futures::StreamExt;
 use futures::stream::select_all;
 use goldleaf_types::{Labels, NodeId};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{Channel, Image, Node, Pool};
@@ -25,6 +26,10 @@ const GATHER: Duration = Duration::from_secs(1);
 
 /// When what failed is tried again: a node that refused or did not answer, a row that is not read.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// When a node is told again what it keeps already, which costs it no write: the file may have been
+/// moved away, or an earlier call that was given up came last.
+const ANEW: Duration = Duration::from_secs(600);
 
 /// The text of each node.
 pub(super) type Texts = Arc<HashMap<NodeId, String>>;
@@ -97,19 +102,25 @@ pub(super) async fn keep(
     node: NodeId,
     mut texts: watch::Receiver<Texts>,
 ) -> Infallible {
-    let (mut kept, mut said) = (None, String::new());
+    let mut kept: Option<(String, Instant)> = None;
     loop {
         let text = texts.borrow_and_update().get(&node).cloned();
-        if let Some(text) = text.filter(|text| kept.as_ref() != Some(text)) {
-            match service.have_records_kept(node, text.clone()).await {
-                Ok(()) => kept = Some(text),
-                Err(error) => {
-                    let why = Chain(&error).to_string();
-                    if why != said {
-                        tracing::info!(%node, error = why, "it does not keep our records");
-                    }
-                    said = why;
+        let is_kept = |text: &String| {
+            let mut last = kept.iter();
+            last.any(|(kept, at)| kept == text && at.elapsed() < ANEW)
+        };
+        if let Some(text) = text.filter(|text| !is_kept(text)) {
+            let refusal = match service.have_records_kept(node, text.clone()).await {
+                Ok(()) => {
+                    kept = Some((text, Instant::now()));
+                    None
                 }
+                Err(error) => Some(Chain(&error).to_string()),
+            };
+            if service.live.note_records(node, refusal.clone())
+                && let Some(error) = refusal
+            {
+                tracing::info!(%node, error, "it does not keep our records");
             }
         }
         tokio::select! {

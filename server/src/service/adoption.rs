@@ -6,6 +6,8 @@
 //! store's until now; what came to be until that moment is taken in; the fact. So no wish of
 //! another life is ever carried out, and nothing that a pool holds is forgotten.
 
+use std::collections::BTreeSet;
+
 use goldleaf_types::{Incarnation, NodeId, PoolId};
 
 use super::taking_in::{Catalogue, Change, lost_name, taken};
@@ -22,7 +24,8 @@ use crate::store::rows::{self, Row};
 pub struct Adoption {
     /// The node.
     pub node: NodeView,
-    /// What is taken back of what it keeps for the store: images, channels.
+    /// What is taken back of what it keeps for the store: images, channels; and pools whose labels
+    /// stay kept, since they are not open.
     pub records: Vec<Change>,
     /// Each of its open pools.
     pub pools: Vec<AdoptedPool>,
@@ -82,13 +85,16 @@ impl Service {
             });
             wanted.push(found);
         }
-        let records = returning.changes();
+        let open: BTreeSet<PoolId> = pools.iter().map(|pool| pool.pool).collect();
+        let records = returning.changes(&open);
         if apply {
             for found in &wanted {
                 let marks = returning.pools.get(&found.report.id);
                 self.adopt_pool(node.id, found, marks).await?;
             }
-            // After the pools: what the node keeps for them is wanted until all are ours.
+            // After the pools, which take long: what the node keeps for them is wanted until all are
+            // ours, and the rest may have changed meanwhile.
+            let returning = self.returning(node.id, &*agent).await?;
             self.take_records_back(node.id, &*agent, returning).await?;
         }
         Ok(Adoption {

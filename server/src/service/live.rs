@@ -23,9 +23,19 @@ pub struct Reach {
     pub since: Timestamp,
 }
 
+/// Why a node does not keep our records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unkept {
+    /// What it said, for people.
+    pub why: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 #[derive(Debug, Default)]
 struct NodeLive {
     reach: Option<Reach>,
+    unkept: Option<Unkept>,
     pools: HashMap<PoolId, PoolReport>,
     /// The newest report of each pool since the stream was opened, by stream or by answer: those
     /// two overtake each other.
@@ -143,6 +153,7 @@ impl Live {
             let mut nodes = self.open();
             let live = nodes.entry(node).or_default();
             live.newest.clear(); // another process may count anew
+            live.unkept = None; // asked again when it is back
             let was_up = live.reach.as_ref().is_none_or(|r| r.up);
             let since = match &live.reach {
                 Some(reach) if !reach.up => reach.since,
@@ -164,6 +175,35 @@ impl Live {
     #[must_use]
     pub fn reach(&self, node: NodeId) -> Option<Reach> {
         self.open().get(&node).and_then(|live| live.reach.clone())
+    }
+
+    /// Whether a node keeps our records, or why it does not. True when that is news.
+    pub fn note_records(&self, node: NodeId, refusal: Option<String>) -> bool {
+        let news = {
+            let mut nodes = self.open();
+            let live = nodes.entry(node).or_default();
+            let known = live.unkept.as_ref().map(|unkept| &unkept.why);
+            let news = known != refusal.as_ref();
+            if news {
+                let since = Timestamp::now();
+                live.unkept = refusal.map(|why| Unkept { why, since });
+            }
+            news
+        };
+        if news {
+            let _ = self.changed.send(node); // nobody may be watching
+        }
+        news
+    }
+
+    /// Why a node does not keep our records; none when it does, when it was not asked yet, and while it
+    /// is away.
+    #[must_use]
+    pub fn unkept(&self, node: NodeId) -> Option<Unkept> {
+        let nodes = self.open();
+        let live = nodes.get(&node)?;
+        live.reach.as_ref().filter(|r| r.up)?;
+        live.unkept.clone()
     }
 
     /// What an open stream last said of a pool; none while the stream is not open.

@@ -63,7 +63,7 @@ pub use doctor::Examination;
 pub use error::ServiceError;
 pub use groups::CreateGroup;
 pub use images::{CreateImage, ImageView};
-pub use live::{Live, Reach};
+pub use live::{Live, Reach, Unkept};
 pub use live_thins::LiveThins;
 pub use locks::{Announced, Held, Locks, Op};
 pub use lost_nodes::{Forsaken, Loss};

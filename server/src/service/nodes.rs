@@ -6,7 +6,7 @@ use goldleaf_types::{Incarnation, NodeId};
 use jiff::Timestamp;
 
 use super::placing::trusted;
-use super::{Listed, Listing, Reach, Service, ServiceError, conflict};
+use super::{Listed, Listing, Reach, Service, ServiceError, Unkept, conflict};
 use crate::domain::{Check, Node, NodeAsked, Phase, Ref};
 use crate::failpoint::{Point, hit};
 
@@ -17,6 +17,8 @@ pub struct NodeView {
     pub node: Node,
     /// Whether it answers; none before that was tried.
     pub reach: Option<Reach>,
+    /// Why it does not keep our records, if that is so.
+    pub unkept: Option<Unkept>,
 }
 
 impl Service {
@@ -67,7 +69,12 @@ impl Service {
     /// A node with whether it answers.
     pub(super) fn view_node(&self, node: Node) -> NodeView {
         let reach = self.live.reach(node.id);
-        NodeView { node, reach }
+        let unkept = self.live.unkept(node.id);
+        NodeView {
+            node,
+            reach,
+            unkept,
+        }
     }
 
     /// One node.

@@ -48,7 +48,11 @@ impl Service {
         };
         self.pool_name_is_free(node, &found).await?;
         self.names_are_free(&catalogue, self.trust(&found)).await?;
-        let pool = self.adopt_pool(node, &found, None).await?;
+        let kept = self.kept_of_another(node, &*agent).await?;
+        let marks = kept
+            .as_ref()
+            .and_then(|(_, kept)| kept.pools.get(&found.report.id));
+        let pool = self.adopt_pool(node, &found, marks).await?;
         Ok(PoolView {
             pool,
             report: Some(found.report),
