@@ -20,9 +20,10 @@ test-k8s: ## a real Kubernetes with the chart, the driver and the published side
 	tests/k8s/run $(ONLY)
 
 check: ## format, lints, documentation, licences
-	tests/prerequisites build
+	tests/prerequisites fuzz
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
 	else echo "not checked: licences and bans (get cargo-deny by: cargo install cargo-deny)"; fi

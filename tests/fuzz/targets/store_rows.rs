@@ -1,8 +1,11 @@
-//! Rows of the server's store, and the parameters of a request that a volume's row carries.
+//! Rows of the server's store, the parameters of a request that a thin's row carries on its node, and
+//! what a node keeps of the store.
 #![no_main]
 
-use goldleaf_server::domain::{Channel, Image, Node, Pool, Snapshot, Volume};
-use goldleaf_server::store::rows::{Parameters, Row, key};
+use goldleaf_server::domain::{
+    Channel, GroupSnapshot, Image, KeptRecords, Node, Parameters, Pool, Snapshot, Volume,
+};
+use goldleaf_server::store::rows::{Row, key};
 use goldleaf_types::{ThinOwner, VolumeId};
 use libfuzzer_sys::fuzz_target;
 
@@ -27,11 +30,16 @@ fn id_of<T: Row>(bytes: &[u8]) -> Option<T::Id> {
 fuzz_target!(|bytes: &[u8]| {
     row::<Volume>(bytes);
     row::<Snapshot>(bytes);
+    row::<GroupSnapshot>(bytes);
     row::<Image>(bytes);
     row::<Channel>(bytes);
     row::<Pool>(bytes);
     row::<Node>(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {
+        if let Ok(read) = KeptRecords::decode(text) {
+            let again = KeptRecords::decode(&read.encode()).expect("what was written");
+            assert_eq!(again, read);
+        }
         let owner = ThinOwner::Volume(
             "vol-01a20d26682a7511a96e25d164001848"
                 .parse::<VolumeId>()
