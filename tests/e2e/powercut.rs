@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use goldleaf_tests::command::command;
 use goldleaf_tests::model::Dice;
-use goldleaf_tests::support::{Plug, patience};
+use goldleaf_tests::support::{Plug, patience, say};
 
 const NAME: &str = "powercut";
 const DISK: u64 = 384 << 20;
@@ -137,10 +137,11 @@ fn whatever_was_acknowledged_survives_power_cuts_that_lose_and_tear_what_was_not
         String::from_utf8_lossy(&last.stderr)
     );
     let said = said.lines().find(|line| line.contains("all right"));
-    println!(
-        "{} ({sectors} sectors were not flushed, {roots} metadata snapshots half made or half released)",
+    say(&format!(
+        "power cuts: {cuts}, GOLDLEAF_SEED={seed}: {} ({sectors} sectors were not flushed, {roots} metadata \
+         snapshots half made or half released)",
         said.unwrap_or_default()
-    );
+    ));
     assert!(
         idle * 2 < cuts,
         "most cuts met disks that had nothing to lose"
