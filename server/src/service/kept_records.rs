@@ -8,6 +8,7 @@
 //! not know yet, it goes on keeping the former store's records: that pool's are nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use goldleaf_types::{Digest, Incarnation, NodeId, PoolId};
 
@@ -17,6 +18,7 @@ use super::{Service, ServiceError};
 use crate::agents::AgentPort;
 use crate::domain::{Channel, Image, ImageCopy, KeptMarks, KeptRecords, Node, Phase, Pool};
 use crate::failpoint::{Point, hit};
+use crate::store::StoreError;
 use crate::store::rows::Row;
 use crate::telemetry::Chain;
 
@@ -87,9 +89,8 @@ impl Service {
             let of = |node| KeptRecords::of(node, &images, &channels, &pools).encode();
             nodes.iter().map(|node| (node.id, of(node.id))).collect()
         });
-        Ok(made
-            .await
-            .expect("encoding rows neither panics nor is given up"))
+        let made = made.await;
+        made.map_err(|gone| StoreError::Unavailable(Arc::new(gone)).into())
     }
 
     /// Has a node keep this.
