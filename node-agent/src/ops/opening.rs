@@ -4,6 +4,7 @@
 //! an agent that restarts finds its pool as it left it and touches nothing that runs.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use goldleaf_dm::{PoolMessage, PoolMode, PoolStatus, WorkingPool};
@@ -22,7 +23,7 @@ use crate::catalogue::{
     in_order, write_label,
 };
 use crate::failpoint::{Point, hit};
-use crate::kernel::{Outcome, PoolSpec, Stretch, Unwritable};
+use crate::kernel::{KernelError, Outcome, PoolSpec, Stretch, Unwritable};
 
 /// How devices were found before they were claimed. By default as this host closed them itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,7 +102,13 @@ impl Agent {
         let mut live = BTreeSet::new();
         for owner in self.kernel.live_owners().map_err(PoolError::Kernel)? {
             if let Some(thin) = self.kernel.find_live(owner).map_err(PoolError::Kernel)? {
-                live.insert(self.kernel.node(thin.dev).map_err(PoolError::Kernel)?);
+                match self.kernel.node(thin.dev) {
+                    Ok(node) => drop(live.insert(node)),
+                    // Of another pool, and being made or taken away: no link leads to it.
+                    Err(KernelError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    }
+                    Err(error) => return Err(PoolError::Kernel(error)),
+                }
             }
         }
         let mut volumes = rows.iter().filter(|row| row.owner.volume().is_some());
