@@ -26,8 +26,8 @@ use crate::telemetry::Chain;
 const TAKEN_BACK: &str = "taken back from what the node keeps";
 const COPY_TAKEN_BACK: &str = "its copy on this node is taken back";
 const MOVED: &str = "points where it was moved to later than this store knows";
-const NOT_OPEN: &str =
-    "is not open: its labels and protection stay kept; open or import it, then adopt again";
+const NOT_OPEN: &str = "is not open: its labels and protection stay kept; import it (`goldleaf pool import`), or wait until \
+     its node has opened it, then adopt again";
 
 /// What a node keeps and the store lacks.
 #[derive(Clone, Debug, Default)]
